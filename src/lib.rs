@@ -1,0 +1,4 @@
+//! slotstream: one live Redis or Valkey cluster as an exact, continuously updated copy of another.
+
+pub mod limits;
+pub mod resp;
