@@ -10,3 +10,11 @@ pub const MAX_ARGUMENTS: usize = 64 * 1024 * 1024;
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
 const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);
+
+// Replies (`resp/reply.rs`).
+
+/// The longest status, error or length line of a reply. Servers cut error texts at a few hundred bytes.
+pub const MAX_REPLY_LINE: usize = 64 * 1024;
+
+/// How deep arrays in a reply may nest; the deepest we ask for is four (`CLUSTER SHARDS`).
+pub const MAX_REPLY_DEPTH: usize = 16;

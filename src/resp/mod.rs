@@ -8,6 +8,10 @@
 //! ^ Frame::bytes() is all of it; arg(0) = SET, arg(1) = key
 //! ```
 
+mod encode;
 mod frame;
+mod reply;
 
+pub use encode::{Encoder, push_command};
 pub use frame::{Args, Frame, FrameError, scan};
+pub use reply::{ErrorKind, ReplyError, ReplyScanner, ReplySink, Value, parse_value};
