@@ -1,4 +1,8 @@
 //! slotstream: one live Redis or Valkey cluster as an exact, continuously updated copy of another.
 
+pub mod chunk;
 pub mod limits;
+pub mod position;
 pub mod resp;
+pub mod source;
+pub mod target;

@@ -1,0 +1,386 @@
+//! The handshake as a state machine over received bytes.
+
+use std::collections::VecDeque;
+
+use crate::limits;
+use crate::position::{Offset, Position, ReplicationId};
+use crate::resp::{Encoder, push_command};
+
+/// What we tell the source about us, and where we want to go on.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    /// User (ACL, Redis 6.0 and later) and password.
+    pub auth: Option<(Option<String>, String)>,
+    /// Shown as `port` in the source's `INFO replication`; nothing connects to it.
+    pub listening_port: u16,
+    /// Where the stream was left: everything up to this position has been received.
+    pub resume: Option<Position>,
+}
+
+/// How the end of a snapshot is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Disk-based: so many bytes.
+    Length(u64),
+    /// Diskless: these bytes follow it.
+    Mark([u8; 40]),
+}
+
+/// What the handshake has come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// More bytes are needed.
+    More,
+    /// A full resync: a snapshot taken at this position will come.
+    FullResync(Position),
+    /// The snapshot's first byte is next.
+    Snapshot(Framing),
+    /// A partial resync: the stream's next byte is next. The history may have a new name.
+    Continue(Option<ReplicationId>),
+}
+
+/// Why the source does not serve us.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SourceError {
+    #[error("the source wants a password")]
+    NoAuth,
+    #[error("the source refused user or password")]
+    WrongPassword,
+    #[error("the source does not permit {command}: {text}")]
+    NoPermission { command: &'static str, text: String },
+    /// It will serve us later: it loads its data, or waits for its own master.
+    #[error("the source is not ready: {0}")]
+    NotReady(String),
+    #[error("the source refused {command}: {text}")]
+    Refused { command: &'static str, text: String },
+    #[error("the source answered {command} with something that no server sends: {text}")]
+    Protocol { command: &'static str, text: String },
+}
+
+#[derive(Debug)]
+enum State {
+    /// Replies of the greeting still to come, by the command they answer.
+    Greeting(VecDeque<&'static str>),
+    Psync,
+    AwaitSnapshot,
+    Done,
+}
+
+/// One connection's handshake.
+#[derive(Debug)]
+pub struct Session {
+    state: State,
+    resume: Option<Position>,
+}
+
+impl Session {
+    /// Starts the handshake; what to send first is appended to `out`.
+    pub fn start(greeting: &Greeting, out: &mut Vec<u8>) -> Self {
+        let mut awaited = VecDeque::new();
+        if let Some((user, password)) = &greeting.auth {
+            match user {
+                Some(user) => push_command(out, &[b"AUTH", user.as_bytes(), password.as_bytes()]),
+                None => push_command(out, &[b"AUTH", password.as_bytes()]),
+            }
+            awaited.push_back("AUTH");
+        }
+        push_command(out, &[b"PING"]);
+        awaited.push_back("PING");
+        Encoder::begin(out, 3)
+            .arg(b"REPLCONF")
+            .arg(b"listening-port")
+            .number(u64::from(greeting.listening_port));
+        awaited.push_back("REPLCONF");
+        push_command(out, &[b"REPLCONF", b"capa", b"eof", b"capa", b"psync2"]);
+        awaited.push_back("REPLCONF");
+        // Valkey 9 sends a snapshot of Redis' format 11 to replicas that do not tell their version, and fails when it
+        // has data that this format cannot hold. Others answer an error, which does no harm.
+        push_command(out, &[b"REPLCONF", b"version", b"9.0.0"]);
+        awaited.push_back("REPLCONF");
+        Self {
+            state: State::Greeting(awaited),
+            resume: greeting.resume,
+        }
+    }
+
+    /// Takes received bytes up to the next event; gives how many it used.
+    ///
+    /// # Errors
+    /// When the source refuses us or talks nonsense; the connection is useless then.
+    pub fn handle(
+        &mut self,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(usize, Event), SourceError> {
+        let mut used = 0;
+        loop {
+            let rest = &input[used..];
+            // Keepalives: bare newlines while the source prepares.
+            if rest.first() == Some(&b'\n') {
+                used += 1;
+                continue;
+            }
+            let Some(end) = memchr::memchr(b'\n', rest) else {
+                if rest.len() > limits::MAX_REPLY_LINE {
+                    return Err(self.protocol(&rest[..80]));
+                }
+                return Ok((used, Event::More));
+            };
+            let line = rest[..end].strip_suffix(b"\r").unwrap_or(&rest[..end]);
+            used += end + 1;
+            match self.line(line, out)? {
+                Event::More => {}
+                event => return Ok((used, event)),
+            }
+        }
+    }
+
+    fn line(&mut self, line: &[u8], out: &mut Vec<u8>) -> Result<Event, SourceError> {
+        match &mut self.state {
+            State::Greeting(awaited) => {
+                let command = awaited
+                    .pop_front()
+                    .expect("left when the last was answered");
+                let last = awaited.is_empty();
+                check_greeting_reply(command, line)?;
+                if last {
+                    self.send_psync(out);
+                }
+                Ok(Event::More)
+            }
+            State::Psync => self.psync_reply(line),
+            State::AwaitSnapshot => {
+                let framing = parse_framing(line).ok_or_else(|| self.protocol(line))?;
+                self.state = State::Done;
+                Ok(Event::Snapshot(framing))
+            }
+            State::Done => unreachable!("the lane reads the stream itself"),
+        }
+    }
+
+    fn send_psync(&mut self, out: &mut Vec<u8>) {
+        match self.resume {
+            Some(Position { id, offset }) => {
+                Encoder::begin(out, 3)
+                    .arg(b"PSYNC")
+                    .arg(id.as_str().as_bytes())
+                    .number(offset.0 + 1);
+            }
+            None => push_command(out, &[b"PSYNC", b"?", b"-1"]),
+        }
+        self.state = State::Psync;
+    }
+
+    fn psync_reply(&mut self, line: &[u8]) -> Result<Event, SourceError> {
+        if line.first() == Some(&b'-') {
+            return Err(refusal("PSYNC", line));
+        }
+        let mut words = line.split(|&byte| byte == b' ');
+        match words.next() {
+            Some(b"+FULLRESYNC") => {
+                let id = words.next().and_then(ReplicationId::parse);
+                let offset = words
+                    .next()
+                    .and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+                let (Some(id), Some(offset)) = (id, offset) else {
+                    return Err(self.protocol(line));
+                };
+                self.state = State::AwaitSnapshot;
+                Ok(Event::FullResync(Position {
+                    id,
+                    offset: Offset(offset),
+                }))
+            }
+            Some(b"+CONTINUE") if self.resume.is_some() => {
+                self.state = State::Done;
+                Ok(Event::Continue(words.next().and_then(ReplicationId::parse)))
+            }
+            _ => Err(self.protocol(line)),
+        }
+    }
+
+    fn protocol(&self, line: &[u8]) -> SourceError {
+        let command = match self.state {
+            State::Greeting(_) => "the greeting",
+            _ => "PSYNC",
+        };
+        SourceError::Protocol {
+            command,
+            text: line.escape_ascii().to_string(),
+        }
+    }
+}
+
+fn check_greeting_reply(command: &'static str, line: &[u8]) -> Result<(), SourceError> {
+    match line.first() {
+        Some(b'+') => Ok(()),
+        Some(b'-') => {
+            // An option that this server does not know is an error that does no harm.
+            if command == "REPLCONF" && line.starts_with(b"-ERR") {
+                return Ok(());
+            }
+            Err(refusal(command, line))
+        }
+        _ => Err(SourceError::Protocol {
+            command,
+            text: line.escape_ascii().to_string(),
+        }),
+    }
+}
+
+fn refusal(command: &'static str, line: &[u8]) -> SourceError {
+    let text = String::from_utf8_lossy(&line[1..]).into_owned();
+    match text.split(' ').next().unwrap_or_default() {
+        "NOAUTH" => SourceError::NoAuth,
+        "WRONGPASS" => SourceError::WrongPassword,
+        "NOPERM" => SourceError::NoPermission { command, text },
+        "LOADING" | "NOMASTERLINK" | "BUSY" | "MASTERDOWN" => SourceError::NotReady(text),
+        _ if command == "AUTH" => SourceError::WrongPassword,
+        // `-ERR Can't SYNC while failing over`, `... while not connected with my master`.
+        _ if text.contains("SYNC while") => SourceError::NotReady(text),
+        _ => SourceError::Refused { command, text },
+    }
+}
+
+fn parse_framing(line: &[u8]) -> Option<Framing> {
+    let rest = line.strip_prefix(b"$")?;
+    if let Some(mark) = rest.strip_prefix(b"EOF:") {
+        return Some(Framing::Mark(mark.try_into().ok()?));
+    }
+    let length = std::str::from_utf8(rest).ok()?.parse().ok()?;
+    Some(Framing::Length(length))
+}
+
+/// Appends `REPLCONF ACK`: the target has everything up to `applied`.
+///
+/// Sent every second and when asked, also during a snapshot: a diskless source starts the stream only at an ACK,
+/// and loses one that comes too early; any source drops a replica that is silent for `repl-timeout`.
+pub fn acknowledgement(applied: Offset, out: &mut Vec<u8>) {
+    Encoder::begin(out, 3)
+        .arg(b"REPLCONF")
+        .arg(b"ACK")
+        .number(applied.0);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+
+    fn greeting(resume: Option<Position>) -> Greeting {
+        Greeting {
+            auth: None,
+            listening_port: 7,
+            resume,
+        }
+    }
+
+    fn position(offset: u64) -> Position {
+        Position {
+            id: ReplicationId::parse(ID.as_bytes()).unwrap(),
+            offset: Offset(offset),
+        }
+    }
+
+    /// Feeds everything in pieces of `step`; gives the events and what is left of the input.
+    fn run(
+        session: &mut Session,
+        input: &[u8],
+        step: usize,
+    ) -> Result<(Vec<Event>, usize), SourceError> {
+        let (mut out, mut events, mut used, mut end) = (Vec::new(), Vec::new(), 0, 0);
+        loop {
+            let (took, event) = session.handle(&input[used..end], &mut out)?;
+            used += took;
+            match event {
+                Event::More if end == input.len() => break,
+                Event::More => end = (end + step).min(input.len()),
+                Event::Snapshot(_) | Event::Continue(_) => {
+                    events.push(event);
+                    break;
+                }
+                event => events.push(event),
+            }
+        }
+        Ok((events, input.len() - used))
+    }
+
+    #[test]
+    fn a_full_resync_leads_to_the_first_byte_of_the_snapshot() {
+        let text = format!(
+            "+PONG\r\n+OK\r\n+OK\r\n-ERR Unrecognized REPLCONF option\r\n\n\n+FULLRESYNC {ID} 42\r\n\n\n$176\r\nREDIS"
+        );
+        for step in 1..text.len() {
+            let mut session = Session::start(&greeting(None), &mut Vec::new());
+            let (events, _) = run(&mut session, text.as_bytes(), step).unwrap();
+            assert_eq!(
+                events,
+                [
+                    Event::FullResync(position(42)),
+                    Event::Snapshot(Framing::Length(176))
+                ]
+            );
+        }
+    }
+
+    #[test]
+    fn a_partial_resync_asks_for_the_byte_after_the_last_received() {
+        let mut out = Vec::new();
+        let mut session = Session::start(&greeting(Some(position(99))), &mut out);
+        out.clear();
+        let greeted = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+        assert_eq!(
+            session.handle(greeted, &mut out).unwrap(),
+            (greeted.len(), Event::More)
+        );
+        assert!(out.ends_with(format!("{ID}\r\n$3\r\n100\r\n").as_bytes()));
+        let reply = format!("+CONTINUE {ID}\r\n*1\r\n");
+        let (used, event) = session.handle(reply.as_bytes(), &mut out).unwrap();
+        assert_eq!(event, Event::Continue(Some(position(0).id)));
+        assert_eq!(&reply[used..], "*1\r\n");
+    }
+
+    #[test]
+    fn a_diskless_snapshot_names_its_end_mark() {
+        let mark = "f".repeat(40);
+        let text = format!("+PONG\r\n+OK\r\n+OK\r\n+OK\r\n+FULLRESYNC {ID} 1\r\n$EOF:{mark}\r\n");
+        let mut session = Session::start(&greeting(None), &mut Vec::new());
+        let (events, left) = run(&mut session, text.as_bytes(), 7).unwrap();
+        assert_eq!(left, 0);
+        assert_eq!(events[1], Event::Snapshot(Framing::Mark([b'f'; 40])));
+    }
+
+    #[test]
+    fn each_refusal_is_told_apart() {
+        let refused = |text: &str| {
+            let mut session = Session::start(&greeting(None), &mut Vec::new());
+            run(&mut session, text.as_bytes(), 1000).unwrap_err()
+        };
+        assert_eq!(
+            refused("-NOAUTH Authentication required.\r\n"),
+            SourceError::NoAuth
+        );
+        let greeted = "+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+        assert!(matches!(
+            refused(&format!("{greeted}-NOPERM this user\r\n")),
+            SourceError::NoPermission {
+                command: "PSYNC",
+                ..
+            }
+        ));
+        assert!(matches!(
+            refused(&format!("{greeted}-NOMASTERLINK Can't SYNC while\r\n")),
+            SourceError::NotReady(_)
+        ));
+        assert!(matches!(
+            refused("HTTP/1.1 400\r\n"),
+            SourceError::Protocol { .. }
+        ));
+        // Without an offset of ours there is nothing to continue.
+        assert!(matches!(
+            refused(&format!("{greeted}+CONTINUE\r\n")),
+            SourceError::Protocol { .. }
+        ));
+    }
+}
