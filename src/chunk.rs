@@ -75,6 +75,11 @@ impl Chunks {
         self.allocated
     }
 
+    /// Whether a chunk of `size` bytes can be had without more memory.
+    pub fn has_spare(&self, size: usize) -> bool {
+        size <= self.usual_size && !self.spare.is_empty()
+    }
+
     /// Takes a chunk to receive into, of at least `size` bytes (and at least the usual size), held by the caller.
     pub fn take(&mut self, size: usize) -> ChunkId {
         let id = self.take_empty(size);

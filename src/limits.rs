@@ -39,3 +39,22 @@ pub const MAX_RUN_BYTES: usize = 256 * 1024;
 pub const MAX_PIECES: usize = 64;
 
 const _: () = assert!(BATCH_BYTES <= MAX_RUN_BYTES && MAX_RUN_BYTES <= MAX_FLIGHT_BYTES);
+
+// The lane's memory (`engine/`).
+
+/// What one read from the source may bring, and the size of a chunk of buffer. Larger gains little per byte
+/// (512 KiB costs 0.30 CPU s/GB against 0.29 for 1 MiB and 0.35 for 256 KiB), and each lane holds several.
+pub const CHUNK_BYTES: usize = 512 * 1024;
+
+/// A read with less room than this starts a new chunk.
+pub const MIN_READ_BYTES: usize = 64 * 1024;
+
+/// Buffers of a lane altogether: when they are in use the lane stops reading, until the target answers. One
+/// command larger than this is still taken, alone.
+pub const LANE_BUFFER_BYTES: usize = 8 << 20;
+
+/// Unused chunks that a lane keeps.
+pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
+
+const _: () = assert!(MIN_READ_BYTES * 4 <= CHUNK_BYTES);
+const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
