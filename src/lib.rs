@@ -4,5 +4,6 @@ pub mod chunk;
 pub mod limits;
 pub mod position;
 pub mod resp;
+pub mod slot;
 pub mod source;
 pub mod target;
