@@ -1,1 +1,141 @@
-fn main() {}
+//! `lab`: the servers of the tests, by hand.
+
+use anyhow::{Context, Result, anyhow};
+use clap::{Parser, Subcommand};
+use lab::{Cluster, ClusterOptions, Family, Server, ServerOptions, Version};
+use std::process::ExitCode;
+
+/// Real Redis and Valkey servers of several versions, side by side on loopback
+#[derive(Parser)]
+#[command(name = "lab")]
+struct Arguments {
+    #[command(subcommand)]
+    job: Job,
+}
+
+#[derive(Subcommand)]
+enum Job {
+    /// List the versions that can be started here; fetches what is missing
+    Versions,
+    /// Start a cluster, print its URI, and keep it until this process ends
+    Cluster {
+        /// Such as redis-7.0 or valkey-9; the newest that is available if not given
+        #[arg(long)]
+        version: Option<String>,
+        /// 0 starts a single server that is no cluster
+        #[arg(long, default_value_t = 3)]
+        masters: usize,
+        /// Replicas of each master
+        #[arg(long, default_value_t = 0)]
+        replicas: usize,
+        /// Of the first node; the others follow it. Free ones if not given
+        #[arg(long)]
+        port: Option<u16>,
+        /// Of the default user
+        #[arg(long)]
+        password: Option<String>,
+        /// Snapshots go to replicas straight from memory
+        #[arg(long)]
+        diskless: bool,
+        /// A line of the servers' configuration; may be given several times
+        #[arg(long)]
+        config: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().job) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(job: Job) -> Result<ExitCode> {
+    match job {
+        Job::Versions => list_versions(),
+        Job::Cluster {
+            version,
+            masters,
+            replicas,
+            port,
+            password,
+            diskless,
+            config,
+        } => {
+            let version = version_named(version.as_deref())?;
+            let server = ServerOptions {
+                port,
+                password,
+                diskless,
+                extra: config,
+                ..ServerOptions::default()
+            };
+            keep(&version, masters, replicas, server)
+        }
+    }
+}
+
+fn list_versions() -> Result<ExitCode> {
+    for version in lab::versions() {
+        println!("{:<12} {}", version.family(), version.number());
+    }
+    for (family, reason) in lab::skipped() {
+        println!("{family:<12} not available: {reason}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keep(
+    version: &Version,
+    masters: usize,
+    replicas: usize,
+    server: ServerOptions,
+) -> Result<ExitCode> {
+    // The values keep the processes alive.
+    let _servers: (Option<Server>, Option<Cluster>) = if masters == 0 {
+        let server = Server::start(version, server)?;
+        println!("{}", server.uri());
+        (Some(server), None)
+    } else {
+        let options = ClusterOptions {
+            server,
+            slots: None,
+        };
+        let cluster = Cluster::start(version, masters, replicas, options)?;
+        println!("{}", cluster.uri());
+        (None, Some(cluster))
+    };
+    loop {
+        std::thread::park();
+    }
+}
+
+/// The version of that name, or the newest.
+fn version_named(name: Option<&str>) -> Result<Version> {
+    let mut versions = lab::versions();
+    let Some(name) = name else {
+        return versions.pop().context("no version is available here");
+    };
+    let family = Family::from_name(name).ok_or_else(|| {
+        let names: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
+        anyhow!(
+            "no version is called {name}: there are {}",
+            names.join(", ")
+        )
+    })?;
+    versions
+        .into_iter()
+        .find(|version| version.family() == family)
+        .ok_or_else(|| {
+            let skipped = lab::skipped()
+                .into_iter()
+                .find(|(other, _)| *other == family);
+            anyhow!(
+                "{family} is not available: {}",
+                skipped.unwrap_or((family, String::new())).1
+            )
+        })
+}
