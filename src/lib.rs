@@ -1,5 +1,6 @@
 //! slotstream: one live Redis or Valkey cluster as an exact, continuously updated copy of another.
 
+pub mod command;
 pub mod limits;
 pub mod resp;
 pub mod slot;

@@ -10,3 +10,14 @@ pub const MAX_ARGUMENTS: usize = 64 * 1024 * 1024;
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
 const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);
+
+// ---- command ----
+
+/// The most commands that are learned from a source because the table lacks them.
+pub const MAX_LEARNED_COMMANDS: usize = 4096;
+
+/// The longest verb that can be learned.
+pub const MAX_LEARNED_VERB_BYTES: usize = 128;
+
+/// How much of a verb or key a message shows, before escaping.
+pub const DESCRIBED_BYTES: usize = 64;
