@@ -1,6 +1,7 @@
 //! slotstream: one live Redis or Valkey cluster as an exact, continuously updated copy of another.
 
 pub mod chunk;
+pub mod command;
 pub mod limits;
 pub mod position;
 pub mod resp;

@@ -11,6 +11,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
 const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);
 
+<<<<<<< HEAD
 // Replies (`resp/reply.rs`).
 
 /// The longest status, error or length line of a reply. Servers cut error texts at a few hundred bytes.
@@ -58,3 +59,15 @@ pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
 
 const _: () = assert!(MIN_READ_BYTES * 4 <= CHUNK_BYTES);
 const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
+=======
+// ---- command ----
+
+/// The most commands that are learned from a source because the table lacks them.
+pub const MAX_LEARNED_COMMANDS: usize = 4096;
+
+/// The longest verb that can be learned.
+pub const MAX_LEARNED_VERB_BYTES: usize = 128;
+
+/// How much of a verb or key a message shows, before escaping.
+pub const DESCRIBED_BYTES: usize = 64;
+>>>>>>> fd551f73a078a9c69d1d1bbd700cb785075e92fc

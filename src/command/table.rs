@@ -1,0 +1,431 @@
+//! The rows: every write command of Redis 6.0 to 8.4 and Valkey 8.0 to 9.1, what else a stream holds, and the reads.
+//!
+//! Key places are checked against what servers say of themselves (`tests/commands.rs`). The reason of each
+//! verdict on replay is in the module `safety`.
+
+use super::safety;
+use super::{Command, FunctionOp, Kind, Replay, Safety, ScriptOp, SlotOp};
+use crate::command::KeySpec;
+use crate::resp::Frame;
+use std::borrow::Cow;
+
+use KeySpec::{Counted, DestinationAndCounted, GeoStore, Migrate, None, One, SortStore, Streams};
+
+const PAIR: KeySpec = KeySpec::pair();
+const ALL: KeySpec = KeySpec::all();
+const ALL_BUT_LAST: KeySpec = KeySpec::Range {
+    first: 1,
+    last: -2,
+    step: 1,
+};
+const PAIRS: KeySpec = KeySpec::Range {
+    first: 1,
+    last: -1,
+    step: 2,
+};
+const FROM_SECOND: KeySpec = KeySpec::Range {
+    first: 2,
+    last: -1,
+    step: 1,
+};
+const SECOND: KeySpec = KeySpec::at(2);
+
+/// A count at argument `at` with the keys after it.
+const fn counted(at: u8) -> KeySpec {
+    Counted {
+        count_at: at,
+        step: 1,
+    }
+}
+
+const fn row(name: &'static str, kind: Kind, keys: KeySpec, safety: Safety) -> Command {
+    Command {
+        name: Cow::Borrowed(name),
+        kind,
+        keys,
+        safety,
+        subcommands: &[],
+    }
+}
+
+/// A write that may be applied twice.
+const fn safe(name: &'static str, keys: KeySpec) -> Command {
+    row(name, Kind::Data, keys, Safety::SAFE)
+}
+
+/// A write that must be applied once.
+const fn once(name: &'static str, keys: KeySpec) -> Command {
+    row(name, Kind::Data, keys, Safety::UNSAFE)
+}
+
+/// A write that removes members and with the last of them the key.
+const fn removal(name: &'static str) -> Command {
+    row(name, Kind::Data, One, Safety::REMOVAL)
+}
+
+/// A write on one key whose arguments decide whether it may be applied twice.
+const fn when(name: &'static str, rule: fn(&Frame<'_>) -> Replay) -> Command {
+    row(name, Kind::Data, One, Safety::When(rule))
+}
+
+const fn read(name: &'static str, keys: KeySpec) -> Command {
+    row(name, Kind::NoEffect, keys, Safety::SAFE)
+}
+
+/// Neither keys nor data: steers the stream itself.
+const fn steer(name: &'static str, kind: Kind) -> Command {
+    row(name, kind, None, Safety::SAFE)
+}
+
+const fn slots(name: &'static str, op: SlotOp) -> Command {
+    row(name, Kind::Slots(op), None, Safety::UNSAFE)
+}
+
+const fn container(name: &'static str, subcommands: &'static [Command]) -> Command {
+    Command {
+        name: Cow::Borrowed(name),
+        kind: Kind::Container,
+        keys: None,
+        safety: Safety::UNSAFE,
+        subcommands,
+    }
+}
+
+impl Command {
+    /// The name of a row, which is known at compile time; learned commands have none.
+    pub(super) const fn static_name(&self) -> &'static str {
+        match self.name {
+            Cow::Borrowed(name) => name,
+            Cow::Owned(_) => panic!("a row's name is borrowed"),
+        }
+    }
+}
+
+static XGROUP: [Command; 5] = [
+    row(
+        "xgroup|create",
+        Kind::Data,
+        SECOND,
+        Safety::When(safety::group_at_id),
+    ),
+    row(
+        "xgroup|setid",
+        Kind::Data,
+        SECOND,
+        Safety::When(safety::group_at_id),
+    ),
+    safe("xgroup|destroy", SECOND),
+    safe("xgroup|createconsumer", SECOND),
+    safe("xgroup|delconsumer", SECOND),
+];
+
+static FUNCTION: [Command; 4] = [
+    row(
+        "function|load",
+        Kind::Function(FunctionOp::Load),
+        None,
+        Safety::When(safety::function_load),
+    ),
+    steer("function|delete", Kind::Function(FunctionOp::Delete)),
+    steer("function|flush", Kind::Function(FunctionOp::Flush)),
+    row(
+        "function|restore",
+        Kind::Function(FunctionOp::Restore),
+        None,
+        Safety::When(safety::function_restore),
+    ),
+];
+
+static SCRIPT: [Command; 2] = [
+    steer("script|load", Kind::Script(ScriptOp::Load)),
+    steer("script|flush", Kind::Script(ScriptOp::Flush)),
+];
+
+static CLUSTER: [Command; 3] = [
+    slots("cluster|syncslots", SlotOp::SyncSlots),
+    slots("cluster|setslot", SlotOp::SetSlot),
+    slots("cluster|flushslot", SlotOp::FlushSlot),
+];
+
+static OBJECT: [Command; 4] = [
+    read("object|encoding", SECOND),
+    read("object|freq", SECOND),
+    read("object|idletime", SECOND),
+    read("object|refcount", SECOND),
+];
+
+static MEMORY: [Command; 1] = [read("memory|usage", SECOND)];
+
+static XINFO: [Command; 3] = [
+    read("xinfo|stream", SECOND),
+    read("xinfo|groups", SECOND),
+    read("xinfo|consumers", SECOND),
+];
+
+/// Every row; subcommands stand in their containers.
+pub static COMMANDS: &[Command] = &[
+    // The stream itself.
+    steer("select", Kind::Select),
+    steer("ping", Kind::Ping),
+    steer("replconf", Kind::Replconf),
+    steer("multi", Kind::Multi),
+    steer("exec", Kind::Exec),
+    steer("discard", Kind::Discard),
+    // Whole databases. Unsafe: what the watermarks of slots cover must not be flushed again.
+    row("flushall", Kind::FlushAll, None, Safety::UNSAFE),
+    row("flushdb", Kind::FlushDb, None, Safety::UNSAFE),
+    row("swapdb", Kind::SwapDb, None, Safety::UNSAFE),
+    row("move", Kind::Move, One, Safety::UNSAFE),
+    // Messages leave the data alone; delivering one twice is the price of a replay.
+    steer("publish", Kind::Publish),
+    row("spublish", Kind::ShardPublish, One, Safety::SAFE),
+    // Scripts and functions.
+    row("eval", Kind::Eval, counted(2), Safety::UNSAFE),
+    row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE),
+    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE),
+    container("function", &FUNCTION),
+    container("script", &SCRIPT),
+    // Slots.
+    container("cluster", &CLUSTER),
+    row(
+        "restore-asking",
+        Kind::Slots(SlotOp::RestoreAsking),
+        One,
+        Safety::When(safety::restore),
+    ),
+    slots("trimslots", SlotOp::TrimSlots),
+    slots("sflush", SlotOp::SlotFlush),
+    // Keys of any type.
+    safe("del", ALL),
+    safe("unlink", ALL),
+    when("delex", safety::delex),
+    once("delifeq", One),
+    once("rename", PAIR),
+    once("renamenx", PAIR),
+    once("copy", PAIR),
+    when("restore", safety::restore),
+    once("migrate", Migrate),
+    once("sort", SortStore),
+    once("expire", One),
+    once("pexpire", One),
+    when("expireat", safety::expire_at),
+    when("pexpireat", safety::expire_at),
+    safe("persist", One),
+    // Strings.
+    when("set", safety::set),
+    once("setnx", One),
+    once("setex", One),
+    once("psetex", One),
+    safe("getset", One),
+    safe("getdel", One),
+    when("getex", safety::getex),
+    safe("mset", PAIRS),
+    once("msetnx", PAIRS),
+    row(
+        "msetex",
+        Kind::Data,
+        Counted {
+            count_at: 1,
+            step: 2,
+        },
+        Safety::When(safety::msetex),
+    ),
+    once("append", One),
+    safe("setrange", One),
+    once("incr", One),
+    once("decr", One),
+    once("incrby", One),
+    once("decrby", One),
+    once("incrbyfloat", One),
+    safe("setbit", One),
+    when("bitfield", safety::bitfield),
+    once("bitop", FROM_SECOND),
+    safe("pfadd", One),
+    once("pfmerge", ALL),
+    row("pfcount", Kind::Data, ALL, Safety::When(safety::pfcount)),
+    once("pfdebug", SECOND),
+    // Hashes.
+    safe("hset", One),
+    safe("hmset", One),
+    once("hsetnx", One),
+    removal("hdel"),
+    removal("hgetdel"),
+    when("hgetex", safety::hgetex),
+    when("hsetex", safety::hsetex),
+    once("hincrby", One),
+    once("hincrbyfloat", One),
+    once("hexpire", One),
+    once("hpexpire", One),
+    when("hexpireat", safety::hash_expire_at),
+    when("hpexpireat", safety::hash_expire_at),
+    safe("hpersist", One),
+    // Lists.
+    once("lpush", One),
+    once("rpush", One),
+    once("lpushx", One),
+    once("rpushx", One),
+    once("lpop", One),
+    once("rpop", One),
+    once("lset", One),
+    once("lrem", One),
+    once("ltrim", One),
+    once("linsert", One),
+    once("lmove", PAIR),
+    once("blmove", PAIR),
+    once("rpoplpush", PAIR),
+    once("brpoplpush", PAIR),
+    once("blpop", ALL_BUT_LAST),
+    once("brpop", ALL_BUT_LAST),
+    once("lmpop", counted(1)),
+    once("blmpop", counted(2)),
+    // Sets.
+    safe("sadd", One),
+    removal("srem"),
+    once("spop", One),
+    once("smove", PAIR),
+    once("sinterstore", ALL),
+    once("sunionstore", ALL),
+    once("sdiffstore", ALL),
+    // Sorted sets.
+    when("zadd", safety::zadd),
+    once("zincrby", One),
+    removal("zrem"),
+    removal("zremrangebyscore"),
+    once("zremrangebyrank", One),
+    // With unequal scores the server may remove anything.
+    once("zremrangebylex", One),
+    once("zpopmin", One),
+    once("zpopmax", One),
+    once("bzpopmin", ALL_BUT_LAST),
+    once("bzpopmax", ALL_BUT_LAST),
+    once("zmpop", counted(1)),
+    once("bzmpop", counted(2)),
+    once("zunionstore", DestinationAndCounted),
+    once("zinterstore", DestinationAndCounted),
+    once("zdiffstore", DestinationAndCounted),
+    once("zrangestore", PAIR),
+    when("geoadd", safety::geoadd),
+    once("geosearchstore", PAIR),
+    once("georadius", GeoStore { options_at: 6 }),
+    once("georadiusbymember", GeoStore { options_at: 5 }),
+    // Streams.
+    when("xadd", safety::xadd),
+    safe("xdel", One),
+    once("xdelex", One),
+    once("xtrim", One),
+    once("xsetid", One),
+    once("xcfgset", One),
+    safe("xack", One),
+    once("xackdel", One),
+    once("xclaim", One),
+    once("xautoclaim", One),
+    once("xreadgroup", Streams),
+    container("xgroup", &XGROUP),
+    // Vector sets: a graph that is built with random choices.
+    once("vadd", One),
+    once("vrem", One),
+    once("vsetattr", One),
+    // Reads.
+    read("touch", ALL),
+    read("exists", ALL),
+    read("mget", ALL),
+    read("watch", ALL),
+    read("unwatch", None),
+    read("echo", None),
+    read("time", None),
+    read("dbsize", None),
+    read("keys", None),
+    read("scan", None),
+    read("randomkey", None),
+    container("object", &OBJECT),
+    container("memory", &MEMORY),
+    read("type", One),
+    read("dump", One),
+    read("ttl", One),
+    read("pttl", One),
+    read("expiretime", One),
+    read("pexpiretime", One),
+    read("sort_ro", One),
+    read("eval_ro", counted(2)),
+    read("evalsha_ro", counted(2)),
+    read("fcall_ro", counted(2)),
+    read("get", One),
+    read("strlen", One),
+    read("getrange", One),
+    read("substr", One),
+    read("digest", One),
+    read("lcs", PAIR),
+    read("getbit", One),
+    read("bitcount", One),
+    read("bitpos", One),
+    read("bitfield_ro", One),
+    read("hget", One),
+    read("hmget", One),
+    read("hgetall", One),
+    read("hkeys", One),
+    read("hvals", One),
+    read("hlen", One),
+    read("hstrlen", One),
+    read("hexists", One),
+    read("hscan", One),
+    read("hrandfield", One),
+    read("httl", One),
+    read("hpttl", One),
+    read("hexpiretime", One),
+    read("hpexpiretime", One),
+    read("llen", One),
+    read("lrange", One),
+    read("lindex", One),
+    read("lpos", One),
+    read("scard", One),
+    read("sismember", One),
+    read("smismember", One),
+    read("smembers", One),
+    read("srandmember", One),
+    read("sscan", One),
+    read("sinter", ALL),
+    read("sunion", ALL),
+    read("sdiff", ALL),
+    read("sintercard", counted(1)),
+    read("zscore", One),
+    read("zmscore", One),
+    read("zcard", One),
+    read("zcount", One),
+    read("zlexcount", One),
+    read("zrange", One),
+    read("zrevrange", One),
+    read("zrangebyscore", One),
+    read("zrevrangebyscore", One),
+    read("zrangebylex", One),
+    read("zrevrangebylex", One),
+    read("zrank", One),
+    read("zrevrank", One),
+    read("zrandmember", One),
+    read("zscan", One),
+    read("zunion", counted(1)),
+    read("zinter", counted(1)),
+    read("zdiff", counted(1)),
+    read("zintercard", counted(1)),
+    read("geopos", One),
+    read("geodist", One),
+    read("geohash", One),
+    read("geosearch", One),
+    read("georadius_ro", One),
+    read("georadiusbymember_ro", One),
+    read("xlen", One),
+    read("xrange", One),
+    read("xrevrange", One),
+    read("xpending", One),
+    read("xread", Streams),
+    container("xinfo", &XINFO),
+    read("vcard", One),
+    read("vdim", One),
+    read("vemb", One),
+    read("vgetattr", One),
+    read("vinfo", One),
+    read("vismember", One),
+    read("vlinks", One),
+    read("vrandmember", One),
+    read("vrange", One),
+    read("vsim", One),
+];
