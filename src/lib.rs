@@ -2,3 +2,4 @@
 
 pub mod limits;
 pub mod resp;
+pub mod slot;
