@@ -10,3 +10,22 @@ pub const MAX_ARGUMENTS: usize = 64 * 1024 * 1024;
 pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
 const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);
+
+// topology and control
+
+/// Port of a Redis or Valkey server when none is given.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// The most seed nodes in one URI. A few suffice, the others are discovered.
+pub const MAX_SEEDS: usize = 64;
+
+/// The most masters of one deployment. Servers advise at most 1,000 nodes.
+pub const MAX_MASTERS: usize = 4096;
+
+/// The largest reply that discovery reads, in bytes: `CLUSTER SHARDS` of 1,000 nodes has about 400 KB.
+pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
+
+/// The deepest nesting of such a reply; `COMMAND INFO` with subcommands has 7.
+pub const MAX_CONTROL_REPLY_DEPTH: usize = 32;
+
+const _: () = assert!(MAX_MASTERS < u16::MAX as usize);
