@@ -2,9 +2,12 @@
 
 pub mod chunk;
 pub mod command;
+pub mod engine;
+pub mod fault;
 pub mod limits;
 pub mod position;
 pub mod resp;
 pub mod slot;
 pub mod source;
 pub mod target;
+pub mod topology;

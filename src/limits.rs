@@ -11,7 +11,6 @@ pub const MAX_FRAME_BYTES: usize = 1 << 30;
 
 const _: () = assert!(MAX_FRAME_BYTES < u32::MAX as usize);
 
-<<<<<<< HEAD
 // Replies (`resp/reply.rs`).
 
 /// The longest status, error or length line of a reply. Servers cut error texts at a few hundred bytes.
@@ -59,7 +58,6 @@ pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
 
 const _: () = assert!(MIN_READ_BYTES * 4 <= CHUNK_BYTES);
 const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
-=======
 // ---- command ----
 
 /// The most commands that are learned from a source because the table lacks them.
@@ -70,4 +68,21 @@ pub const MAX_LEARNED_VERB_BYTES: usize = 128;
 
 /// How much of a verb or key a message shows, before escaping.
 pub const DESCRIBED_BYTES: usize = 64;
->>>>>>> fd551f73a078a9c69d1d1bbd700cb785075e92fc
+// topology and control
+
+/// Port of a Redis or Valkey server when none is given.
+pub const DEFAULT_PORT: u16 = 6379;
+
+/// The most seed nodes in one URI. A few suffice, the others are discovered.
+pub const MAX_SEEDS: usize = 64;
+
+/// The most masters of one deployment. Servers advise at most 1,000 nodes.
+pub const MAX_MASTERS: usize = 4096;
+
+/// The largest reply that discovery reads, in bytes: `CLUSTER SHARDS` of 1,000 nodes has about 400 KB.
+pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
+
+/// The deepest nesting of such a reply; `COMMAND INFO` with subcommands has 7.
+pub const MAX_CONTROL_REPLY_DEPTH: usize = 32;
+
+const _: () = assert!(MAX_MASTERS < u16::MAX as usize);

@@ -1,0 +1,11 @@
+//! The engine: what a lane knows and shows, independent of sockets, threads and clocks.
+//!
+//! - [`options`]: what the user asked for;
+//! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
+//! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
+//! - [`lookup`]: questions of lanes about commands that our own table does not know.
+
+pub mod lookup;
+pub mod options;
+pub mod shared;
+pub mod status;

@@ -1,0 +1,177 @@
+//! What the user asked `sync` to do, checked and in types.
+
+use std::str::FromStr;
+
+use crate::fault::{Fault, FaultKind};
+use crate::topology::{Endpoint, RdbSupport, ServerInfo, Topology, TopologyKind};
+
+/// All options of `sync`.
+#[derive(Debug, Clone)]
+pub struct SyncOptions {
+    /// Name of this replication.
+    pub link: String,
+    pub source: Endpoint,
+    pub target: Endpoint,
+    /// Cores to pin executors to, without repeats, in the order given; at least one.
+    pub cores: Vec<usize>,
+    /// End as soon as every lane has caught up.
+    pub once: bool,
+    /// `HOST:PORT` of the status page.
+    pub status_address: Option<String>,
+    pub on_existing: OnExisting,
+    pub on_divergence: OnDivergence,
+    pub database_map: DatabaseMap,
+}
+
+/// Everything that is known before the first lane starts.
+#[derive(Debug, Clone)]
+pub struct SyncPlan {
+    pub options: SyncOptions,
+    pub source: Deployment,
+    pub target: Deployment,
+}
+
+/// One side, as it was found.
+#[derive(Debug, Clone)]
+pub struct Deployment {
+    pub topology: Topology,
+    /// Every master that answered, by node id, in the order of the topology's shards.
+    pub servers: Vec<(String, ServerInfo)>,
+}
+
+/// What to do with keys that the target holds already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnExisting {
+    /// Leave them; keys of the same name are overwritten.
+    #[default]
+    Keep,
+    /// Do not begin.
+    Refuse,
+}
+
+/// What to do when a write's failure shows that target and source differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDivergence {
+    /// End with a message that names the command.
+    #[default]
+    Stop,
+    /// Count it, log it, go on.
+    Continue,
+}
+
+/// Where the databases of the source go; empty means each to its own number.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DatabaseMap {
+    /// For single databases, the last rule of a number counts.
+    rules: Vec<(u32, Destination)>,
+    /// For all others (`*`).
+    others: Option<Destination>,
+}
+
+/// Where one database goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    Database(u32),
+    /// Nowhere: its keys and commands are left out and counted.
+    Drop,
+}
+
+impl Deployment {
+    /// The snapshot versions that every master takes; `None` when none answered.
+    pub fn rdb_support(&self) -> Option<RdbSupport> {
+        let supports = self.servers.iter().map(|(_, server)| server.rdb_support());
+        supports.reduce(RdbSupport::both)
+    }
+
+    /// What the master with this node id said about itself.
+    pub fn server(&self, node_id: &str) -> Option<&ServerInfo> {
+        let mut servers = self.servers.iter();
+        servers.find_map(|(id, server)| (id == node_id).then_some(server))
+    }
+
+    pub fn is_cluster(&self) -> bool {
+        self.topology.kind == TopologyKind::Cluster
+    }
+}
+
+impl DatabaseMap {
+    /// Where commands of the source's database `database` go. Into a cluster only database 0 fits.
+    pub fn destination(&self, database: u32, into: TopologyKind) -> Result<Destination, Fault> {
+        let rule = self.rules.iter().rev().find(|(from, _)| *from == database);
+        let mapped = rule
+            .map(|(_, to)| *to)
+            .or(self.others)
+            .unwrap_or(Destination::Database(database));
+        match mapped {
+            Destination::Database(to) if to != 0 && into == TopologyKind::Cluster => {
+                Err(Fault::new(
+                    FaultKind::Database,
+                    format!(
+                        "database {database} would go to database {to} of the target, but a cluster has \
+                         only database 0; use --db-map {database}:0 to merge it or {database}:drop to leave it out"
+                    ),
+                ))
+            }
+            mapped => Ok(mapped),
+        }
+    }
+}
+
+impl FromStr for DatabaseMap {
+    type Err = String;
+
+    /// `FROM:TO,...` with `*` for all other sources and `drop` for no target.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut map = Self::default();
+        for rule in text.split(',') {
+            let bad =
+                || format!("'{rule}' is no rule FROM:TO (numbers, '*' as FROM, 'drop' as TO)");
+            let (from, to) = rule.split_once(':').ok_or_else(bad)?;
+            let to = match to {
+                "drop" => Destination::Drop,
+                number => Destination::Database(number.parse().map_err(|_| bad())?),
+            };
+            match from {
+                "*" => map.others = Some(to),
+                number => map.rules.push((number.parse().map_err(|_| bad())?, to)),
+            }
+        }
+        Ok(map)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Destination::{Database, Drop};
+
+    #[test]
+    fn without_a_map_databases_keep_their_number() {
+        let map = DatabaseMap::default();
+        assert_eq!(map.destination(3, TopologyKind::Single), Ok(Database(3)));
+        assert_eq!(map.destination(0, TopologyKind::Cluster), Ok(Database(0)));
+    }
+
+    #[test]
+    fn a_database_that_does_not_fit_names_the_option() {
+        let fault = DatabaseMap::default().destination(3, TopologyKind::Cluster);
+        let fault = fault.expect_err("a cluster has no database 3");
+        assert!(fault.message.contains("--db-map 3:0"), "{fault}");
+        assert_eq!(fault.kind, FaultKind::Database);
+    }
+
+    #[test]
+    fn rules_for_one_number_go_before_the_star() {
+        let map: DatabaseMap = "*:drop,1:0,2:7".parse().expect("valid");
+        assert_eq!(map.destination(1, TopologyKind::Cluster), Ok(Database(0)));
+        assert_eq!(map.destination(2, TopologyKind::Single), Ok(Database(7)));
+        assert_eq!(map.destination(0, TopologyKind::Cluster), Ok(Drop));
+    }
+
+    #[test]
+    fn bad_rules_are_named() {
+        for text in ["", "1", "1:", "a:0", "1:x", "0:0,,1:1", "-1:0"] {
+            assert!(text.parse::<DatabaseMap>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What the lanes and the control threads of one process have in common.
+//!
+//! Nothing here is on the path of a command: lanes read a flag and two version numbers per turn of their
+//! loop, and write their own [`LaneStatus`].
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::lookup::LookupDesk;
+use super::status::{LaneState, LaneStatus};
+use crate::topology::{Topology, TopologyCell};
+
+/// Shared by every thread of one `sync`.
+#[derive(Debug)]
+pub struct Shared {
+    /// Name of this replication, `default` unless `--link` says otherwise.
+    pub link: String,
+    /// When the process began; the zero of every `*_ms` in [`LaneStatus`].
+    pub started: Instant,
+    pub source: TopologyCell,
+    pub target: TopologyCell,
+    /// Questions about unknown commands, and their answers.
+    pub lookup: LookupDesk,
+    stop: AtomicBool,
+    lanes: Mutex<Vec<Arc<LaneStatus>>>,
+    bell: Bell,
+}
+
+/// Wakes the watcher. Rings that come while it works are one ring.
+#[derive(Debug, Default)]
+struct Bell {
+    rung: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Shared {
+    pub fn new(link: String, started: Instant, source: Topology, target: Topology) -> Self {
+        Self {
+            link,
+            started,
+            source: TopologyCell::new(source),
+            target: TopologyCell::new(target),
+            lookup: LookupDesk::default(),
+            stop: AtomicBool::new(false),
+            lanes: Mutex::default(),
+            bell: Bell::default(),
+        }
+    }
+
+    /// Milliseconds from the start to `now`.
+    pub fn millis_at(&self, now: Instant) -> u64 {
+        let elapsed = now.saturating_duration_since(self.started);
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// A new lane's status, listed for display from now on.
+    pub fn add_lane(&self, node_id: &str, source: &str) -> Arc<LaneStatus> {
+        let mut lanes = self.locked_lanes();
+        let id = u32::try_from(lanes.len()).unwrap_or(u32::MAX);
+        let lane = Arc::new(LaneStatus::new(id, node_id.into(), source.into()));
+        lanes.push(Arc::clone(&lane));
+        lane
+    }
+
+    /// All lanes so far, ended ones included, in the order in which they began.
+    pub fn lanes(&self) -> Vec<Arc<LaneStatus>> {
+        self.locked_lanes().clone()
+    }
+
+    /// Asks every lane to stop reading, finish what is in flight, and end.
+    pub fn request_stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        self.hint();
+    }
+
+    /// Whether the lanes shall end.
+    pub fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// Something happened that a changed topology may explain: a redirect, a lost connection.
+    pub fn hint(&self) {
+        *self
+            .bell
+            .rung
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = true;
+        self.bell.wake.notify_all();
+    }
+
+    /// Waits for a hint, at most `limit`; whether there was one.
+    pub fn wait_for_hint(&self, limit: Duration) -> bool {
+        let rung = self
+            .bell
+            .rung
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (mut rung, _) = self
+            .bell
+            .wake
+            .wait_timeout_while(rung, limit, |rung| !*rung)
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut rung)
+    }
+
+    /// Whether every lane that has not ended streams and has caught up, and there is one.
+    pub fn caught_up(&self) -> bool {
+        let lanes = self.lanes();
+        let mut live = lanes.iter().filter(|lane| !lane.state().is_final());
+        live.clone().next().is_some() && live.all(|lane| lane.caught_up())
+    }
+
+    fn locked_lanes(&self) -> MutexGuard<'_, Vec<Arc<LaneStatus>>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Decides when `--once` is done: at some moment all lanes were streaming, the source masters were asked for
+/// their offsets after that moment, and every lane has since passed the offset of its master.
+///
+/// The goal is fixed once, so that writers which never pause cannot postpone the end; it is dropped when a
+/// lane falls back to a copy, gets another history, or a lane is added.
+#[derive(Debug, Default)]
+pub struct CatchUp {
+    /// When every lane streamed: polls counted by then, by lane.
+    seen_streaming: Option<BTreeMap<u32, u64>>,
+    /// Replication id and offset to pass, by lane.
+    goal: BTreeMap<u32, (String, u64)>,
+}
+
+impl CatchUp {
+    /// Looks at the lanes; whether everything that the sources held at one common moment is on the target.
+    pub fn reached(&mut self, lanes: &[Arc<LaneStatus>]) -> bool {
+        let live: Vec<_> = lanes
+            .iter()
+            .filter(|lane| !lane.state().is_final())
+            .collect();
+        let streaming = live.iter().all(|lane| lane.state() == LaneState::Streaming);
+        if live.is_empty() || !streaming {
+            *self = Self::default();
+            return false;
+        }
+        let polls = live.iter().map(|lane| (lane.id, lane.poll().count));
+        let seen = self.seen_streaming.get_or_insert_with(|| polls.collect());
+        if !live.iter().all(|lane| seen.contains_key(&lane.id)) {
+            *self = Self::default();
+            return false;
+        }
+        let mut all_passed = true;
+        for lane in live {
+            let passed = match self.goal.get(&lane.id) {
+                Some((replid, offset)) if *replid == lane.replid() => {
+                    lane.acknowledged_offset.load(Ordering::Relaxed) >= *offset
+                }
+                _ => {
+                    // One poll may have been under way when the last lane began to stream.
+                    let after = seen.get(&lane.id).map_or(u64::MAX, |polls| polls + 1);
+                    if let Some(poll) = lane.poll_while_streaming().filter(|p| p.count > after) {
+                        self.goal.insert(lane.id, (poll.replid, poll.offset));
+                    }
+                    false
+                }
+            };
+            all_passed &= passed;
+        }
+        all_passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    fn shared() -> Shared {
+        Shared::new(
+            "default".into(),
+            Instant::now(),
+            Topology::single("a", 1),
+            Topology::single("b", 2),
+        )
+    }
+
+    fn streaming(shared: &Shared, node: &str) -> Arc<LaneStatus> {
+        let lane = shared.add_lane(node, "a:1");
+        lane.set_replid("r");
+        lane.set_state(LaneState::Streaming);
+        lane
+    }
+
+    #[test]
+    fn a_goal_is_set_only_by_polls_made_after_every_lane_streams() {
+        let shared = shared();
+        let (one, two) = (streaming(&shared, "x"), shared.add_lane("y", "a:2"));
+        two.set_replid("r");
+        let mut once = CatchUp::default();
+        one.set_poll("r", 10);
+        one.acknowledged_offset.store(10, Relaxed);
+        assert!(
+            !once.reached(&shared.lanes()),
+            "the second lane still connects"
+        );
+        two.set_state(LaneState::Streaming);
+        assert!(!once.reached(&shared.lanes()));
+        for _ in 0..2 {
+            one.set_poll("r", 20);
+            two.set_poll("r", 5);
+        }
+        assert!(!once.reached(&shared.lanes()), "this look fixes the goal");
+        one.acknowledged_offset.store(19, Relaxed);
+        two.acknowledged_offset.store(5, Relaxed);
+        one.set_poll("r", 1000);
+        assert!(!once.reached(&shared.lanes()), "one byte is missing");
+        one.acknowledged_offset.store(20, Relaxed);
+        assert!(
+            once.reached(&shared.lanes()),
+            "later writes do not move the goal"
+        );
+    }
+
+    #[test]
+    fn a_fallback_to_a_copy_drops_the_goal() {
+        let shared = shared();
+        let lane = streaming(&shared, "x");
+        let mut once = CatchUp::default();
+        assert!(!once.reached(&shared.lanes()));
+        lane.set_poll("r", 1);
+        lane.set_poll("r", 1);
+        assert!(!once.reached(&shared.lanes()));
+        lane.set_state(LaneState::Copying);
+        lane.acknowledged_offset.store(50, Relaxed);
+        assert!(!once.reached(&shared.lanes()));
+        lane.set_state(LaneState::Streaming);
+        assert!(!once.reached(&shared.lanes()));
+        lane.set_poll("r", 60);
+        lane.set_poll("r", 60);
+        assert!(!once.reached(&shared.lanes()));
+        lane.acknowledged_offset.store(60, Relaxed);
+        assert!(once.reached(&shared.lanes()));
+    }
+
+    #[test]
+    fn a_hint_given_before_the_wait_is_not_lost() {
+        let shared = shared();
+        shared.hint();
+        assert!(shared.wait_for_hint(Duration::ZERO));
+        assert!(!shared.wait_for_hint(Duration::ZERO));
+    }
+
+    #[test]
+    fn without_lanes_nothing_has_caught_up() {
+        assert!(!shared().caught_up());
+    }
+}

@@ -1,0 +1,275 @@
+//! What a server says about itself in `INFO`, and which snapshots follow from its version.
+//!
+//! Pure: takes the reply's text, gives [`ServerInfo`].
+
+use std::fmt;
+
+/// The two lineages. They share everything up to RDB version 11 and disagree from there on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flavour {
+    Redis,
+    Valkey,
+}
+
+/// A release, compared in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Version {
+    pub major: u16,
+    pub minor: u16,
+    pub patch: u16,
+}
+
+/// The oldest release that this program works with: replicas of older ones speak another PSYNC2
+/// dialect and lack `RESTORE ... ABSTTL`.
+pub const OLDEST_SUPPORTED: Version = Version::new(6, 0, 0);
+
+/// Which snapshot versions a server's `RESTORE` takes.
+///
+/// Measured on Redis 6.0, 7.0, 8.0 and Valkey 8.0, 8.1, 9.1; the releases between follow from
+/// `RDB_VERSION` in their `src/rdb.h`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RdbSupport {
+    /// The highest version of the common numbering, and of Redis's own above 11.
+    pub redis: u16,
+    /// The highest version of Valkey's own numbering (80 and up), where the server knows it.
+    pub valkey: Option<u16>,
+}
+
+/// Whether a node takes writes itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Master,
+    Replica,
+}
+
+/// One server, as `INFO` describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerInfo {
+    pub flavour: Flavour,
+    pub version: Version,
+    /// New with each start of the process.
+    pub run_id: String,
+    pub cluster_enabled: bool,
+    pub sentinel: bool,
+    pub role: Role,
+    /// Where a replica's master is.
+    pub master: Option<(String, u16)>,
+    /// Whether a replica's link to its master stands; true for a master.
+    pub master_link_up: bool,
+    /// `replica-read-only`; a replica that takes writes is still no target.
+    pub replica_read_only: bool,
+    /// `master_replid`.
+    pub replid: String,
+    /// `master_repl_offset`, in bytes.
+    pub offset: u64,
+    /// For example `noeviction`.
+    pub maxmemory_policy: String,
+    /// Limit on memory in bytes; 0 when there is none.
+    pub maxmemory: u64,
+    /// A snapshot is being loaded.
+    pub loading: bool,
+    /// Databases that hold keys, with the number of keys.
+    pub keyspace: Vec<(u32, u64)>,
+}
+
+/// `INFO` lacks what every supported server tells.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("INFO has no readable field '{0}'")]
+pub struct InfoError(pub &'static str);
+
+impl Version {
+    pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
+        Self {
+            major,
+            minor,
+            patch,
+        }
+    }
+
+    /// Reads `major.minor.patch`; a missing or unreadable tail counts as 0 (`255.255.255` is unstable).
+    fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('.');
+        let major = parts.next()?.parse().ok()?;
+        let mut tail = || parts.next().and_then(|p| p.parse().ok()).unwrap_or(0);
+        Some(Self::new(major, tail(), tail()))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Flavour::Redis => "Redis",
+            Flavour::Valkey => "Valkey",
+        })
+    }
+}
+
+impl RdbSupport {
+    /// What a release takes.
+    pub fn of(flavour: Flavour, version: Version) -> Self {
+        let release = (version.major, version.minor);
+        let (redis, valkey) = match flavour {
+            Flavour::Valkey if release >= (9, 1) => (11, Some(81)),
+            Flavour::Valkey if release >= (9, 0) => (11, Some(80)),
+            Flavour::Valkey => (11, None),
+            Flavour::Redis if release >= (8, 6) => (13, None),
+            Flavour::Redis if release >= (7, 4) => (12, None),
+            Flavour::Redis if release >= (7, 2) => (11, None),
+            Flavour::Redis if release >= (7, 0) => (10, None),
+            Flavour::Redis => (9, None),
+        };
+        Self { redis, valkey }
+    }
+
+    /// Whether `RESTORE` takes a payload with this version in its footer.
+    pub fn accepts(self, rdb_version: u16) -> bool {
+        if rdb_version >= 80 {
+            self.valkey.is_some_and(|highest| rdb_version <= highest)
+        } else {
+            rdb_version <= self.redis
+        }
+    }
+
+    /// The highest version that both take; what a payload may carry to go to either.
+    pub fn both(self, other: Self) -> Self {
+        Self {
+            redis: self.redis.min(other.redis),
+            valkey: self.valkey.zip(other.valkey).map(|(a, b)| a.min(b)),
+        }
+    }
+}
+
+impl ServerInfo {
+    /// Reads the text of `INFO` (all default sections).
+    pub fn parse(info: &str) -> Result<Self, InfoError> {
+        let field = |name: &'static str| {
+            info.lines()
+                .filter_map(|line| line.trim_end().split_once(':'))
+                .find_map(|(key, value)| (key == name).then_some(value))
+        };
+        let needed = |name| field(name).ok_or(InfoError(name));
+        let (flavour, version) = match field("valkey_version") {
+            Some(version) => (Flavour::Valkey, version),
+            None => (Flavour::Redis, needed("redis_version")?),
+        };
+        let role = match needed("role")? {
+            "master" => Role::Master,
+            "slave" | "replica" => Role::Replica,
+            _ => return Err(InfoError("role")),
+        };
+        let port = field("master_port").and_then(|port| port.parse().ok());
+        let mode = field("redis_mode").or(field("server_mode"));
+        Ok(Self {
+            flavour,
+            version: Version::parse(version).ok_or(InfoError("redis_version"))?,
+            run_id: needed("run_id")?.to_owned(),
+            cluster_enabled: field("cluster_enabled") == Some("1") || mode == Some("cluster"),
+            sentinel: mode == Some("sentinel"),
+            role,
+            master: field("master_host").map(str::to_owned).zip(port),
+            master_link_up: role == Role::Master || field("master_link_status") == Some("up"),
+            replica_read_only: field("slave_read_only") == Some("1"),
+            replid: needed("master_replid")?.to_owned(),
+            offset: needed("master_repl_offset")?
+                .parse()
+                .map_err(|_| InfoError("master_repl_offset"))?,
+            maxmemory_policy: field("maxmemory_policy").unwrap_or_default().to_owned(),
+            maxmemory: field("maxmemory").and_then(|n| n.parse().ok()).unwrap_or(0),
+            loading: field("loading") == Some("1"),
+            keyspace: info.lines().filter_map(keyspace_line).collect(),
+        })
+    }
+
+    /// Which snapshot versions its `RESTORE` takes.
+    pub fn rdb_support(&self) -> RdbSupport {
+        RdbSupport::of(self.flavour, self.version)
+    }
+
+    /// Keys in all databases.
+    pub fn keys(&self) -> u64 {
+        self.keyspace.iter().map(|(_, keys)| keys).sum()
+    }
+}
+
+/// `db3:keys=12,expires=0,avg_ttl=0`.
+fn keyspace_line(line: &str) -> Option<(u32, u64)> {
+    let (database, fields) = line.trim_end().strip_prefix("db")?.split_once(':')?;
+    let keys = fields.split(',').find_map(|f| f.strip_prefix("keys="))?;
+    Some((database.parse().ok()?, keys.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REDIS_7: &str = "# Server\r\nredis_version:7.0.15\r\nredis_mode:cluster\r\nrun_id:3f2a\r\n\
+        # Memory\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n# Persistence\r\nloading:0\r\n\
+        # Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
+        slave0:ip=127.0.0.1,port=7003,state=online,offset=98,lag=0\r\n\
+        master_replid:0aec\r\nmaster_repl_offset:98\r\n# Cluster\r\ncluster_enabled:1\r\n\
+        # Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb7:keys=1,expires=0,avg_ttl=0,subexpiry=0\r\n";
+
+    const VALKEY_8_REPLICA: &str = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1\r\n\
+        server_mode:standalone\r\nrun_id:77\r\nrole:slave\r\nmaster_host:10.0.0.9\r\nmaster_port:6379\r\n\
+        master_link_status:down\r\nslave_read_only:1\r\nmaster_replid:ff\r\nmaster_repl_offset:5\r\n";
+
+    #[test]
+    fn a_redis_master_is_read_with_its_databases() {
+        let info = ServerInfo::parse(REDIS_7).expect("complete");
+        assert_eq!(info.flavour, Flavour::Redis);
+        assert_eq!(info.version, Version::new(7, 0, 15));
+        assert!(info.cluster_enabled && info.role == Role::Master && info.master_link_up);
+        assert_eq!(info.keyspace, [(0, 12), (7, 1)]);
+        assert_eq!((info.keys(), info.offset), (13, 98));
+    }
+
+    #[test]
+    fn valkey_is_not_taken_for_the_redis_it_claims_to_be_compatible_with() {
+        let info = ServerInfo::parse(VALKEY_8_REPLICA).expect("complete");
+        assert_eq!(info.flavour, Flavour::Valkey);
+        assert_eq!(info.version, Version::new(8, 1, 1));
+        assert_eq!(info.role, Role::Replica);
+        assert_eq!(info.master, Some(("10.0.0.9".into(), 6379)));
+        assert!(!info.master_link_up && info.replica_read_only && !info.cluster_enabled);
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let text = REDIS_7.replace("run_id", "walk_id");
+        assert_eq!(ServerInfo::parse(&text), Err(InfoError("run_id")));
+        assert_eq!(ServerInfo::parse(""), Err(InfoError("redis_version")));
+    }
+
+    #[test]
+    fn restore_accepts_what_was_measured() {
+        let accepts = |flavour, major, minor, rdb| {
+            RdbSupport::of(flavour, Version::new(major, minor, 0)).accepts(rdb)
+        };
+        let highest = [
+            (Flavour::Redis, 6, 0, 9),
+            (Flavour::Redis, 7, 0, 10),
+            (Flavour::Redis, 8, 0, 12),
+            (Flavour::Valkey, 8, 1, 11),
+        ];
+        for (flavour, major, minor, rdb) in highest {
+            assert!(accepts(flavour, major, minor, rdb));
+            assert!(!accepts(flavour, major, minor, rdb + 1));
+            assert!(!accepts(flavour, major, minor, 80));
+        }
+        assert!(accepts(Flavour::Valkey, 9, 1, 80));
+        assert!(!accepts(Flavour::Valkey, 9, 1, 12));
+    }
+
+    #[test]
+    fn a_mixed_target_accepts_what_its_oldest_member_does() {
+        let old = RdbSupport::of(Flavour::Valkey, Version::new(8, 1, 0));
+        let new = RdbSupport::of(Flavour::Valkey, Version::new(9, 0, 0));
+        assert_eq!(old.both(new), old);
+    }
+}
