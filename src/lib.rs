@@ -6,6 +6,7 @@ pub mod engine;
 pub mod fault;
 pub mod limits;
 pub mod position;
+pub mod rdb;
 pub mod resp;
 pub mod slot;
 pub mod source;

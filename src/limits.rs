@@ -86,3 +86,22 @@ pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
 pub const MAX_CONTROL_REPLY_DEPTH: usize = 32;
 
 const _: () = assert!(MAX_MASTERS < u16::MAX as usize);
+// ---- rdb ----
+
+/// The longest string that a snapshot may claim to hold.
+pub const MAX_STRING_BYTES: usize = MAX_FRAME_BYTES;
+
+/// A serialized value longer than this is written by elements rather than with one RESTORE (default).
+pub const VALUE_THRESHOLD_BYTES: usize = 512 * 1024;
+
+/// A part of a large value ends once it holds so many bytes or elements: what a target executes in well
+/// under a millisecond.
+pub const PART_BYTES: usize = 64 * 1024;
+pub const PART_ELEMENTS: usize = 512;
+
+/// The newest snapshot versions whose opcodes are known.
+pub const MAX_REDIS_RDB_VERSION: u32 = 12;
+pub const MAX_VALKEY_RDB_VERSION: u32 = 80;
+
+const _: () = assert!(PART_BYTES < VALUE_THRESHOLD_BYTES);
+const _: () = assert!(VALUE_THRESHOLD_BYTES < MAX_STRING_BYTES);

@@ -1,0 +1,108 @@
+//! CRC-64 of snapshots and of DUMP payloads: the reflected Jones polynomial, no inversion, check value
+//! of `123456789` is `e9c6d914c4b8d9ca`.
+//!
+//! Long inputs go to the vectorised crate (30 GB/s at 1 KiB); under about 128 bytes its set-up costs
+//! more than slicing by eight, and payloads of small strings are that short.
+
+use crc_fast::{CrcAlgorithm, Digest};
+
+/// From this length on the vectorised implementation is the faster one.
+const VECTORISED_FROM_BYTES: usize = 128;
+
+const POLYNOMIAL_REFLECTED: u64 = 0x95ac_9329_ac4b_c9b5;
+
+/// `TABLES[0]` is the classic byte table; `TABLES[k]` advances a byte past `k` further zero bytes.
+static TABLES: [[u64; 256]; 8] = tables();
+
+const fn tables() -> [[u64; 256]; 8] {
+    let mut tables = [[0u64; 256]; 8];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = byte as u64;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = (crc >> 1) ^ (POLYNOMIAL_REFLECTED * (crc & 1));
+            bit += 1;
+        }
+        tables[0][byte] = crc;
+        byte += 1;
+    }
+    let mut slice = 1;
+    while slice < 8 {
+        let mut byte = 0;
+        while byte < 256 {
+            let before = tables[slice - 1][byte];
+            tables[slice][byte] = (before >> 8) ^ tables[0][(before & 0xff) as usize];
+            byte += 1;
+        }
+        slice += 1;
+    }
+    tables
+}
+
+/// The checksum of `bytes` appended to what already has the checksum `crc` (0 for nothing).
+pub fn extend(crc: u64, bytes: &[u8]) -> u64 {
+    if bytes.len() < VECTORISED_FROM_BYTES {
+        return extend_short(crc, bytes);
+    }
+    let mut digest = Digest::new_with_init_state(CrcAlgorithm::Crc64Redis, crc);
+    digest.update(bytes);
+    digest.finalize()
+}
+
+fn extend_short(mut crc: u64, bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        let mixed = (crc ^ u64::from_le_bytes(*word)).to_le_bytes();
+        crc = TABLES[7][mixed[0] as usize]
+            ^ TABLES[6][mixed[1] as usize]
+            ^ TABLES[5][mixed[2] as usize]
+            ^ TABLES[4][mixed[3] as usize]
+            ^ TABLES[3][mixed[4] as usize]
+            ^ TABLES[2][mixed[5] as usize]
+            ^ TABLES[1][mixed[6] as usize]
+            ^ TABLES[0][mixed[7] as usize];
+    }
+    for byte in rest {
+        crc = TABLES[0][usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
+    }
+    crc
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// One bit at a time, as the definition reads.
+    fn naive(mut crc: u64, bytes: &[u8]) -> u64 {
+        for byte in bytes {
+            crc ^= u64::from(*byte);
+            for _ in 0..8 {
+                crc = if crc & 1 == 1 {
+                    (crc >> 1) ^ POLYNOMIAL_REFLECTED
+                } else {
+                    crc >> 1
+                };
+            }
+        }
+        crc
+    }
+
+    #[test]
+    fn check_value_is_the_published_one() {
+        assert_eq!(extend(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
+    }
+
+    proptest! {
+        #[test]
+        fn short_and_long_paths_agree_with_the_definition(
+            bytes in proptest::collection::vec(any::<u8>(), 0..700),
+            cut in 0usize..700,
+        ) {
+            let cut = cut.min(bytes.len());
+            let (head, tail) = bytes.split_at(cut);
+            prop_assert_eq!(extend(extend(0, head), tail), naive(0, &bytes));
+        }
+    }
+}

@@ -1,0 +1,621 @@
+//! The decoder: turns the bytes of a snapshot into items, as they arrive.
+//!
+//! ```text
+//! REDISvvvv | VALKEYvvv
+//! opcode ...  |  [FC ms:8] [F8 idle | F9 freq] type key value  |  ...
+//! FF checksum:8
+//! ```
+
+use super::Lineage;
+use super::crc;
+use super::element::{Elements, has_elements};
+use super::error::{Halt, Problem, RdbError};
+use super::grammar;
+use super::part::Part;
+use super::target::{Passage, TargetFormat};
+use super::value::Value;
+use super::walk::Walk;
+use super::wire::{Cursor, Text};
+use crate::limits;
+
+/// What the decoder is to produce.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Serialized values longer than this come as [`Part`]s.
+    pub value_threshold_bytes: usize,
+    /// Decides which values come as [`Value`]s.
+    pub target: TargetFormat,
+}
+
+impl Options {
+    pub fn new(target: TargetFormat) -> Self {
+        Self {
+            value_threshold_bytes: limits::VALUE_THRESHOLD_BYTES,
+            target,
+        }
+    }
+}
+
+/// The next piece of a snapshot.
+#[derive(Debug, Clone, Copy)]
+pub enum Item<'a> {
+    /// The input ends here for now. Pass what is left of it again, with more behind it.
+    NeedMore,
+    Header {
+        lineage: Lineage,
+        version: u16,
+    },
+    /// Information about the snapshot; before 7.0 also scripts, under the key `lua`.
+    Aux {
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    SelectDatabase(u32),
+    /// How many keys the database holds, and how many of them expire. A claim.
+    SizeHint {
+        keys: u64,
+        expiring: u64,
+    },
+    /// How many keys of a slot follow. A claim.
+    SlotHint {
+        slot: u64,
+        keys: u64,
+        expiring: u64,
+    },
+    /// The source was importing slots when it made the snapshot.
+    SlotImport,
+    /// The code of a function library.
+    Function {
+        code: &'a [u8],
+    },
+    /// Something that no command can carry was left out: data of modules outside keys (247) or with a key (243).
+    Skipped {
+        opcode: u8,
+    },
+    Value(Value<'a>),
+    Part(Part<'a>),
+    /// The snapshot is complete; its checksum, where it has one, is right.
+    End {
+        has_checksum: bool,
+    },
+}
+
+/// Decodes one snapshot.
+pub struct Decoder {
+    options: Options,
+    lineage: Lineage,
+    version: u16,
+    /// Bytes of the snapshot before the input of the next [`Reader`].
+    consumed: u64,
+    /// Checksum of those bytes.
+    checksum: u64,
+    database: u32,
+    prefix: Prefix,
+    stage: Stage,
+    /// Key of the value that comes in parts, or of a value whose key is not stored as it is.
+    key: Vec<u8>,
+    scratch: Vec<u8>,
+    elements: Option<Elements>,
+    is_first_part: bool,
+    failed: Option<RdbError>,
+}
+
+/// What may stand before a key.
+#[derive(Clone, Copy, Default)]
+struct Prefix {
+    expire_at_ms: Option<u64>,
+    idle_seconds: Option<u64>,
+    frequency: Option<u8>,
+}
+
+#[derive(Clone, Copy)]
+enum Stage {
+    Magic,
+    Record,
+    /// A key is whole, its value not yet: positions count from the type byte.
+    Value(PartialValue),
+    /// The value in `elements`.
+    Parts,
+    Skipping {
+        opcode: u8,
+        walk: Walk,
+    },
+    End,
+}
+
+#[derive(Clone, Copy)]
+struct PartialValue {
+    type_code: u8,
+    key_end: usize,
+    walk: Walk,
+    /// How far the value was read.
+    at: usize,
+    footer_version: u16,
+}
+
+/// Where a string is to be had.
+#[derive(Clone, Copy)]
+enum Place {
+    Input {
+        start: usize,
+        end: usize,
+    },
+    /// Not stored as it is: made plain in the decoder's own buffer.
+    Buffer,
+}
+
+impl Place {
+    /// Of the string that was just read up to `end`.
+    #[inline]
+    fn of(text: Text<'_>, end: usize, buffer: &mut Vec<u8>) -> Result<Self, Problem> {
+        if let Text::Raw(bytes) = text {
+            let start = end - bytes.len();
+            return Ok(Place::Input { start, end });
+        }
+        buffer.clear();
+        text.append_to(buffer)?;
+        Ok(Place::Buffer)
+    }
+
+    #[inline]
+    fn view<'a>(self, input: &'a [u8], buffer: &'a [u8]) -> &'a [u8] {
+        match self {
+            Place::Input { start, end } => &input[start..end],
+            Place::Buffer => buffer,
+        }
+    }
+}
+
+/// What was found, without borrowing it.
+enum Found {
+    Header,
+    Aux {
+        key: Place,
+        value: Place,
+    },
+    SelectDatabase,
+    SizeHint([u64; 2]),
+    SlotHint([u64; 3]),
+    Function(Place),
+    Skipped(u8),
+    SlotImport,
+    Value {
+        key: Place,
+        serialized: (usize, usize),
+        type_code: u8,
+        footer_version: u16,
+        prefix: Prefix,
+    },
+    Part {
+        is_last: bool,
+    },
+    End {
+        has_checksum: bool,
+    },
+}
+
+mod opcode {
+    pub const SLOT_IMPORT_OR_KEY_METADATA: u8 = 243;
+    pub const SLOT_INFO: u8 = 244;
+    pub const FUNCTION: u8 = 245;
+    pub const MODULE_AUX: u8 = 247;
+    pub const IDLE: u8 = 248;
+    pub const FREQUENCY: u8 = 249;
+    pub const AUX: u8 = 250;
+    pub const RESIZE_DATABASE: u8 = 251;
+    pub const EXPIRY_MILLISECONDS: u8 = 252;
+    pub const EXPIRY_SECONDS: u8 = 253;
+    pub const SELECT_DATABASE: u8 = 254;
+    pub const END: u8 = 255;
+    /// Types are below, opcodes from here on.
+    pub const FIRST: u8 = 242;
+}
+
+/// The first version that ends with a checksum.
+const CHECKSUM_FROM_VERSION: u16 = 5;
+
+impl Decoder {
+    pub fn new(options: Options) -> Self {
+        Self {
+            options,
+            lineage: Lineage::Redis,
+            version: 0,
+            consumed: 0,
+            checksum: 0,
+            database: 0,
+            prefix: Prefix::default(),
+            stage: Stage::Magic,
+            key: Vec::new(),
+            scratch: Vec::new(),
+            elements: None,
+            is_first_part: false,
+            failed: None,
+        }
+    }
+
+    /// Reads on. `input` begins with the byte after the last one that was consumed, and holds whatever has arrived since.
+    pub fn read<'d, 'i>(&'d mut self, input: &'i [u8]) -> Reader<'d, 'i> {
+        Reader {
+            decoder: self,
+            input,
+            at: 0,
+            checked_to: 0,
+        }
+    }
+
+    /// Bytes consumed since the start of the snapshot; as of the last [`Reader`] that was dropped.
+    pub fn consumed_bytes(&self) -> u64 {
+        self.consumed
+    }
+}
+
+/// Items of one piece of input. Call [`Reader::next`] until [`Item::NeedMore`] or [`Item::End`], or stop earlier,
+/// then [`Reader::consumed_bytes`] tells how much of the input is used up.
+///
+/// Bytes are checksummed when the reader is dropped, many at a time.
+pub struct Reader<'d, 'i> {
+    decoder: &'d mut Decoder,
+    input: &'i [u8],
+    at: usize,
+    checked_to: usize,
+}
+
+impl Drop for Reader<'_, '_> {
+    fn drop(&mut self) {
+        self.update_checksum();
+        self.decoder.consumed += self.at as u64;
+    }
+}
+
+impl Reader<'_, '_> {
+    /// How much of the input is used up. The rest must be passed again, with more behind it.
+    pub fn consumed_bytes(&self) -> usize {
+        self.at
+    }
+
+    /// The next item. After an error every call gives the same one.
+    #[inline]
+    #[expect(clippy::should_implement_trait, reason = "items borrow the reader")]
+    pub fn next(&mut self) -> Result<Item<'_>, RdbError> {
+        if let Some(failed) = self.decoder.failed {
+            return Err(failed);
+        }
+        match self.find() {
+            Ok(found) => Ok(self.item(found)),
+            Err(Halt::More { .. }) => Ok(Item::NeedMore),
+            Err(Halt::Bad(problem)) => Err(self.failure(problem)),
+        }
+    }
+
+    fn failure(&mut self, problem: Problem) -> RdbError {
+        let within = match self.decoder.stage {
+            Stage::Value(partial) => partial.at,
+            _ => 0,
+        };
+        let error = RdbError {
+            offset: self.decoder.consumed + self.at as u64 + within as u64,
+            problem,
+        };
+        self.decoder.failed = Some(error);
+        error
+    }
+
+    fn update_checksum(&mut self) {
+        let fresh = &self.input[self.checked_to..self.at];
+        self.decoder.checksum = crc::extend(self.decoder.checksum, fresh);
+        self.checked_to = self.at;
+    }
+
+    #[inline]
+    fn find(&mut self) -> Result<Found, Halt> {
+        loop {
+            match self.decoder.stage {
+                Stage::Record => {
+                    if let Some(found) = self.record()? {
+                        return Ok(found);
+                    }
+                }
+                Stage::Value(partial) => {
+                    if let Some(found) = self.value(partial)? {
+                        return Ok(found);
+                    }
+                }
+                Stage::Parts => return self.part(),
+                Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
+                Stage::Magic => return self.magic(),
+                Stage::End => return Err(Halt::More { needed: u64::MAX }),
+            }
+        }
+    }
+
+    fn magic(&mut self) -> Result<Found, Halt> {
+        let header: [u8; 9] = Cursor::new(self.input, self.at).array()?;
+        let (lineage, digits) = if let Some(digits) = header.strip_prefix(b"REDIS") {
+            (Lineage::Redis, digits)
+        } else if let Some(digits) = header.strip_prefix(b"VALKEY") {
+            (Lineage::Valkey, digits)
+        } else {
+            return Err(Problem::BadMagic.into());
+        };
+        let version = digits
+            .iter()
+            .try_fold(0, |version, digit| {
+                let digit = char::from(*digit).to_digit(10)?;
+                Some(version * 10 + digit)
+            })
+            .ok_or(Problem::BadMagic)?;
+        let newest = match lineage {
+            Lineage::Redis => limits::MAX_REDIS_RDB_VERSION,
+            Lineage::Valkey => limits::MAX_VALKEY_RDB_VERSION,
+        };
+        if !(1..=newest).contains(&version) {
+            return Err(Problem::UnknownVersion(version).into());
+        }
+        self.decoder.lineage = lineage;
+        self.decoder.version = version as u16;
+        self.decoder.stage = Stage::Record;
+        self.at += header.len();
+        Ok(Found::Header)
+    }
+
+    /// Reads one opcode, or a key. `None`: go on.
+    #[inline]
+    fn record(&mut self) -> Result<Option<Found>, Halt> {
+        let mut cursor = Cursor::new(self.input, self.at);
+        let code = cursor.u8()?;
+        if code < opcode::FIRST {
+            self.open_key(code, cursor)?;
+            return Ok(None);
+        }
+        let prefix = &mut self.decoder.prefix;
+        match code {
+            opcode::EXPIRY_MILLISECONDS => prefix.expire_at_ms = expiry(cursor.array()?),
+            opcode::EXPIRY_SECONDS => {
+                let seconds = i64::from(i32::from_le_bytes(cursor.array()?));
+                prefix.expire_at_ms = expiry((seconds * 1000).to_le_bytes());
+            }
+            opcode::IDLE => prefix.idle_seconds = Some(cursor.length()?),
+            opcode::FREQUENCY => prefix.frequency = Some(cursor.u8()?),
+            _ => return self.announcement(code, cursor).map(Some),
+        }
+        self.at = cursor.at();
+        Ok(None)
+    }
+
+    /// Opcodes that stand for themselves.
+    fn announcement(&mut self, code: u8, mut cursor: Cursor<'_>) -> Result<Found, Halt> {
+        let found = match code {
+            opcode::SELECT_DATABASE => {
+                let database = cursor.length()?;
+                self.decoder.database =
+                    u32::try_from(database).map_err(|_| Problem::BadDatabase(database))?;
+                Found::SelectDatabase
+            }
+            opcode::RESIZE_DATABASE => Found::SizeHint([cursor.length()?, cursor.length()?]),
+            opcode::SLOT_INFO => {
+                Found::SlotHint([cursor.length()?, cursor.length()?, cursor.length()?])
+            }
+            opcode::AUX => {
+                let decoder = &mut *self.decoder;
+                let key = Place::of(cursor.text()?, cursor.at(), &mut decoder.key)?;
+                let value = Place::of(cursor.text()?, cursor.at(), &mut decoder.scratch)?;
+                Found::Aux { key, value }
+            }
+            opcode::FUNCTION => {
+                let code = cursor.text()?;
+                Found::Function(Place::of(code, cursor.at(), &mut self.decoder.scratch)?)
+            }
+            opcode::END => return self.end(cursor),
+            opcode::MODULE_AUX => return self.begin_skip(code, grammar::MODULE_AUX),
+            opcode::SLOT_IMPORT_OR_KEY_METADATA => {
+                let program = match self.decoder.lineage {
+                    Lineage::Valkey => grammar::SLOT_IMPORT,
+                    Lineage::Redis => grammar::KEY_METADATA,
+                };
+                return self.begin_skip(code, program);
+            }
+            _ => return Err(Problem::UnknownType(code).into()),
+        };
+        self.at = cursor.at();
+        Ok(found)
+    }
+
+    fn end(&mut self, mut cursor: Cursor<'_>) -> Result<Found, Halt> {
+        let checksum_starts = cursor.at();
+        let mut has_checksum = false;
+        if self.decoder.version >= CHECKSUM_FROM_VERSION {
+            let found = cursor.u64_le()?;
+            self.at = checksum_starts;
+            self.update_checksum();
+            let computed = self.decoder.checksum;
+            // 0: the source does not compute it.
+            has_checksum = found != 0;
+            if has_checksum && found != computed {
+                return Err(Problem::BadChecksum { found, computed }.into());
+            }
+        }
+        self.at = cursor.at();
+        self.decoder.stage = Stage::End;
+        Ok(Found::End { has_checksum })
+    }
+
+    fn begin_skip(&mut self, opcode: u8, program: &'static [grammar::Op]) -> Result<Found, Halt> {
+        let walk = Walk::new(program);
+        self.at += 1;
+        self.decoder.stage = Stage::Skipping { opcode, walk };
+        self.skip(opcode, walk)
+    }
+
+    fn skip(&mut self, opcode: u8, mut walk: Walk) -> Result<Found, Halt> {
+        let result = walk.run_to_end(self.input, &mut self.at);
+        self.decoder.stage = match result {
+            Ok(()) => Stage::Record,
+            Err(_) => Stage::Skipping { opcode, walk },
+        };
+        result?;
+        Ok(match (opcode, self.decoder.lineage) {
+            (opcode::SLOT_IMPORT_OR_KEY_METADATA, Lineage::Valkey) => Found::SlotImport,
+            _ => Found::Skipped(opcode),
+        })
+    }
+
+    /// Passes a key and decides how its value goes on.
+    #[inline]
+    fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<(), Halt> {
+        let decoder = &mut *self.decoder;
+        let program = grammar::value_program(type_code, decoder.lineage)
+            .ok_or(Problem::UnknownType(type_code))?;
+        let key = cursor.text()?;
+        let target = decoder.options.target;
+        let walk = Walk::new(program);
+        match target.passage(type_code, decoder.lineage, decoder.version) {
+            Passage::Payload { footer_version } => {
+                let key_end = cursor.at() - self.at;
+                decoder.stage = Stage::Value(PartialValue {
+                    type_code,
+                    key_end,
+                    walk,
+                    at: key_end,
+                    footer_version,
+                });
+                Ok(())
+            }
+            Passage::Elements => self.begin_parts(type_code, key, cursor.at()),
+        }
+    }
+
+    fn begin_parts(&mut self, type_code: u8, key: Text<'_>, value_at: usize) -> Result<(), Halt> {
+        let decoder = &mut *self.decoder;
+        let program = grammar::value_program(type_code, decoder.lineage)
+            .ok_or(Problem::UnknownType(type_code))?;
+        decoder.key.clear();
+        key.append_to(&mut decoder.key)?;
+        let elements = Elements::new(type_code, program);
+        decoder.elements = Some(elements.ok_or(Problem::TargetLacksType(type_code))?);
+        decoder.is_first_part = true;
+        decoder.stage = Stage::Parts;
+        self.at = value_at;
+        Ok(())
+    }
+
+    /// Looks for the end of a value. `None`: it comes in parts.
+    #[inline]
+    fn value(&mut self, mut partial: PartialValue) -> Result<Option<Found>, Halt> {
+        let threshold = self.decoder.options.value_threshold_bytes;
+        let record = &self.input[self.at..];
+        let mut end = partial.at;
+        let result = partial.walk.run_to_end(record, &mut end);
+        partial.at = end;
+        let needed = match result {
+            Ok(()) => end as u64,
+            Err(Halt::More { needed }) => needed,
+            Err(bad) => {
+                self.decoder.stage = Stage::Value(partial);
+                return Err(bad);
+            }
+        };
+        let is_long = needed - partial.key_end as u64 > threshold as u64;
+        if is_long && has_elements(partial.type_code) {
+            let mut cursor = Cursor::new(self.input, self.at + 1);
+            let key = cursor.text()?;
+            self.begin_parts(partial.type_code, key, cursor.at())?;
+            return Ok(None);
+        }
+        if let Err(more) = result {
+            self.decoder.stage = Stage::Value(partial);
+            return Err(more);
+        }
+        let mut cursor = Cursor::new(self.input, self.at + 1);
+        let key = Place::of(cursor.text()?, cursor.at(), &mut self.decoder.key)?;
+        let serialized = (self.at + partial.key_end, self.at + end);
+        self.at += end;
+        self.decoder.stage = Stage::Record;
+        Ok(Some(Found::Value {
+            key,
+            serialized,
+            type_code: partial.type_code,
+            footer_version: partial.footer_version,
+            prefix: std::mem::take(&mut self.decoder.prefix),
+        }))
+    }
+
+    fn part(&mut self) -> Result<Found, Halt> {
+        let mut elements = self.decoder.elements.take().expect("a value is open");
+        let mut cursor = Cursor::new(self.input, self.at);
+        let result = elements.fill(&mut cursor);
+        self.at = cursor.at();
+        self.decoder.elements = Some(elements);
+        let is_last = result?;
+        if is_last {
+            self.decoder.stage = Stage::Record;
+        }
+        Ok(Found::Part { is_last })
+    }
+
+    /// What was found, as the caller sees it.
+    #[inline]
+    fn item(&mut self, found: Found) -> Item<'_> {
+        let input = self.input;
+        let decoder = &mut *self.decoder;
+        match found {
+            Found::Value {
+                key,
+                serialized: (start, end),
+                type_code,
+                footer_version,
+                prefix,
+            } => Item::Value(Value {
+                key: key.view(input, &decoder.key),
+                database: decoder.database,
+                expire_at_ms: prefix.expire_at_ms,
+                idle_seconds: prefix.idle_seconds,
+                frequency: prefix.frequency,
+                type_code,
+                serialized: &input[start..end],
+                footer_version,
+            }),
+            Found::Part { is_last } => {
+                let expire_at_ms = decoder.prefix.expire_at_ms;
+                if is_last {
+                    decoder.prefix = Prefix::default();
+                }
+                let is_first = std::mem::replace(&mut decoder.is_first_part, false);
+                let elements = decoder.elements.as_ref().expect("a value is open");
+                Item::Part(Part {
+                    key: &decoder.key,
+                    database: decoder.database,
+                    expire_at_ms,
+                    is_first,
+                    is_last,
+                    content: elements.content(),
+                })
+            }
+            Found::Header => Item::Header {
+                lineage: decoder.lineage,
+                version: decoder.version,
+            },
+            Found::Aux { key, value } => Item::Aux {
+                key: key.view(input, &decoder.key),
+                value: value.view(input, &decoder.scratch),
+            },
+            Found::Function(code) => Item::Function {
+                code: code.view(input, &decoder.scratch),
+            },
+            Found::SelectDatabase => Item::SelectDatabase(decoder.database),
+            Found::SizeHint([keys, expiring]) => Item::SizeHint { keys, expiring },
+            Found::SlotHint([slot, keys, expiring]) => Item::SlotHint {
+                slot,
+                keys,
+                expiring,
+            },
+            Found::SlotImport => Item::SlotImport,
+            Found::Skipped(opcode) => Item::Skipped { opcode },
+            Found::End { has_checksum } => Item::End { has_checksum },
+        }
+    }
+}
+
+/// Unix time in milliseconds; what lies before 1970 is in the past like 1970 itself.
+fn expiry(stored: [u8; 8]) -> Option<u64> {
+    Some(i64::from_le_bytes(stored).max(1) as u64)
+}

@@ -1,0 +1,381 @@
+//! The shape of every value type as a small program, and which servers can restore it.
+//!
+//! A value is a sequence of strings, numbers and fixed-width fields with counted loops around them. Each
+//! type's program lists them in order; [`Walk`](super::walk::Walk) runs it, to find where a value ends
+//! as well as to hand out its elements. A new type is a new program.
+//!
+//! From type 22 on the two lineages use the same numbers for different things; the magic decides.
+
+use super::Lineage;
+
+/// What a piece of a value means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Read past, carries nothing that commands can express.
+    Ignored,
+    /// A whole string value.
+    Whole,
+    /// Element of a list, member of a set.
+    Item,
+    Member,
+    Score,
+    Field,
+    FieldValue,
+    /// A [`Role::DeadlineAfter`] follows.
+    FieldValueBeforeDeadline,
+    /// Absolute deadline of the field before it, in milliseconds; -1 for none.
+    DeadlineAfter,
+    /// Deadline of the field that follows: 0 for none, else what to add to the base, plus one.
+    DeadlineBeforeRelative,
+    /// The same, absolute.
+    DeadlineBeforeAbsolute,
+    DeadlineBase,
+    /// Strings that hold packed elements.
+    ListZiplist,
+    ListPackOrPlain,
+    /// 1: the node is one plain element, 2: a listpack.
+    NodeForm,
+    SetIntset,
+    SetPack,
+    SortedSetZiplist,
+    SortedSetPack,
+    HashZipmap,
+    HashZiplist,
+    HashPack,
+    HashPackDeadlines,
+    StreamNodeId,
+    StreamNode,
+    StreamLastId,
+    StreamMaxDeletedId,
+    StreamEntriesAdded,
+    StreamGroups,
+    GroupName,
+    GroupLastId,
+    GroupEntriesRead,
+    GroupPending,
+    PendingId,
+    PendingTime,
+    PendingDeliveries,
+    ConsumerName,
+    ConsumerPending,
+    ConsumerPendingId,
+}
+
+/// One step of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Op {
+    Text(Role),
+    /// A length-encoded number.
+    Number(Role),
+    /// Two length-encoded numbers: milliseconds and sequence of a stream id.
+    StreamId(Role),
+    Bytes4(Role),
+    Bytes8(Role),
+    Bytes16(Role),
+    /// A score as text behind a one-byte length, as versions before 8 wrote it.
+    TextScore,
+    /// A count, then the steps up to the matching `Again` that many times; `after` follows them.
+    Repeat {
+        role: Role,
+        after: u8,
+    },
+    Again,
+    /// Module data: tagged items up to the tag 0.
+    ModuleData,
+    End,
+}
+
+use Op::{Again, Bytes4, Bytes8, Bytes16, End, ModuleData, Number, StreamId, Text, TextScore};
+use Role::Ignored;
+
+const fn repeat(role: Role) -> Op {
+    Op::Repeat { role, after: 0 }
+}
+
+/// Fills in where each loop ends.
+const fn linked<const N: usize>(mut program: [Op; N]) -> [Op; N] {
+    let mut start = 0;
+    while start < N {
+        if let Op::Repeat { role, .. } = program[start] {
+            let (mut at, mut depth) = (start + 1, 1);
+            while depth > 0 {
+                match program[at] {
+                    Op::Repeat { .. } => depth += 1,
+                    Op::Again => depth -= 1,
+                    _ => {}
+                }
+                at += 1;
+            }
+            program[start] = Op::Repeat {
+                role,
+                after: at as u8,
+            };
+        }
+        start += 1;
+    }
+    program
+}
+
+const STRING: &[Op] = &[Text(Role::Whole), End];
+const LIST: &[Op] = &linked([repeat(Ignored), Text(Role::Item), Again, End]);
+const SET: &[Op] = &linked([repeat(Ignored), Text(Role::Member), Again, End]);
+const SORTED_SET_TEXT: &[Op] =
+    &linked([repeat(Ignored), Text(Role::Member), TextScore, Again, End]);
+const SORTED_SET: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::Member),
+    Bytes8(Role::Score),
+    Again,
+    End,
+]);
+const HASH: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::Field),
+    Text(Role::FieldValue),
+    Again,
+    End,
+]);
+const HASH_DEADLINES_AFTER: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::Field),
+    Text(Role::FieldValueBeforeDeadline),
+    Bytes8(Role::DeadlineAfter),
+    Again,
+    End,
+]);
+const HASH_DEADLINES_RELATIVE: &[Op] = &linked([
+    Bytes8(Role::DeadlineBase),
+    repeat(Ignored),
+    Number(Role::DeadlineBeforeRelative),
+    Text(Role::Field),
+    Text(Role::FieldValue),
+    Again,
+    End,
+]);
+const HASH_DEADLINES_ABSOLUTE: &[Op] = &linked([
+    repeat(Ignored),
+    Number(Role::DeadlineBeforeAbsolute),
+    Text(Role::Field),
+    Text(Role::FieldValue),
+    Again,
+    End,
+]);
+const MODULE: &[Op] = &[Number(Ignored), ModuleData, End];
+const ZIPLISTS: &[Op] = &linked([repeat(Ignored), Text(Role::ListZiplist), Again, End]);
+const QUICKLIST: &[Op] = &linked([
+    repeat(Ignored),
+    Number(Role::NodeForm),
+    Text(Role::ListPackOrPlain),
+    Again,
+    End,
+]);
+const STREAM_1: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::StreamNodeId),
+    Text(Role::StreamNode),
+    Again,
+    Number(Ignored), // length
+    StreamId(Role::StreamLastId),
+    repeat(Role::StreamGroups),
+    Text(Role::GroupName),
+    StreamId(Role::GroupLastId),
+    repeat(Role::GroupPending),
+    Bytes16(Role::PendingId),
+    Bytes8(Role::PendingTime),
+    Number(Role::PendingDeliveries),
+    Again,
+    repeat(Ignored), // consumers
+    Text(Role::ConsumerName),
+    Bytes8(Ignored), // last seen
+    repeat(Role::ConsumerPending),
+    Bytes16(Role::ConsumerPendingId),
+    Again,
+    Again,
+    Again,
+    End,
+]);
+const STREAM_2: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::StreamNodeId),
+    Text(Role::StreamNode),
+    Again,
+    Number(Ignored), // length
+    StreamId(Role::StreamLastId),
+    StreamId(Ignored), // first id
+    StreamId(Role::StreamMaxDeletedId),
+    Number(Role::StreamEntriesAdded),
+    repeat(Role::StreamGroups),
+    Text(Role::GroupName),
+    StreamId(Role::GroupLastId),
+    Number(Role::GroupEntriesRead),
+    repeat(Role::GroupPending),
+    Bytes16(Role::PendingId),
+    Bytes8(Role::PendingTime),
+    Number(Role::PendingDeliveries),
+    Again,
+    repeat(Ignored), // consumers
+    Text(Role::ConsumerName),
+    Bytes8(Ignored), // last seen
+    repeat(Role::ConsumerPending),
+    Bytes16(Role::ConsumerPendingId),
+    Again,
+    Again,
+    Again,
+    End,
+]);
+const STREAM_3: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Role::StreamNodeId),
+    Text(Role::StreamNode),
+    Again,
+    Number(Ignored), // length
+    StreamId(Role::StreamLastId),
+    StreamId(Ignored), // first id
+    StreamId(Role::StreamMaxDeletedId),
+    Number(Role::StreamEntriesAdded),
+    repeat(Role::StreamGroups),
+    Text(Role::GroupName),
+    StreamId(Role::GroupLastId),
+    Number(Role::GroupEntriesRead),
+    repeat(Role::GroupPending),
+    Bytes16(Role::PendingId),
+    Bytes8(Role::PendingTime),
+    Number(Role::PendingDeliveries),
+    Again,
+    repeat(Ignored), // consumers
+    Text(Role::ConsumerName),
+    Bytes8(Ignored), // last seen
+    Bytes8(Ignored), // last active
+    repeat(Role::ConsumerPending),
+    Bytes16(Role::ConsumerPendingId),
+    Again,
+    Again,
+    Again,
+    End,
+]);
+const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
+
+/// The value of `type_code`, or `None` for an unknown type.
+pub(super) fn value_program(type_code: u8, lineage: Lineage) -> Option<&'static [Op]> {
+    const fn packed(role: Role) -> [Op; 2] {
+        [Text(role), End]
+    }
+    static ZIPMAP: [Op; 2] = packed(Role::HashZipmap);
+    static LIST_ZIPLIST: [Op; 2] = packed(Role::ListZiplist);
+    static INTSET: [Op; 2] = packed(Role::SetIntset);
+    static SORTED_SET_ZIPLIST: [Op; 2] = packed(Role::SortedSetZiplist);
+    static HASH_ZIPLIST: [Op; 2] = packed(Role::HashZiplist);
+    static HASH_PACK: [Op; 2] = packed(Role::HashPack);
+    static SORTED_SET_PACK: [Op; 2] = packed(Role::SortedSetPack);
+    static SET_PACK: [Op; 2] = packed(Role::SetPack);
+    static HASH_PACK_DEADLINES_EARLY: [Op; 2] = packed(Role::HashPackDeadlines);
+
+    Some(match (type_code, lineage) {
+        (0, _) => STRING,
+        (1, _) => LIST,
+        (2, _) => SET,
+        (3, _) => SORTED_SET_TEXT,
+        (4, _) => HASH,
+        (5, _) => SORTED_SET,
+        (7, _) => MODULE,
+        (9, _) => &ZIPMAP,
+        (10, _) => &LIST_ZIPLIST,
+        (11, _) => &INTSET,
+        (12, _) => &SORTED_SET_ZIPLIST,
+        (13, _) => &HASH_ZIPLIST,
+        (14, _) => ZIPLISTS,
+        (15, _) => STREAM_1,
+        (16, _) => &HASH_PACK,
+        (17, _) => &SORTED_SET_PACK,
+        (18, _) => QUICKLIST,
+        (19, _) => STREAM_2,
+        (20, _) => &SET_PACK,
+        (21, _) => STREAM_3,
+        (22, Lineage::Valkey) => HASH_DEADLINES_AFTER,
+        (22, Lineage::Redis) => HASH_DEADLINES_ABSOLUTE,
+        (23, Lineage::Redis) => &HASH_PACK_DEADLINES_EARLY,
+        (24, Lineage::Redis) => HASH_DEADLINES_RELATIVE,
+        (25, Lineage::Redis) => HASH_PACK_DEADLINES,
+        _ => return None,
+    })
+}
+
+/// Module data outside a key: module id, when it was written, data.
+pub(super) const MODULE_AUX: &[Op] = &[
+    Number(Ignored),
+    Number(Ignored),
+    Number(Ignored),
+    ModuleData,
+    End,
+];
+
+/// Valkey's running slot imports: job name, then pairs of first and last slot.
+pub(super) const SLOT_IMPORT: &[Op] = &linked([
+    Text(Ignored),
+    repeat(Ignored),
+    Number(Ignored),
+    Number(Ignored),
+    Again,
+    End,
+]);
+
+/// Redis' metadata that modules keep with keys: a class and its data each.
+pub(super) const KEY_METADATA: &[Op] =
+    &linked([repeat(Ignored), Bytes4(Ignored), ModuleData, Again, End]);
+
+/// The lowest snapshot version of a server of `target` that restores a payload of `type_code` as a
+/// snapshot of `source` lineage means it; `None` if none does.
+pub(super) fn restorable_from(type_code: u8, source: Lineage, target: Lineage) -> Option<u16> {
+    Some(match (type_code, source, target) {
+        (0..=4 | 9..=13, _, _) => 1,
+        (14, _, _) => 7,
+        (5 | 7, _, _) => 8,
+        (15, _, _) => 9,
+        (16..=19, _, _) => 10,
+        (20 | 21, _, _) => 11,
+        (24 | 25, Lineage::Redis, Lineage::Redis) => 12,
+        (22, Lineage::Valkey, Lineage::Valkey) => 80,
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn programs() -> Vec<&'static [Op]> {
+        let mut all = vec![MODULE_AUX, SLOT_IMPORT, KEY_METADATA];
+        for lineage in [Lineage::Redis, Lineage::Valkey] {
+            all.extend((0..=255).filter_map(|code| value_program(code, lineage)));
+        }
+        all
+    }
+
+    #[test]
+    fn every_loop_ends_right_behind_its_own_again() {
+        for program in programs() {
+            let mut open = Vec::new();
+            for (at, op) in program.iter().enumerate() {
+                match *op {
+                    Op::Repeat { after, .. } => open.push(usize::from(after)),
+                    Op::Again => assert_eq!(open.pop(), Some(at + 1), "{program:?}"),
+                    _ => {}
+                }
+                assert!(open.len() <= super::super::walk::MAX_LOOP_DEPTH);
+            }
+            assert!(open.is_empty());
+            assert_eq!(program.last(), Some(&Op::End));
+        }
+    }
+
+    #[test]
+    fn every_restorable_type_has_a_program() {
+        for source in [Lineage::Redis, Lineage::Valkey] {
+            for code in 0..=255 {
+                if restorable_from(code, source, source).is_some() {
+                    assert!(value_program(code, source).is_some(), "type {code}");
+                }
+            }
+        }
+    }
+}

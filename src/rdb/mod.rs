@@ -1,0 +1,43 @@
+//! Snapshots: decoded while they arrive, and turned into commands that rebuild them on a target.
+//!
+//! ```text
+//! bytes -> Decoder::read -> Reader::next -> Item::Value -> RESTORE, serialized bytes untouched
+//!                                        -> Item::Part  -> SADD, RPUSH, ... of a piece of a value
+//! ```
+//!
+//! - [`decoder`] finds opcodes, keys and values; [`grammar`] is the table of value types, as small programs that
+//!   [`walk`] runs; [`wire`] reads the lengths and strings below them.
+//! - A value passes whole when it is small and the target knows its type ([`TargetFormat::passage`]). Else [`element`]
+//!   takes it apart ([`packed`], [`stream`], [`lzf`] are the encodings within) and [`part`] writes the commands.
+//! - Nothing is allocated by a length that the input merely claims; nothing is read twice, however small the pieces of
+//!   input are; a key that passes whole costs no allocation.
+//! - The whole state between two pieces of input is in [`Decoder`]: it owns no input and no output.
+
+mod command;
+mod crc;
+mod decoder;
+mod element;
+mod error;
+mod grammar;
+mod lzf;
+mod packed;
+mod part;
+mod stream;
+mod target;
+mod value;
+mod walk;
+mod wire;
+
+pub use decoder::{Decoder, Item, Options, Reader};
+pub use error::{Problem, RdbError};
+pub use part::{Content, Part, StreamPiece, Texts};
+pub use target::{Passage, TargetFormat};
+pub use value::Value;
+pub use walk::StreamId;
+
+/// The two families of servers, whose formats part at version 12 and type 22.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lineage {
+    Redis,
+    Valkey,
+}

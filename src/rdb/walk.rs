@@ -1,0 +1,186 @@
+//! Runs a value's program over its bytes, a piece at a time, from wherever it stopped.
+//!
+//! All state is here and small, so a value that arrives byte by byte is read once, whatever its size.
+
+use super::error::{Halt, Problem};
+use super::grammar::{Op, Role};
+use super::wire::{Cursor, Text};
+
+/// Streams nest deepest: groups, their consumers, their pending entries.
+pub(super) const MAX_LOOP_DEPTH: usize = 3;
+
+/// A place within a program.
+#[derive(Clone, Copy)]
+pub(super) struct Walk {
+    program: &'static [Op],
+    step: u8,
+    depth: u8,
+    /// Where each open loop starts, and how often it is still to run, the current time included.
+    loops: [(u8, u64); MAX_LOOP_DEPTH],
+}
+
+/// A piece of a value.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Token<'a> {
+    Text(Role, Text<'a>),
+    Number(Role, u64),
+    Id(Role, StreamId),
+    Score(f64),
+    /// A loop begins.
+    Count(Role),
+    Skipped,
+    End,
+}
+
+/// The id of a stream entry: milliseconds and a sequence number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId {
+    pub milliseconds: u64,
+    pub sequence: u64,
+}
+
+impl StreamId {
+    pub(super) fn from_key(key: [u8; 16]) -> Self {
+        let both = u128::from_be_bytes(key);
+        Self {
+            milliseconds: (both >> 64) as u64,
+            sequence: both as u64,
+        }
+    }
+}
+
+impl Walk {
+    pub fn new(program: &'static [Op]) -> Self {
+        Self {
+            program,
+            step: 0,
+            depth: 0,
+            loops: [(0, 0); MAX_LOOP_DEPTH],
+        }
+    }
+
+    /// Reads the next piece. Nothing changes, `cursor` included, if it is not whole.
+    #[inline]
+    pub fn next<'a>(&mut self, cursor: &mut Cursor<'a>) -> Result<Token<'a>, Halt> {
+        let mut ahead = *cursor;
+        let mut step = self.step + 1;
+        let token = match self.program[usize::from(self.step)] {
+            Op::Text(role) => Token::Text(role, ahead.text()?),
+            Op::Number(role) => Token::Number(role, ahead.length()?),
+            Op::StreamId(role) => Token::Id(
+                role,
+                StreamId {
+                    milliseconds: ahead.length()?,
+                    sequence: ahead.length()?,
+                },
+            ),
+            Op::Bytes4(role) => Token::Number(role, u32::from_le_bytes(ahead.array()?).into()),
+            Op::Bytes8(Role::Score) => {
+                Token::Score(checked_score(f64::from_le_bytes(ahead.array()?))?)
+            }
+            Op::Bytes8(role) => Token::Number(role, ahead.u64_le()?),
+            Op::Bytes16(role) => Token::Id(role, StreamId::from_key(ahead.array()?)),
+            Op::TextScore => Token::Score(text_score(&mut ahead)?),
+            Op::Repeat { role, after } => {
+                let count = ahead.length()?;
+                if count == 0 {
+                    step = after;
+                } else {
+                    self.loops[usize::from(self.depth)] = (step, count);
+                    self.depth += 1;
+                }
+                Token::Count(role)
+            }
+            Op::Again => {
+                let (start, left) = &mut self.loops[usize::from(self.depth - 1)];
+                *left -= 1;
+                if *left > 0 {
+                    step = *start;
+                } else {
+                    self.depth -= 1;
+                }
+                Token::Skipped
+            }
+            Op::ModuleData => {
+                if module_item(&mut ahead)? {
+                    step = self.step;
+                }
+                Token::Skipped
+            }
+            Op::End => {
+                step = self.step;
+                Token::End
+            }
+        };
+        self.step = step;
+        *cursor = ahead;
+        Ok(token)
+    }
+
+    /// Runs to the end of the value and returns where that is within `bytes`; on
+    /// [`Halt::More`] `at` tells how far it came, and a later call goes on from there.
+    #[inline]
+    pub fn run_to_end(&mut self, bytes: &[u8], at: &mut usize) -> Result<(), Halt> {
+        let mut cursor = Cursor::new(bytes, *at);
+        loop {
+            match self.next(&mut cursor) {
+                Ok(Token::End) => {
+                    *at = cursor.at();
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(halt) => {
+                    *at = cursor.at();
+                    return Err(halt);
+                }
+            }
+        }
+    }
+
+    /// The next piece is the only one: a value that is a single string.
+    pub fn is_at_whole_text(&self) -> bool {
+        self.program[usize::from(self.step)] == Op::Text(Role::Whole)
+    }
+}
+
+/// Reads one tagged item; `false` at the end tag.
+fn module_item(cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+    match cursor.length()? {
+        0 => return Ok(false),
+        1 | 2 => drop(cursor.length()?),
+        3 => drop(cursor.array::<4>()?),
+        4 => drop(cursor.array::<8>()?),
+        5 => drop(cursor.text()?),
+        other => return Err(Problem::BadModuleData(other).into()),
+    }
+    Ok(true)
+}
+
+fn text_score(cursor: &mut Cursor<'_>) -> Result<f64, Halt> {
+    match cursor.u8()? {
+        255 => Ok(f64::NEG_INFINITY),
+        254 => Ok(f64::INFINITY),
+        253 => Err(Problem::BadScore.into()),
+        length => {
+            let text = cursor.take(usize::from(length))?;
+            parse_score(text).map_err(Halt::from)
+        }
+    }
+}
+
+/// A score from its text.
+pub(super) fn parse_score(text: &[u8]) -> Result<f64, Problem> {
+    std::str::from_utf8(text)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .ok_or(Problem::BadScore)
+        .and_then(checked_score)
+}
+
+fn checked_score(score: f64) -> Result<f64, Problem> {
+    if score.is_nan() {
+        Err(Problem::BadScore)
+    } else {
+        Ok(score)
+    }
+}
