@@ -75,6 +75,11 @@ impl Chunks {
         self.allocated
     }
 
+    /// Memory of chunks that somebody holds, in bytes.
+    pub fn in_use(&self) -> usize {
+        self.allocated - self.spare.len() * self.usual_size
+    }
+
     /// Whether a chunk of `size` bytes can be had without more memory.
     pub fn has_spare(&self, size: usize) -> bool {
         size <= self.usual_size && !self.spare.is_empty()

@@ -105,3 +105,31 @@ pub const MAX_VALKEY_RDB_VERSION: u32 = 80;
 
 const _: () = assert!(PART_BYTES < VALUE_THRESHOLD_BYTES);
 const _: () = assert!(VALUE_THRESHOLD_BYTES < MAX_STRING_BYTES);
+
+/// Before a refused command is tried again (`TRYAGAIN`, `LOADING`, `OOM` ...), in milliseconds.
+pub const RETRY_REFUSED_MS: u64 = 100;
+
+/// Before a slot that was just redirected follows the next redirect: two masters that each name the other
+/// are asked a few times a second, not as fast as they answer.
+pub const RETRY_REDIRECT_MS: u64 = 20;
+
+/// How long a redirect counts more than a topology that may have been read before it.
+pub const TRUST_REDIRECT_MS: u64 = 3_000;
+
+/// Before a lost connection is dialled again: doubled with each failure, between these bounds.
+pub const MIN_REDIAL_MS: u64 = 50;
+pub const MAX_REDIAL_MS: u64 = 2_000;
+
+/// Target masters that one lane may know at a time, those that left included.
+pub const MAX_TARGET_NODES: usize = 4096;
+
+const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 2);
+
+/// How often a replica tells its source where it is, in milliseconds (`replicationCron` of the servers does the same).
+pub const ACK_INTERVAL_MS: u64 = 1000;
+
+/// Reads of which a lane remembers the time, to tell the age of what is not answered.
+pub const MAX_ARRIVALS: usize = 4096;
+
+/// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
+pub const PURGE_SCAN_COUNT: &[u8] = b"500";

@@ -74,11 +74,6 @@ impl Intake {
         &chunks.bytes(self.chunk)[self.cursor..]
     }
 
-    /// Bytes received and not taken.
-    pub fn pending(&self, chunks: &Chunks) -> usize {
-        chunks.filled(self.chunk) - self.open
-    }
-
     /// The place of the scan within the chunk.
     pub fn cursor(&self) -> u32 {
         self.cursor as u32
@@ -92,6 +87,16 @@ impl Intake {
     /// Ends the open unit where the scan is.
     pub fn close(&mut self) {
         self.open = self.cursor;
+    }
+
+    /// The open unit as far as it is scanned.
+    pub fn open_range(&self) -> Range {
+        self.range(self.open as u32, self.cursor as u32)
+    }
+
+    /// Moves the scan back to the start of the open unit.
+    pub fn reopen(&mut self) {
+        self.cursor = self.open;
     }
 
     /// Bytes of the open unit that are scanned.

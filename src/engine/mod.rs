@@ -5,7 +5,16 @@
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
 //! - [`lookup`]: questions of lanes about commands that our own table does not know.
 
+mod copy;
+mod hold;
+mod intake;
+pub mod lane;
 pub mod lookup;
 pub mod options;
+mod parked;
+mod redirect;
+pub mod roster;
 pub mod shared;
 pub mod status;
+mod stream;
+mod targets;

@@ -1,0 +1,576 @@
+//! A lane: one source master's replica connection and the connections to the target masters that own its slots.
+//!
+//! It composes what the lower layers know and holds the order of things. Its verbs are called by whoever owns the
+//! sockets and the clock (`runtime`, or a simulation):
+//!
+//! ```text
+//! source_space, source_received, source_output, source_written, source_connected, source_lost, dial_source
+//! target_gather, target_written, target_received, target_connected, target_lost, dial_target, take_cut
+//! adopt_target, follow, take_question, answer, tick, stop, is_done
+//! ```
+//!
+//! | file | part of the lane |
+//! |---|---|
+//! | `lane` | connections, positions, status |
+//! | `copy` | the snapshot: decode, build, send |
+//! | `stream` | the stream: scan, classify, route |
+//! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `targets`, `redirect`, `parked` | delivery |
+//!
+//! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::copy::Copy;
+use super::hold::Hold;
+use super::intake::Intake;
+use super::lookup::{LookupAnswer, LookupQuestion};
+use super::options::DatabaseMap;
+use super::status::{ErrorCount, LaneState, LaneStatus};
+use super::stream::Router;
+use super::targets::Targets;
+use crate::chunk::Chunks;
+use crate::fault::{Fault, FaultKind, Policy};
+use crate::limits;
+use crate::position::{Offset, Position, Progress, ReplicationId};
+use crate::rdb::TargetFormat;
+use crate::slot::SlotSet;
+use crate::source::{self, Event, Session, SourceError};
+use crate::target;
+use crate::topology::{Node, Topology};
+
+/// What a lane must know from the start.
+#[derive(Debug, Clone)]
+pub struct LaneConfig {
+    /// The source master.
+    pub source: Node,
+    pub source_auth: Option<(Option<String>, String)>,
+    /// Slots of the source master; all for a single server.
+    pub slots: SlotSet,
+    /// Told to the source as our port: it shows in the source's `INFO replication` and nothing connects to it.
+    pub listening_port: u16,
+    pub target: target::Greeting,
+    pub format: TargetFormat,
+    pub database_map: DatabaseMap,
+    pub continue_on_divergence: bool,
+}
+
+pub(super) enum SourceLink {
+    Down { redial_at_ms: u64 },
+    Dialing,
+    Handshake(Session),
+    Copying(Box<Copy>),
+    Streaming,
+}
+
+pub struct Lane {
+    pub(super) config: LaneConfig,
+    pub(super) status: Arc<LaneStatus>,
+    pub(super) chunks: Chunks,
+    pub(super) intake: Intake,
+    pub(super) targets: Targets,
+    pub(super) link: SourceLink,
+    failures: u32,
+    /// The history that offsets belong to, once there is one.
+    history: Option<ReplicationId>,
+    /// Offset at the intake's cursor.
+    pub(super) scanned: Offset,
+    /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
+    copied_at: Offset,
+    /// Whether everything of the snapshot is answered.
+    settled: bool,
+    /// Handshake bytes that were received and not understood yet.
+    hello: Vec<u8>,
+    hello_filled: usize,
+    output: Vec<u8>,
+    next_ack_ms: u64,
+    /// The source asked for our offset, or there is another reason to tell it at once.
+    pub(super) ack_now: bool,
+    pub(super) router: Router,
+    pub(super) hold: Option<Hold>,
+    pub(super) question: Option<LookupQuestion>,
+    /// When how much had been received: the age of what is not answered.
+    arrivals: VecDeque<(Offset, u64)>,
+    cut: Vec<usize>,
+    stopping: bool,
+    pub(super) commands: u64,
+    sent_bytes: u64,
+}
+
+impl Lane {
+    pub fn new(config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
+        let mut chunks = Chunks::new(limits::CHUNK_BYTES, limits::SPARE_CHUNKS);
+        let targets = Targets::new(
+            target,
+            config.slots.clone(),
+            config.target.clone(),
+            config.continue_on_divergence,
+            Arc::clone(&status),
+        );
+        Self {
+            intake: Intake::new(&mut chunks),
+            targets,
+            chunks,
+            status,
+            link: SourceLink::Down { redial_at_ms: 0 },
+            failures: 0,
+            history: None,
+            scanned: Offset::default(),
+            copied_at: Offset::default(),
+            settled: false,
+            hello: Vec::new(),
+            hello_filled: 0,
+            output: Vec::new(),
+            next_ack_ms: 0,
+            ack_now: false,
+            router: Router::new(),
+            hold: None,
+            question: None,
+            arrivals: VecDeque::new(),
+            cut: Vec::new(),
+            stopping: false,
+            commands: 0,
+            sent_bytes: 0,
+            config,
+        }
+    }
+
+    // The source connection.
+
+    /// Where to connect to now, if the source should be dialled.
+    pub fn dial_source(&mut self, now_ms: u64) -> Option<(String, u16)> {
+        match self.link {
+            SourceLink::Down { redial_at_ms } if redial_at_ms <= now_ms && !self.stopping => {
+                self.link = SourceLink::Dialing;
+                let first = self.history.is_none();
+                self.set_state(if first {
+                    LaneState::Connecting
+                } else {
+                    LaneState::Reconnecting
+                });
+                Some((self.config.source.address.clone(), self.config.source.port))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn source_connected(&mut self) {
+        self.output.clear();
+        self.hello.resize(limits::MIN_READ_BYTES, 0);
+        self.hello_filled = 0;
+        let resume = self.history.map(|id| Position {
+            id,
+            offset: self.received(),
+        });
+        let greeting = source::Greeting {
+            auth: self.config.source_auth.clone(),
+            listening_port: self.config.listening_port,
+            resume,
+        };
+        self.link = SourceLink::Handshake(Session::start(&greeting, &mut self.output));
+        self.set_state(LaneState::Handshake);
+    }
+
+    /// The source connection is gone, or could not be had.
+    ///
+    /// # Errors
+    /// When trying again cannot help.
+    pub fn source_lost(&mut self, fault: Fault, now_ms: u64) -> Result<(), Fault> {
+        let fault = fault.at(format_args!("source {}", self.config.source.name()));
+        if fault.policy() == Policy::Stop {
+            return Err(fault);
+        }
+        match self.link {
+            SourceLink::Copying(_) => self.begin_anew(),
+            SourceLink::Streaming => self.status.count(ErrorCount::SourceLost),
+            _ => {}
+        }
+        self.output.clear();
+        let wait = (limits::MIN_REDIAL_MS << self.failures.min(6)).min(limits::MAX_REDIAL_MS);
+        self.failures += 1;
+        self.link = SourceLink::Down {
+            redial_at_ms: now_ms + wait,
+        };
+        self.status.set_message(&fault.message);
+        self.targets.hint = true;
+        self.set_state(LaneState::Reconnecting);
+        Ok(())
+    }
+
+    /// Where to receive into; `None` while nothing may be read.
+    pub fn source_space(&mut self) -> Option<&mut [u8]> {
+        match &mut self.link {
+            SourceLink::Handshake(_) => Some(&mut self.hello[self.hello_filled..]),
+            SourceLink::Copying(copy) if !self.stopping => copy.space(),
+            SourceLink::Streaming if !self.stopping && self.hold.is_none() => {
+                let alone = self.targets.is_idle();
+                self.intake.space(&mut self.chunks, alone)
+            }
+            _ => None,
+        }
+    }
+
+    /// Bytes have been received into [`Lane::source_space`].
+    ///
+    /// # Errors
+    /// The connection must be closed and [`Lane::source_lost`] be told, with this fault.
+    pub fn source_received(&mut self, bytes: usize, now_ms: u64) -> Result<(), Fault> {
+        match &mut self.link {
+            SourceLink::Handshake(_) => {
+                self.hello_filled += bytes;
+                self.handshake()?;
+            }
+            SourceLink::Copying(copy) => copy.received(bytes),
+            SourceLink::Streaming => {
+                self.intake.received(&mut self.chunks, bytes);
+                self.note_arrival(now_ms);
+            }
+            _ => unreachable!("nothing is read from a source that is not connected"),
+        }
+        self.advance()
+    }
+
+    fn handshake(&mut self) -> Result<(), Fault> {
+        loop {
+            let SourceLink::Handshake(session) = &mut self.link else {
+                return Ok(());
+            };
+            let input = &self.hello[..self.hello_filled];
+            let (used, event) = session
+                .handle(input, &mut self.output)
+                .map_err(source_fault)?;
+            self.hello.copy_within(used..self.hello_filled, 0);
+            self.hello_filled -= used;
+            match event {
+                Event::More => return Ok(()),
+                Event::FullResync(position) => {
+                    if self.history.is_some() {
+                        self.begin_anew();
+                    }
+                    self.history = Some(position.id);
+                    self.scanned = position.offset;
+                    self.copied_at = position.offset;
+                    self.settled = false;
+                    self.status.full_syncs.fetch_add(1, Relaxed);
+                    self.status.set_replid(position.id.as_str());
+                    self.set_state(LaneState::WaitingForSnapshot);
+                }
+                Event::Snapshot(framing) => {
+                    let early = self.take_hello();
+                    let copy = Copy::new(framing, self.copied_at, self.config.format, &early);
+                    self.status.snapshot_bytes_done.store(0, Relaxed);
+                    self.status
+                        .snapshot_bytes_total
+                        .store(copy.total_bytes().unwrap_or(0), Relaxed);
+                    self.status.snapshot_keys.store(0, Relaxed);
+                    self.link = SourceLink::Copying(Box::new(copy));
+                    self.set_state(LaneState::Copying);
+                }
+                Event::Continue(id) => {
+                    if let Some(id) = id {
+                        self.history = Some(id);
+                        self.status.set_replid(id.as_str());
+                    }
+                    self.status.partial_syncs.fetch_add(1, Relaxed);
+                    let early = self.take_hello();
+                    self.start_streaming(&early);
+                }
+            }
+        }
+    }
+
+    fn take_hello(&mut self) -> Vec<u8> {
+        let mut early = std::mem::take(&mut self.hello);
+        early.truncate(std::mem::take(&mut self.hello_filled));
+        early
+    }
+
+    /// Goes on with the stream, whose first bytes came together with what was before it.
+    pub(super) fn start_streaming(&mut self, mut early: &[u8]) {
+        self.link = SourceLink::Streaming;
+        self.failures = 0;
+        while !early.is_empty() {
+            let space = self
+                .intake
+                .space(&mut self.chunks, true)
+                .expect("there is always room for a single command");
+            let count = space.len().min(early.len());
+            space[..count].copy_from_slice(&early[..count]);
+            self.intake.received(&mut self.chunks, count);
+            early = &early[count..];
+        }
+        self.ack_now = true;
+        self.set_state(if self.settled {
+            LaneState::Streaming
+        } else {
+            LaneState::Copying
+        });
+    }
+
+    /// Forgets the history: a snapshot will come.
+    fn begin_anew(&mut self) {
+        self.history = None;
+        self.settled = false;
+        self.cut.extend(self.targets.abandon(&mut self.chunks));
+        self.intake.clear(&mut self.chunks);
+        self.router = Router::new();
+        self.hold = None;
+        self.question = None;
+        self.arrivals.clear();
+    }
+
+    /// What is to be written to the source.
+    pub fn source_output(&self) -> &[u8] {
+        &self.output
+    }
+
+    pub fn source_written(&mut self, bytes: usize) {
+        self.output.drain(..bytes);
+    }
+
+    // The target connections.
+
+    /// A connection to dial: its index, host and port.
+    pub fn dial_target(&mut self, now_ms: u64) -> Option<(usize, String, u16)> {
+        self.targets.next_dial(now_ms)
+    }
+
+    /// How many target connections there are; indices below this are valid.
+    pub fn target_count(&self) -> usize {
+        self.targets.len()
+    }
+
+    pub fn target_connected(&mut self, index: usize) {
+        self.targets.connected(index);
+    }
+
+    /// A target connection is gone, or could not be had.
+    ///
+    /// # Errors
+    /// When trying again cannot help.
+    pub fn target_lost(&mut self, index: usize, fault: Fault, now_ms: u64) -> Result<(), Fault> {
+        self.targets.lost(&mut self.chunks, index, fault, now_ms)
+    }
+
+    /// What should be written to a target connection now; see [`target::Writer::gather`].
+    pub fn target_gather<'a>(
+        &'a self,
+        index: usize,
+        pieces: &mut [IoSlice<'a>; limits::MAX_PIECES],
+    ) -> usize {
+        self.targets.nodes[index]
+            .writer
+            .gather(&self.chunks, pieces)
+    }
+
+    pub fn target_written(&mut self, index: usize, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+        self.targets.nodes[index].writer.transmitted(bytes);
+    }
+
+    /// Replies of a target connection.
+    ///
+    /// # Errors
+    /// The connection must be closed and [`Lane::target_lost`] be told, with this fault.
+    pub fn target_received(
+        &mut self,
+        index: usize,
+        bytes: &[u8],
+        now_ms: u64,
+    ) -> Result<(), Fault> {
+        self.targets
+            .received(&mut self.chunks, index, bytes, now_ms)
+    }
+
+    /// Connections that must be closed at once: what they carried was given up.
+    pub fn take_cut(&mut self) -> Vec<usize> {
+        std::mem::take(&mut self.cut)
+    }
+
+    // The world.
+
+    /// A new view of the target.
+    pub fn adopt_target(&mut self, topology: &Arc<Topology>, now_ms: u64) {
+        self.targets.adopt(&mut self.chunks, topology, now_ms);
+    }
+
+    /// The source master has another address, or another node has taken its place.
+    pub fn follow(&mut self, master: Node) {
+        self.status.set_source(&master.name());
+        self.config.source = master;
+    }
+
+    /// A question for the source that must be answered before the lane can go on.
+    pub fn take_question(&mut self) -> Option<LookupQuestion> {
+        self.question.take()
+    }
+
+    /// The answer to the last question.
+    ///
+    /// # Errors
+    /// When the lane cannot go on.
+    pub fn answer(&mut self, answer: LookupAnswer) -> Result<(), Fault> {
+        self.answered(answer)?;
+        self.advance()
+    }
+
+    /// Whether something happened that a new topology may explain.
+    pub fn take_hint(&mut self) -> bool {
+        std::mem::take(&mut self.targets.hint)
+    }
+
+    /// Time has passed: acknowledgements, retries.
+    ///
+    /// # Errors
+    /// As for [`Lane::advance`].
+    pub fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
+        self.targets.tick(&mut self.chunks, now_ms);
+        self.advance()?;
+        let due = now_ms >= self.next_ack_ms || self.ack_now;
+        let attached = matches!(self.link, SourceLink::Copying(_) | SourceLink::Streaming);
+        if attached && due {
+            self.next_ack_ms = now_ms + limits::ACK_INTERVAL_MS;
+            self.send_ack();
+        }
+        Ok(())
+    }
+
+    /// Does whatever can be done now: decode more of the snapshot, route more of the stream. To be called after
+    /// replies were taken, since they make room.
+    ///
+    /// # Errors
+    /// When the source must be given up: pass the fault to [`Lane::source_lost`].
+    pub fn advance(&mut self) -> Result<(), Fault> {
+        if matches!(self.link, SourceLink::Copying(_)) {
+            self.copy_on()?;
+        }
+        self.hold_on()?;
+        if matches!(self.link, SourceLink::Streaming) {
+            self.route_on()?;
+        }
+        if self.ack_now && matches!(self.link, SourceLink::Streaming) {
+            self.send_ack();
+        }
+        self.publish();
+        Ok(())
+    }
+
+    fn send_ack(&mut self) {
+        self.ack_now = false;
+        let applied = if self.settled {
+            self.progress().acknowledged
+        } else {
+            Offset::default()
+        };
+        source::acknowledgement(applied, &mut self.output);
+    }
+
+    // Ending.
+
+    /// Stop reading; what was received is still delivered.
+    pub fn stop(&mut self) {
+        if !self.stopping {
+            self.stopping = true;
+            self.set_state(LaneState::Stopping);
+        }
+    }
+
+    /// Whether a stopping lane has nothing left to do. A lane in its first copy has nothing to finish but what is
+    /// in flight: the copy must be made again anyway.
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.hold.is_none() && self.targets.is_idle()
+    }
+
+    /// Ends the lane for display.
+    pub fn finish(&mut self) {
+        self.publish();
+        self.status.set_state(LaneState::Stopped);
+    }
+
+    // Positions.
+
+    /// Everything up to here has been read from the source.
+    pub(super) fn received(&self) -> Offset {
+        self.scanned.advanced(self.intake.rest(&self.chunks).len())
+    }
+
+    pub fn progress(&self) -> Progress {
+        let routed = match &self.hold {
+            Some(hold) => hold.begin(),
+            None => Offset(self.scanned.0 - self.intake.open_bytes() as u64),
+        };
+        let progress = Progress {
+            received: self.received(),
+            routed,
+            acknowledged: self.targets.acknowledged(routed),
+        };
+        progress.check();
+        progress
+    }
+
+    fn note_arrival(&mut self, now_ms: u64) {
+        let received = self.received();
+        let full = self.arrivals.len() >= limits::MAX_ARRIVALS;
+        match self.arrivals.back_mut() {
+            // When too many are to be remembered, the newest ones count as a little older than they are.
+            Some(last) if last.1 == now_ms || full => last.0 = received,
+            _ => self.arrivals.push_back((received, now_ms)),
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.history.is_none() {
+            return;
+        }
+        let progress = self.progress();
+        let applied = progress.acknowledged > self.copied_at || self.targets.is_idle();
+        if !self.settled && matches!(self.link, SourceLink::Streaming) && applied {
+            self.settled = true;
+            self.ack_now = true;
+            self.set_state(LaneState::Streaming);
+        }
+        while self
+            .arrivals
+            .front()
+            .is_some_and(|(offset, _)| *offset <= progress.acknowledged)
+        {
+            self.arrivals.pop_front();
+        }
+        let status = &self.status;
+        status.received_offset.store(progress.received.0, Relaxed);
+        status
+            .acknowledged_offset
+            .store(progress.acknowledged.0, Relaxed);
+        status.set_oldest_unanswered(self.arrivals.front().map(|(_, ms)| *ms));
+        status.commands.store(self.commands, Relaxed);
+        status.bytes.store(self.sent_bytes, Relaxed);
+    }
+
+    fn set_state(&self, state: LaneState) {
+        if !self.stopping || state == LaneState::Stopping {
+            self.status.set_state(state);
+        }
+    }
+}
+
+fn source_fault(error: SourceError) -> Fault {
+    let fix = "give user and password in the URI, in SLOTSTREAM_SOURCE_PASSWORD or with --source-password-file";
+    match error {
+        SourceError::NoAuth => Fault::new(FaultKind::NoPassword, format!("{error}: {fix}")),
+        SourceError::WrongPassword => {
+            Fault::new(FaultKind::WrongPassword, format!("{error}: {fix}"))
+        }
+        SourceError::NoPermission { command, ref text } => Fault::new(
+            FaultKind::NoPermission,
+            format!(
+                "{command} is not permitted ({text}): allow it with ACL SETUSER <user> +psync +replconf +ping"
+            ),
+        ),
+        SourceError::NotReady(_) => Fault::new(FaultKind::Loading, error.to_string()),
+        SourceError::Refused { .. } => Fault::new(FaultKind::Refused, error.to_string()),
+        SourceError::Protocol { .. } => Fault::new(FaultKind::Protocol, error.to_string()),
+    }
+}

@@ -1,0 +1,408 @@
+//! What happens to a command that the target did not take: follow the slot, wait, or stop.
+//!
+//! | reply | what is done |
+//! |---|---|
+//! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
+//! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
+//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then |
+//! | everything else | target and source differ: stop, or count and go on |
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::parked::Parked;
+use super::status::ErrorCount;
+use super::targets::{Later, Link, NOBODY, PARKED, Targets};
+use crate::chunk::{Chunks, Range};
+use crate::command;
+use crate::fault::{Fault, FaultKind};
+use crate::limits;
+use crate::resp::{ErrorKind, scan};
+use crate::slot::{SLOT_COUNT, Slot};
+use crate::target::{Form, Unit};
+use crate::topology::{Node, Topology};
+
+const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
+
+/// Where a refused unit shall go.
+enum Next {
+    /// A redirect named this connection.
+    Owner(usize),
+    /// A redirect named this connection for this command only.
+    Ask(usize),
+    /// To the owner, a little later.
+    Retry,
+}
+
+impl Targets {
+    /// Deals with a unit that the target did not apply; owns a hold on its chunk.
+    pub(super) fn rejected(
+        &mut self,
+        chunks: &mut Chunks,
+        index: usize,
+        unit: Unit,
+        kind: ErrorKind,
+        text: &str,
+        now_ms: u64,
+    ) -> Result<(), Fault> {
+        let unit = without_asking(unit);
+        if let Some(count) = counted_as(&kind) {
+            self.status.count(count);
+        }
+        let next = match &kind {
+            ErrorKind::Moved { address, .. } => self.node_at(index, address).map(Next::Owner),
+            ErrorKind::Ask { address, .. } => self.node_at(index, address).map(Next::Ask),
+            ErrorKind::NoAuth | ErrorKind::NoPermission => None,
+            kind => counted_as(kind).map(|_| Next::Retry),
+        };
+        let Some(next) = next else {
+            let result = self.diverged(chunks, index, unit, text);
+            chunks.release(unit.range.chunk);
+            return result;
+        };
+        self.hint = true;
+        match self.slot_of_unit(chunks, unit) {
+            Some(slot) => self.park_refused(index, slot, unit, next, now_ms),
+            None => {
+                let target = match next {
+                    Next::Owner(other) | Next::Ask(other) => other,
+                    Next::Retry => index,
+                };
+                let at_ms = now_ms + limits::RETRY_REFUSED_MS;
+                self.later.push(Later {
+                    at_ms,
+                    target,
+                    unit,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn park_refused(&mut self, index: usize, slot: Slot, unit: Unit, next: Next, now_ms: u64) {
+        let barrier = self.nodes[index].writer.next_number();
+        let bounced = self
+            .redirected
+            .get(&slot)
+            .is_some_and(|&(_, until)| until > now_ms);
+        let wait = match next {
+            Next::Retry => limits::RETRY_REFUSED_MS,
+            Next::Owner(_) if bounced => limits::RETRY_REDIRECT_MS,
+            _ => 0,
+        };
+        if let Next::Owner(owner) = next {
+            let until = now_ms + limits::TRUST_REDIRECT_MS;
+            self.redirected.insert(slot, (owner, until));
+        }
+        let parked = self.park(slot);
+        parked.refuse(unit);
+        parked.wait_for(index, barrier);
+        parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
+        match next {
+            Next::Owner(owner) => {
+                parked.owner = Some(owner);
+                parked.ask = None;
+            }
+            Next::Ask(other) => parked.ask = Some(other),
+            Next::Retry => {
+                parked.owner = None;
+                parked.ask = None;
+            }
+        }
+    }
+
+    /// A command failed in a way that no redirect or wait explains.
+    pub(super) fn diverged(
+        &self,
+        chunks: &Chunks,
+        index: usize,
+        unit: Unit,
+        text: &str,
+    ) -> Result<(), Fault> {
+        if is_harmless(text, unit) {
+            self.status.count(ErrorCount::Replayed);
+            return Ok(());
+        }
+        let what = scan(chunks.get(unit.range))
+            .ok()
+            .flatten()
+            .map_or_else(String::new, |frame| command::describe(&frame));
+        let who = self.nodes[index].node.name();
+        let kind = FaultKind::of_reply(text);
+        if matches!(kind, FaultKind::NoPermission | FaultKind::NoPassword) {
+            let fix =
+                "allow the target's user to write (for example: ACL SETUSER <user> on +@all ~*)";
+            return Err(Fault::new(
+                kind,
+                format!("target {who} refused {what}: {text}; {fix}"),
+            ));
+        }
+        self.status.count(ErrorCount::Divergence);
+        let message = format!("target {who} answered '{text}' to {what}: target and source differ");
+        if self.continue_on_divergence {
+            self.status.set_message(&message);
+            return Ok(());
+        }
+        Err(Fault::new(
+            FaultKind::Divergence,
+            format!(
+                "{message}; remove that key from the target and start again, or use --on-divergence continue"
+            ),
+        ))
+    }
+
+    /// The connection that a redirect names, new if it must be.
+    fn node_at(&mut self, from: usize, address: &str) -> Option<usize> {
+        let (host, port) = address.rsplit_once(':')?;
+        let port = port.parse().ok()?;
+        // An empty host means: the one that said it.
+        let host = match host.trim_matches(['[', ']']) {
+            "" | "?" => self.nodes[from].node.host.clone(),
+            host => host.to_owned(),
+        };
+        if let Some(index) = self.nodes.iter().position(|t| t.node.is_at(&host, port)) {
+            return Some(index);
+        }
+        // Its id will be known with the next topology; until then the address stands for it.
+        Some(self.add_node(Node::new(address, host, port)))
+    }
+
+    /// Takes a new view of the target over.
+    pub fn adopt(&mut self, chunks: &mut Chunks, topology: &Arc<Topology>, now_ms: u64) {
+        self.topology = Arc::clone(topology);
+        self.merge_provisional(topology);
+        self.learn_nodes(topology);
+        self.redirected.retain(|_, (_, until)| *until > now_ms);
+        let mut left = vec![false; self.nodes.len()];
+        for slot in 0..SLOT_COUNT as Slot {
+            let owner = self.owner_by_topology(slot);
+            let current = self.routes[usize::from(slot)];
+            if owner == NOBODY || owner == current || current == PARKED {
+                continue;
+            }
+            if self.redirected.contains_key(&slot) {
+                continue;
+            }
+            if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
+                self.routes[usize::from(slot)] = owner;
+            } else if self.nodes[usize::from(current)].link == Link::Up {
+                let index = usize::from(current);
+                let barrier = self.nodes[index].writer.next_number();
+                let parked = self.park(slot);
+                parked.wait_for(index, barrier);
+                parked.owner = Some(usize::from(owner));
+            } else {
+                self.routes[usize::from(slot)] = owner;
+                left[usize::from(current)] = true;
+            }
+        }
+        self.mark_needed();
+        for index in (0..left.len()).filter(|&index| left[index]) {
+            self.evacuate(chunks, index);
+        }
+        self.release_ready(chunks, now_ms);
+    }
+
+    /// Nodes first known by an address in a redirect get the id that the topology gives that address.
+    fn merge_provisional(&mut self, topology: &Topology) {
+        for shard in &topology.shards {
+            let master = &shard.master;
+            if self.nodes.iter().any(|t| t.node.id == master.id) {
+                continue;
+            }
+            let provisional = self
+                .nodes
+                .iter_mut()
+                .find(|t| t.node.is_at(&master.host, master.port) && t.node.id.contains(':'));
+            if let Some(target) = provisional {
+                target.node = master.clone();
+            }
+        }
+    }
+
+    /// Gives what a lost connection was given to the present owners, in order.
+    fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
+        for unit in self.nodes[index].writer.withdraw(chunks) {
+            self.resend(chunks, index, unit);
+        }
+    }
+
+    fn resend(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
+        if unit.form == Form::Command && !unit.asking && unit.frames > 1 {
+            let mut start = unit.range.start;
+            let verbatim = unit.end.since(unit.begin) == unit.range.len() as u64;
+            while start < unit.range.end {
+                let rest = chunks.get(Range {
+                    start,
+                    ..unit.range
+                });
+                let frame = scan(rest)
+                    .ok()
+                    .flatten()
+                    .expect("units hold whole commands");
+                let end = start + frame.bytes().len() as u32;
+                let place = |at: u32| match verbatim {
+                    true => unit.begin.advanced((at - unit.range.start) as usize),
+                    false => unit.begin,
+                };
+                let single = Unit {
+                    range: Range {
+                        start,
+                        end,
+                        ..unit.range
+                    },
+                    frames: 1,
+                    begin: place(start),
+                    end: place(end),
+                    ..unit
+                };
+                chunks.hold(unit.range.chunk);
+                self.resend_whole(chunks, former, single);
+                start = end;
+            }
+            chunks.release(unit.range.chunk);
+        } else {
+            self.resend_whole(chunks, former, without_asking(unit));
+        }
+    }
+
+    fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
+        match self.slot_of_unit(chunks, unit) {
+            Some(slot) => self.send(chunks, slot, unit),
+            // A command for a master as such (FUNCTION ...): its successor gets it with the topology's copy.
+            None => self.push(chunks, self.any().unwrap_or(former), unit),
+        }
+    }
+
+    /// Looks after everything that waits.
+    pub fn tick(&mut self, chunks: &mut Chunks, now_ms: u64) {
+        for index in 0..self.nodes.len() {
+            let target = &self.nodes[index];
+            let down = matches!(target.link, Link::Down { .. });
+            if down && !target.writer.is_idle() && !self.owns_anything(index) {
+                self.evacuate(chunks, index);
+            }
+        }
+        self.release_ready(chunks, now_ms);
+    }
+
+    fn owns_anything(&self, index: usize) -> bool {
+        self.is_single() || self.routes.contains(&(index as u16))
+    }
+
+    /// Releases every slot and unit whose wait is over.
+    pub(super) fn release_ready(&mut self, chunks: &mut Chunks, now_ms: u64) {
+        let mut due = Vec::new();
+        self.later.retain(|later| {
+            let wait = later.at_ms > now_ms;
+            if !wait {
+                due.push((later.target, later.unit));
+            }
+            wait
+        });
+        for (index, unit) in due {
+            self.push(chunks, index, unit);
+        }
+        let nodes = &self.nodes;
+        let answered_to = |index: usize| nodes[index].writer.answered_to();
+        let ready: Vec<Slot> = self
+            .parked
+            .iter()
+            .filter(|(_, parked)| parked.is_ready(now_ms, answered_to))
+            .map(|(slot, _)| *slot)
+            .collect();
+        for slot in ready {
+            self.release(chunks, slot, now_ms);
+        }
+    }
+
+    fn release(&mut self, chunks: &mut Chunks, slot: Slot, now_ms: u64) {
+        let Some(mut parked) = self.parked.remove(&slot) else {
+            return;
+        };
+        let owner = parked
+            .owner
+            .map_or_else(|| self.owner_by_topology(slot), |index| index as u16);
+        if owner == NOBODY {
+            parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
+            self.parked.insert(slot, parked);
+            self.hint = true;
+            return;
+        }
+        self.routes[usize::from(slot)] = owner;
+        self.reissue(chunks, parked, usize::from(owner));
+    }
+
+    fn reissue(&mut self, chunks: &mut Chunks, parked: Parked, owner: usize) {
+        let ask = parked.ask;
+        let (units, refused): (VecDeque<Unit>, usize) = parked.into_units();
+        for (place, unit) in units.into_iter().enumerate() {
+            match ask {
+                Some(other) if place < refused => {
+                    let asking = self.behind_asking(chunks, unit);
+                    self.push(chunks, other, asking);
+                }
+                _ => self.push(chunks, owner, unit),
+            }
+        }
+    }
+
+    /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
+    fn behind_asking(&mut self, chunks: &mut Chunks, unit: Unit) -> Unit {
+        let mut bytes = Vec::with_capacity(ASKING.len() + unit.range.len());
+        bytes.extend_from_slice(ASKING);
+        bytes.extend_from_slice(chunks.get(unit.range));
+        chunks.release(unit.range.chunk);
+        let built = self.build(chunks, unit.form, unit, |out| {
+            out.extend_from_slice(&bytes);
+            unit.frames as usize + 1
+        });
+        Unit {
+            asking: true,
+            end: unit.end,
+            again: unit.again,
+            ..built
+        }
+    }
+}
+
+/// The unit without the `ASKING` that was put before it.
+fn without_asking(mut unit: Unit) -> Unit {
+    if unit.asking {
+        unit.range.start += ASKING.len() as u32;
+        unit.frames -= 1;
+        unit.asking = false;
+    }
+    unit
+}
+
+/// How a refusal that will pass is counted; `None` for what will not.
+fn counted_as(kind: &ErrorKind) -> Option<ErrorCount> {
+    Some(match kind {
+        ErrorKind::Moved { .. } => ErrorCount::Moved,
+        ErrorKind::Ask { .. } => ErrorCount::Ask,
+        ErrorKind::TryAgain => ErrorCount::TryAgain,
+        ErrorKind::Loading => ErrorCount::Loading,
+        ErrorKind::ClusterDown => ErrorCount::ClusterDown,
+        ErrorKind::ReadOnly => ErrorCount::ReadOnly,
+        ErrorKind::OutOfMemory => ErrorCount::OutOfMemory,
+        ErrorKind::Busy => ErrorCount::Busy,
+        ErrorKind::MasterDown => ErrorCount::MasterDown,
+        ErrorKind::NoReplicas | ErrorKind::Misconf | ErrorKind::ExecAbort => {
+            ErrorCount::WritesPaused
+        }
+        ErrorKind::NoAuth | ErrorKind::NoPermission | ErrorKind::Other => return None,
+    })
+}
+
+/// Failures that say no more than that the effect is there already.
+fn is_harmless(text: &str, unit: Unit) -> bool {
+    // Sent before: whatever it fails with now, it may have succeeded then.
+    let built = unit.begin == unit.end;
+    unit.again
+        || text.starts_with("BUSYGROUP")
+        // FUNCTION DELETE reaches every lane, and each sends it to each master.
+        || text.starts_with("ERR Library not found")
+        // A stream written by elements, over one that holds them.
+        || (built && text.contains("equal or smaller than the target stream top item"))
+}

@@ -1,0 +1,650 @@
+//! The stream: commands found in the receive buffer, classified, and lent to the owners of their slots.
+//!
+//! The plain course, a data command with its keys in one slot, allocates nothing and copies nothing: the command
+//! joins the run of its neighbours for the same master, and the run is handed over as one range.
+//!
+//! ```text
+//! SET a | SET b | SET c | PING | MULTI SET d INCR d EXEC | ...
+//! [ run for master 1    ]        [ transaction, one unit ]
+//! ```
+//!
+//! A transaction is looked at whole, when its `EXEC` has come. One that touches several slots of a cluster is split
+//! into one per slot; one that holds what is no data command is taken apart.
+
+use std::collections::BTreeSet;
+
+use super::hold::Hold;
+use super::lane::{Lane, LaneConfig};
+use super::lookup::LookupQuestion;
+use super::options::DatabaseMap;
+use super::status::ErrorCount;
+use super::targets::Targets;
+use crate::command::{self, Command, FunctionOp, KeySpec, Kind, SlotOf, SlotOp};
+use crate::fault::{Fault, FaultKind};
+use crate::position::Offset;
+use crate::resp::{Frame, push_command, scan};
+use crate::slot::Slot;
+use crate::target::{Form, Unit};
+
+/// What the router must remember between commands.
+pub(super) struct Router {
+    /// The source's selected database.
+    database: u32,
+    /// Where its commands go; `None` if they are dropped.
+    target_database: Option<u32>,
+    open: Option<Open>,
+    /// Commands before this offset are taken one by one although they stand in a transaction.
+    apart_until: Offset,
+    /// Keys of the command at this offset, as the source told them.
+    pub told: Option<(Offset, SlotOf)>,
+    pub last_mapped: Option<(u32, Option<u32>)>,
+    /// Target databases that were written to.
+    pub used_databases: BTreeSet<u32>,
+}
+
+/// A transaction without its `EXEC`.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    frames: u32,
+    slot: Option<Slot>,
+    /// It touches more than one slot of a cluster.
+    several: bool,
+    /// It holds a command that is not plain data.
+    special: bool,
+}
+
+/// Neighbouring commands for one connection.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    slot: Slot,
+    route: u16,
+    start: u32,
+    frames: u32,
+    begin: Offset,
+}
+
+/// What a command asks for, without borrowing it.
+enum Step {
+    /// To the owner of the slot.
+    Slot(Slot),
+    /// Keys in several slots of a cluster.
+    Several,
+    /// To any one master.
+    Anywhere,
+    /// Counts in the offset only.
+    Skip,
+    /// The source wants to know how far we are.
+    AckWanted,
+    Select(u32),
+    Multi,
+    Exec,
+    Discard,
+    /// Remove all keys of this lane's slots, or of some of them.
+    Flush(Kind),
+    /// To every master, as built here.
+    Broadcast(Option<FunctionOp>),
+    Ask(LookupQuestion),
+}
+
+impl Router {
+    pub fn new() -> Self {
+        Self {
+            database: 0,
+            target_database: Some(0),
+            open: None,
+            apart_until: Offset::default(),
+            told: None,
+            last_mapped: None,
+            used_databases: BTreeSet::new(),
+        }
+    }
+}
+
+impl Lane {
+    /// Routes everything received, up to what is incomplete or must wait.
+    pub(super) fn route_on(&mut self) -> Result<(), Fault> {
+        if self.router.last_mapped.is_none() {
+            self.select(self.router.database)?;
+        }
+        let mut run = None;
+        let result = self.route_frames(&mut run);
+        self.flush_run(&mut run);
+        result
+    }
+
+    fn route_frames(&mut self, run: &mut Option<Run>) -> Result<(), Fault> {
+        while self.hold.is_none() {
+            let frame = match scan(self.intake.rest(&self.chunks)) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(()),
+                Err(error) => {
+                    return Err(Fault::new(
+                        FaultKind::Protocol,
+                        format!(
+                            "the stream at offset {} is no command: {error}",
+                            self.scanned
+                        ),
+                    ));
+                }
+            };
+            let length = frame.bytes().len();
+            let step = classify(
+                &frame,
+                &self.targets,
+                &self.router,
+                &self.config,
+                self.scanned,
+            )?;
+            if let Step::Slot(slot) = step
+                && self.router.open.is_none()
+                && self.router.target_database.is_some()
+            {
+                self.extend_run(run, slot, length);
+                continue;
+            }
+            self.special(run, step, length)?;
+        }
+        Ok(())
+    }
+
+    /// The plain course.
+    #[inline]
+    fn extend_run(&mut self, run: &mut Option<Run>, slot: Slot, length: usize) {
+        let route = self.targets.routes[usize::from(slot)];
+        let start = self.intake.cursor();
+        let begin = self.scanned;
+        self.commands += 1;
+        self.intake.scanned(length);
+        self.intake.close();
+        self.scanned = begin.advanced(length);
+        let connected = usize::from(route) < self.targets.len();
+        match run {
+            Some(open) if open.route == route && connected => open.frames += 1,
+            _ => {
+                // What this command is not part of ends before it.
+                if let Some(finished) = run.take() {
+                    self.send_run(finished, start, begin);
+                }
+                *run = Some(Run {
+                    slot,
+                    route,
+                    start,
+                    frames: 1,
+                    begin,
+                });
+                if !connected {
+                    // Each command of a parked slot is kept by itself.
+                    self.flush_run(run);
+                }
+            }
+        }
+    }
+
+    /// Hands the run over; it ends where the scan is.
+    fn flush_run(&mut self, run: &mut Option<Run>) {
+        if let Some(finished) = run.take() {
+            self.send_run(finished, self.intake.cursor(), self.scanned);
+        }
+    }
+
+    fn send_run(&mut self, run: Run, end: u32, end_offset: Offset) {
+        let range = self.intake.range(run.start, end);
+        self.chunks.hold(range.chunk);
+        let unit = Unit {
+            range,
+            form: Form::Command,
+            frames: run.frames,
+            begin: run.begin,
+            end: end_offset,
+            database: self
+                .router
+                .target_database
+                .expect("dropped commands form no run"),
+            asking: false,
+            again: false,
+        };
+        self.targets.send(&mut self.chunks, run.slot, unit);
+    }
+
+    /// Everything that is not the plain course. The command is `length` bytes at the intake's cursor.
+    fn special(&mut self, run: &mut Option<Run>, step: Step, length: usize) -> Result<(), Fault> {
+        if self.router.open.is_some() {
+            return self.inside_transaction(run, step, length);
+        }
+        self.flush_run(run);
+        let dropped = self.router.target_database.is_none();
+        let begin = self.scanned;
+        let apart = begin < self.router.apart_until;
+        let counts = !matches!(
+            step,
+            Step::Skip | Step::AckWanted | Step::Select(_) | Step::Ask(_)
+        );
+        if counts && dropped {
+            self.status.count(ErrorCount::DroppedDatabase);
+            // FLUSHALL and functions concern more than the selected database.
+            let global = matches!(step, Step::Flush(Kind::FlushAll) | Step::Broadcast(_));
+            if !global {
+                self.pass(length);
+                return Ok(());
+            }
+        }
+        match step {
+            Step::Skip => self.pass(length),
+            Step::AckWanted => {
+                self.ack_now = true;
+                self.pass(length);
+            }
+            Step::Select(database) => {
+                self.select(database)?;
+                self.pass(length);
+            }
+            Step::Multi if apart => self.pass(length),
+            Step::Multi => {
+                self.router.open = Some(Open {
+                    frames: 1,
+                    slot: None,
+                    several: false,
+                    special: false,
+                });
+                self.keep_open(length);
+            }
+            // The end of a transaction that was taken apart, or one that is not open: nothing to do.
+            Step::Exec | Step::Discard => self.pass(length),
+            Step::Slot(slot) => {
+                self.extend_run(run, slot, length);
+            }
+            Step::Several => self.split_command(length)?,
+            Step::Anywhere => self.send_anywhere(length),
+            Step::Flush(kind) => {
+                let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
+                self.commands += 1;
+                self.pass(length);
+                let database = self.router.target_database;
+                self.hold = Some(Hold::flush(begin, kind, bytes, database)?);
+                self.hold_on()?;
+            }
+            Step::Broadcast(op) => self.broadcast(op, length),
+            Step::Ask(question) => {
+                self.hold = Some(Hold::Lookup { begin });
+                self.question = Some(question);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the command at the cursor as done.
+    fn pass(&mut self, length: usize) {
+        self.intake.scanned(length);
+        self.intake.close();
+        self.scanned = self.scanned.advanced(length);
+    }
+
+    /// Takes the command at the cursor into the open transaction.
+    fn keep_open(&mut self, length: usize) {
+        self.intake.scanned(length);
+        self.scanned = self.scanned.advanced(length);
+    }
+
+    fn select(&mut self, database: u32) -> Result<(), Fault> {
+        self.router.database = database;
+        self.router.target_database =
+            self.router
+                .target_of(&self.config, &self.targets, database)?;
+        Ok(())
+    }
+
+    fn send_anywhere(&mut self, length: usize) {
+        let unit = self.unit_at_cursor(length, 1, Form::Command);
+        self.pass(length);
+        self.commands += 1;
+        if let Some(index) = self.targets.any() {
+            self.targets.push(&mut self.chunks, index, unit);
+        } else {
+            self.targets.send(&mut self.chunks, 0, unit);
+        }
+    }
+
+    fn unit_at_cursor(&mut self, length: usize, frames: u32, form: Form) -> Unit {
+        let start = self.intake.cursor();
+        let range = self.intake.range(start, start + length as u32);
+        self.chunks.hold(range.chunk);
+        Unit {
+            range,
+            form,
+            frames,
+            begin: self.scanned,
+            end: self.scanned.advanced(length),
+            database: self.router.target_database.unwrap_or(0),
+            asking: false,
+            again: false,
+        }
+    }
+
+    /// One command over several slots, as one command per slot.
+    fn split_command(&mut self, length: usize) -> Result<(), Fault> {
+        let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
+        let begin = self.scanned;
+        self.split_into_slots(&bytes, begin, |lane, slot, part| {
+            let database = lane.router.target_database.unwrap_or(0);
+            let chunks = &mut lane.chunks;
+            lane.targets.stage(chunks, slot, begin, database, |out| {
+                out.extend_from_slice(part);
+                1
+            });
+        })?;
+        self.status.count(ErrorCount::SplitCommands);
+        self.commands += 1;
+        self.pass(length);
+        Ok(())
+    }
+
+    fn split_into_slots(
+        &mut self,
+        bytes: &[u8],
+        at: Offset,
+        mut sink: impl FnMut(&mut Self, Slot, &[u8]),
+    ) -> Result<(), Fault> {
+        let frame = scan(bytes).ok().flatten().expect("scanned before");
+        let command = command::find(&frame).ok_or_else(|| cross_slot(&frame, at))?;
+        command::split_by_slot(&frame, command, |slot, part| sink(self, slot, part))
+            .map_err(|_| cross_slot(&frame, at))
+    }
+
+    fn broadcast(&mut self, op: Option<FunctionOp>, length: usize) {
+        let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
+        let frame = scan(&bytes).ok().flatten().expect("scanned before");
+        let (chunks, at) = (&mut self.chunks, self.scanned);
+        self.targets
+            .broadcast(chunks, at, 0, Form::Command, |out| match op {
+                // Every lane brings the same library to each master: the second time it is there already.
+                Some(FunctionOp::Load) => {
+                    let code = frame.args().last().unwrap_or_default();
+                    push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+                }
+                Some(FunctionOp::Restore) if frame.argc() == 3 || policy_is(&frame, b"APPEND") => {
+                    let payload = frame.arg(2).unwrap_or_default();
+                    push_command(out, &[b"FUNCTION", b"RESTORE", payload, b"REPLACE"]);
+                }
+                _ => out.extend_from_slice(frame.bytes()),
+            });
+        self.commands += 1;
+        self.pass(length);
+    }
+
+    // Transactions.
+
+    fn inside_transaction(
+        &mut self,
+        run: &mut Option<Run>,
+        step: Step,
+        length: usize,
+    ) -> Result<(), Fault> {
+        let cluster = !self.targets.is_single();
+        let open = self.router.open.as_mut().expect("checked by the caller");
+        match step {
+            Step::Exec => {
+                let open = *open;
+                self.router.open = None;
+                self.keep_open(length);
+                return self.close_transaction(run, open);
+            }
+            Step::Discard => {
+                self.router.open = None;
+                self.pass(length);
+                return Ok(());
+            }
+            Step::Ask(question) => {
+                let begin = Offset(self.scanned.0 - self.intake.open_bytes() as u64);
+                self.hold = Some(Hold::Lookup { begin });
+                self.question = Some(question);
+                return Ok(());
+            }
+            Step::Slot(slot) => match open.slot {
+                None => open.slot = Some(slot),
+                Some(other) => open.several |= other != slot,
+            },
+            Step::Several => open.several = true,
+            Step::Anywhere => open.special |= cluster,
+            // Talk of the source may stand anywhere; it must not reach the target.
+            Step::Skip | Step::AckWanted => open.special = true,
+            Step::Select(_) | Step::Multi | Step::Flush(_) | Step::Broadcast(_) => {
+                open.special = true;
+            }
+        }
+        open.frames += 1;
+        self.keep_open(length);
+        Ok(())
+    }
+
+    /// The scan stands behind the `EXEC`.
+    fn close_transaction(&mut self, run: &mut Option<Run>, open: Open) -> Result<(), Fault> {
+        let length = self.intake.open_bytes();
+        let begin = Offset(self.scanned.0 - length as u64);
+        let data = open.frames - 1;
+        if data == 0 {
+            self.intake.close();
+            return Ok(());
+        }
+        if open.special {
+            // Again from its start, command by command.
+            self.status.count(ErrorCount::SplitTransactions);
+            self.router.apart_until = self.scanned;
+            self.intake.reopen();
+            self.scanned = begin;
+            return Ok(());
+        }
+        self.commands += u64::from(data);
+        let Some(database) = self.router.target_database else {
+            self.status
+                .count_many(ErrorCount::DroppedDatabase, u64::from(data));
+            self.intake.close();
+            return Ok(());
+        };
+        debug_assert!(run.is_none(), "a run ends before a transaction opens");
+        if open.several {
+            let bytes = { self.chunks.get(self.intake.open_range()).to_vec() };
+            self.intake.close();
+            self.status.count(ErrorCount::SplitTransactions);
+            return self.split_transaction(&bytes, begin, database);
+        }
+        let range = self.intake.open_range();
+        self.chunks.hold(range.chunk);
+        let unit = Unit {
+            range,
+            form: Form::Transaction,
+            frames: open.frames + 1,
+            begin,
+            end: self.scanned,
+            database,
+            asking: false,
+            again: false,
+        };
+        self.intake.close();
+        self.targets
+            .send(&mut self.chunks, open.slot.unwrap_or(0), unit);
+        Ok(())
+    }
+
+    /// A transaction over several slots of a cluster, as one per slot.
+    fn split_transaction(
+        &mut self,
+        bytes: &[u8],
+        begin: Offset,
+        database: u32,
+    ) -> Result<(), Fault> {
+        let mut groups: Vec<(Slot, usize, Vec<u8>)> = Vec::new();
+        let mut rest = bytes;
+        while let Ok(Some(frame)) = scan(rest) {
+            rest = &rest[frame.bytes().len()..];
+            let Some(command) =
+                command::find(&frame).or_else(|| self.targets.learned.get(frame.verb()))
+            else {
+                continue;
+            };
+            if matches!(command.kind, Kind::Multi | Kind::Exec) {
+                continue;
+            }
+            let mut add = |slot: Slot, part: &[u8]| match groups.iter_mut().find(|g| g.0 == slot) {
+                Some((_, frames, group)) => {
+                    *frames += 1;
+                    group.extend_from_slice(part);
+                }
+                None => groups.push((slot, 1, part.to_vec())),
+            };
+            match self.targets.slot_of_frame(&frame) {
+                SlotOf::One(slot) => add(slot, frame.bytes()),
+                _ => command::split_by_slot(&frame, command, add)
+                    .map_err(|_| cross_slot(&frame, begin))?,
+            }
+        }
+        for (slot, frames, group) in groups {
+            let chunks = &mut self.chunks;
+            self.targets.stage(chunks, slot, begin, database, |out| {
+                if frames == 1 {
+                    out.extend_from_slice(&group);
+                    return 1;
+                }
+                push_command(out, &[b"MULTI"]);
+                out.extend_from_slice(&group);
+                push_command(out, &[b"EXEC"]);
+                frames + 2
+            });
+        }
+        Ok(())
+    }
+}
+
+fn policy_is(frame: &Frame<'_>, policy: &[u8]) -> bool {
+    frame
+        .arg(3)
+        .is_some_and(|arg| arg.eq_ignore_ascii_case(policy))
+}
+
+fn classify(
+    frame: &Frame<'_>,
+    targets: &Targets,
+    router: &Router,
+    config: &LaneConfig,
+    at: Offset,
+) -> Result<Step, Fault> {
+    let Some(command) = command::find(frame).or_else(|| targets.learned.get(frame.verb())) else {
+        return Ok(Step::Ask(LookupQuestion::Positions {
+            verb: frame.verb().to_vec(),
+        }));
+    };
+    if matches!(command.kind, Kind::Data) && command.key_is_first_argument() {
+        // The plain course: one key, the first argument.
+        if let Some(key) = frame.arg(1) {
+            return Ok(Step::Slot(targets.slot_of(key)));
+        }
+    }
+    match command.kind {
+        Kind::Data | Kind::Eval | Kind::ShardPublish => {
+            check_database_of_copy(frame, command, config)?;
+            by_keys(frame, command, targets, router, at)
+        }
+        Kind::Slots(SlotOp::RestoreAsking) => by_keys(frame, command, targets, router, at),
+        Kind::Slots(SlotOp::FlushSlot | SlotOp::SlotFlush) | Kind::FlushAll | Kind::FlushDb => {
+            Ok(Step::Flush(command.kind))
+        }
+        Kind::Slots(_) | Kind::NoEffect | Kind::Ping => Ok(Step::Skip),
+        Kind::Replconf => Ok(match frame.arg(1) {
+            Some(option) if option.eq_ignore_ascii_case(b"getack") => Step::AckWanted,
+            _ => Step::Skip,
+        }),
+        Kind::Select => command::database_of_select(frame)
+            .map(Step::Select)
+            .map_err(|error| Fault::new(FaultKind::Protocol, error.to_string())),
+        Kind::Multi => Ok(Step::Multi),
+        Kind::Exec => Ok(Step::Exec),
+        Kind::Discard => Ok(Step::Discard),
+        Kind::SwapDb | Kind::Move => databases_kept(config, targets, frame).map(|()| {
+            if command.kind == Kind::Move {
+                Step::Slot(0)
+            } else {
+                Step::Anywhere
+            }
+        }),
+        Kind::Function(op) => Ok(Step::Broadcast(Some(op))),
+        Kind::Script(_) => Ok(Step::Broadcast(None)),
+        Kind::Publish => Ok(Step::Anywhere),
+        Kind::Container => Ok(Step::Ask(LookupQuestion::Keys {
+            args: frame.args().map(<[u8]>::to_vec).collect(),
+        })),
+    }
+}
+
+/// Where a command goes by its keys.
+fn by_keys(
+    frame: &Frame<'_>,
+    command: &Command,
+    targets: &Targets,
+    router: &Router,
+    at: Offset,
+) -> Result<Step, Fault> {
+    let slot = if let Some((_, told)) = router.told.filter(|(offset, _)| *offset == at) {
+        told
+    } else if command.keys == KeySpec::AskSource {
+        return Ok(Step::Ask(LookupQuestion::Keys {
+            args: frame.args().map(<[u8]>::to_vec).collect(),
+        }));
+    } else {
+        command::one_slot(frame, command).map_err(|error| {
+            Fault::new(
+                FaultKind::UnknownCommand,
+                format!("at offset {at}: {error}"),
+            )
+        })?
+    };
+    Ok(match slot {
+        SlotOf::None => Step::Anywhere,
+        _ if targets.is_single() => Step::Slot(0),
+        SlotOf::One(slot) => Step::Slot(slot),
+        SlotOf::Several => Step::Several,
+    })
+}
+
+/// `COPY ... DB n` names a database by number, which a map would change.
+fn check_database_of_copy(
+    frame: &Frame<'_>,
+    command: &Command,
+    config: &LaneConfig,
+) -> Result<(), Fault> {
+    if command.name != "copy" {
+        return Ok(());
+    }
+    match command::database_of_copy(frame) {
+        Ok(None) => Ok(()),
+        Ok(Some(_)) if config.database_map == DatabaseMap::default() => Ok(()),
+        _ => Err(across_databases(frame)),
+    }
+}
+
+/// Commands over two databases pass only where both exist under their own number.
+fn databases_kept(config: &LaneConfig, targets: &Targets, frame: &Frame<'_>) -> Result<(), Fault> {
+    if targets.is_single() && config.database_map == DatabaseMap::default() {
+        Ok(())
+    } else {
+        Err(across_databases(frame))
+    }
+}
+
+fn across_databases(frame: &Frame<'_>) -> Fault {
+    Fault::new(
+        FaultKind::Database,
+        format!(
+            "{} works on two databases, which a cluster or --db-map does not allow; copy into a single server without --db-map",
+            command::describe(frame)
+        ),
+    )
+}
+
+fn cross_slot(frame: &Frame<'_>, at: Offset) -> Fault {
+    Fault::new(
+        FaultKind::CrossSlot,
+        format!(
+            "at offset {at}: {} has keys in several slots, which a cluster cannot apply as one; give the keys a common hash tag, or copy into a single server",
+            command::describe(frame)
+        ),
+    )
+}
