@@ -165,9 +165,8 @@ pub struct SourcePoll {
 pub struct LaneStatus {
     /// Number of the lane within this process, from 0; never used again.
     pub id: u32,
-    /// Node id of the source master, or its run id where there is no cluster.
-    pub node_id: String,
-    source: Mutex<String>,
+    /// Node id and `host:port` of the source master.
+    source: Mutex<(String, String)>,
     state: AtomicU8,
     replid: Mutex<String>,
     message: Mutex<String>,
@@ -207,8 +206,7 @@ impl LaneStatus {
     pub fn new(id: u32, node_id: String, source: String) -> Self {
         Self {
             id,
-            node_id,
-            source: Mutex::new(source),
+            source: Mutex::new((node_id, source)),
             state: AtomicU8::new(LaneState::Connecting as u8),
             replid: Mutex::default(),
             message: Mutex::default(),
@@ -240,9 +238,9 @@ impl LaneStatus {
         self.state.store(state as u8, Relaxed);
     }
 
-    /// The source moved to another address (failover).
-    pub fn set_source(&self, source: &str) {
-        source.clone_into(&mut locked(&self.source));
+    /// The lane follows another node from now on (failover), or the same one at another address.
+    pub fn set_source(&self, node_id: &str, source: &str) {
+        *locked(&self.source) = (node_id.into(), source.into());
     }
 
     /// The replication id that the offsets belong to.
@@ -297,7 +295,12 @@ impl LaneStatus {
 
     /// `host:port` of the source master.
     pub fn source(&self) -> String {
-        locked(&self.source).clone()
+        locked(&self.source).1.clone()
+    }
+
+    /// Node id of the source master ([`crate::topology::SINGLE_NODE_ID`] for a single server).
+    pub fn node_id(&self) -> String {
+        locked(&self.source).0.clone()
     }
 
     pub fn replid(&self) -> String {
