@@ -139,7 +139,7 @@ impl SideWatch {
         let (_, current) = cell.load();
         let answers = self.ask_masters(&current);
         if self.side == Side::Source {
-            publish_offsets(shared, &answers);
+            publish_offsets(shared, &current, &answers);
         }
         let found = match current.kind {
             TopologyKind::Single => self.find_single(&answers, &current),
@@ -362,12 +362,18 @@ fn receive(client: &mut Client, in_cluster: bool) -> Result<Answer, Fault> {
     })
 }
 
-fn publish_offsets(shared: &Shared, answers: &[(String, Answer)]) {
+/// A lane is found by the address that it follows, which a failover changes.
+fn publish_offsets(shared: &Shared, topology: &Topology, answers: &[(String, Answer)]) {
     let lanes = shared.lanes();
-    for lane in lanes.iter().filter(|lane| !lane.state().is_final()) {
-        let node_id = lane.node_id();
-        if let Some((_, answer)) = answers.iter().find(|(id, _)| *id == node_id) {
-            lane.set_poll(&answer.replid, answer.offset);
+    for (node_id, answer) in answers {
+        let Some(shard) = topology.shard_by_id(node_id) else {
+            continue;
+        };
+        let name = shard.master.name();
+        for lane in lanes.iter().filter(|lane| !lane.state().is_final()) {
+            if lane.source() == name {
+                lane.set_poll(&answer.replid, answer.offset);
+            }
         }
     }
 }

@@ -165,8 +165,9 @@ pub struct SourcePoll {
 pub struct LaneStatus {
     /// Number of the lane within this process, from 0; never used again.
     pub id: u32,
-    /// Node id and `host:port` of the source master.
-    source: Mutex<(String, String)>,
+    /// Node id of the master that the lane began with.
+    pub node_id: String,
+    source: Mutex<String>,
     state: AtomicU8,
     replid: Mutex<String>,
     message: Mutex<String>,
@@ -206,7 +207,8 @@ impl LaneStatus {
     pub fn new(id: u32, node_id: String, source: String) -> Self {
         Self {
             id,
-            source: Mutex::new((node_id, source)),
+            node_id,
+            source: Mutex::new(source),
             state: AtomicU8::new(LaneState::Connecting as u8),
             replid: Mutex::default(),
             message: Mutex::default(),
@@ -239,8 +241,8 @@ impl LaneStatus {
     }
 
     /// The lane follows another node from now on (failover), or the same one at another address.
-    pub fn set_source(&self, node_id: &str, source: &str) {
-        *locked(&self.source) = (node_id.into(), source.into());
+    pub fn set_source(&self, source: &str) {
+        source.clone_into(&mut locked(&self.source));
     }
 
     /// The replication id that the offsets belong to.
@@ -293,14 +295,9 @@ impl LaneStatus {
         LaneState::ALL[usize::from(self.state.load(Relaxed))]
     }
 
-    /// `host:port` of the source master.
+    /// `host:port` of the source master, as [`crate::topology::Node::name`] writes it.
     pub fn source(&self) -> String {
-        locked(&self.source).1.clone()
-    }
-
-    /// Node id of the source master ([`crate::topology::SINGLE_NODE_ID`] for a single server).
-    pub fn node_id(&self) -> String {
-        locked(&self.source).0.clone()
+        locked(&self.source).clone()
     }
 
     pub fn replid(&self) -> String {
