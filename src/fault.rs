@@ -106,6 +106,13 @@ pub enum ExitClass {
     Data = 5,
 }
 
+/// Which side of the replication a server is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    Source,
+    Target,
+}
+
 /// A fault: its kind, and one line that names the cause and the fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -138,6 +145,82 @@ impl Fault {
         self.message = format!("{who}: {}", self.message);
         self
     }
+}
+
+impl Side {
+    /// `source` or `target`, as in the names of options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Side::Source => "source",
+            Side::Target => "target",
+        }
+    }
+
+    /// How to give this side a password.
+    fn password_fix(self) -> String {
+        format!(
+            "put it in the URI, SLOTSTREAM_{}_PASSWORD or --{}-password-file",
+            self.name().to_uppercase(),
+            self.name()
+        )
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Fault {
+    /// The fault behind an error reply of the server called `server` (`host:port`): what it said, in our
+    /// words where the words are known, and what to do about it.
+    pub fn from_reply(side: Side, server: &str, reply: &str) -> Self {
+        let reply = reply.trim_start_matches('-').trim();
+        let kind = FaultKind::of_reply(reply);
+        let text = match kind {
+            FaultKind::NoPassword => {
+                format!("wants a password; {}", side.password_fix())
+            }
+            FaultKind::WrongPassword if reply.contains("without any password configured") => {
+                "has no password for the default user; leave it out or name an ACL user".into()
+            }
+            FaultKind::WrongPassword => {
+                format!("refuses the user or password; {}", side.password_fix())
+            }
+            FaultKind::NoPermission => missing_permission(side, reply),
+            FaultKind::Loading => "still loads its data; try again when it is done".into(),
+            FaultKind::Refused if reply.starts_with("DENIED") => {
+                "is in protected mode and takes only local connections; set a password for it, \
+                 or protected-mode no"
+                    .into()
+            }
+            FaultKind::OutOfMemory => format!("is out of memory; raise its maxmemory ({reply})"),
+            FaultKind::WritesPaused => format!("takes no writes now; {reply}"),
+            FaultKind::ClusterDown => format!("is in a cluster that does not serve; {reply}"),
+            FaultKind::ReadOnly => "is a replica and takes no writes; name its master".into(),
+            _ => format!("answered: {reply}"),
+        };
+        Self::new(kind, format!("{side} {server} {text}"))
+    }
+}
+
+/// `NOPERM` names what is missing between quotes from 6.0 on; keys and channels it does not name.
+fn missing_permission(side: Side, reply: &str) -> String {
+    let rule = match reply.split('\'').nth(1) {
+        Some(command) => format!("+{command}"),
+        None if reply.contains("key") => "~*".into(),
+        None if reply.contains("channel") => "&*".into(),
+        None => String::new(),
+    };
+    let all = match side {
+        Side::Source => "+psync +replconf +ping +info +command +cluster|nodes",
+        Side::Target => {
+            "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes +restore \
+             +flushall +flushdb +swapdb +publish"
+        }
+    };
+    format!("lacks a permission: ACL SETUSER <user> {rule} (in all it takes: {all})")
 }
 
 impl ExitClass {
@@ -204,8 +287,7 @@ impl FaultKind {
             "OOM" => FaultKind::OutOfMemory,
             "MISCONF" | "NOREPLICAS" => FaultKind::WritesPaused,
             "CROSSSLOT" => FaultKind::CrossSlot,
-            // Redis 6.0 answers AUTH on a server without ACLs or password with plain ERR.
-            "ERR" if error.contains("invalid password") => FaultKind::WrongPassword,
+            "ERR" if error.contains("without any password configured") => FaultKind::WrongPassword,
             "ERR" if error.contains("max number of clients") => FaultKind::Busy,
             _ => FaultKind::Refused,
         }
@@ -242,6 +324,41 @@ mod tests {
         for (reply, kind) in cases {
             assert_eq!(FaultKind::of_reply(reply), kind, "{reply}");
         }
+    }
+
+    #[test]
+    fn a_missing_permission_is_named_as_an_acl_rule() {
+        let cases = [
+            (
+                "-NOPERM this user has no permissions to run the 'psync' command or its subcommand",
+                "> +psync (",
+            ),
+            (
+                "NOPERM User u has no permissions to run the 'cluster|nodes' command",
+                "> +cluster|nodes (",
+            ),
+            ("NOPERM No permissions to access a key", "> ~* ("),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                "> ~* (",
+            ),
+        ];
+        for (reply, rule) in cases {
+            let fault = Fault::from_reply(Side::Source, "h:1", reply);
+            assert!(fault.message.contains(rule), "{fault}");
+            assert_eq!(fault.kind, FaultKind::NoPermission);
+        }
+    }
+
+    #[test]
+    fn a_wrong_password_names_the_option_of_its_side() {
+        let reply = "WRONGPASS invalid username-password pair or user is disabled.";
+        let fault = Fault::from_reply(Side::Target, "h:1", reply);
+        assert!(fault.message.contains("--target-password-file"), "{fault}");
+        assert!(
+            fault.message.contains("SLOTSTREAM_TARGET_PASSWORD"),
+            "{fault}"
+        );
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! slotstream: one live Redis or Valkey cluster as an exact, continuously updated copy of another.
 
 pub mod chunk;
+pub mod cli;
 pub mod command;
+pub mod control;
 pub mod engine;
 pub mod fault;
 pub mod limits;

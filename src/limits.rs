@@ -85,6 +85,46 @@ pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
 /// The deepest nesting of such a reply; `COMMAND INFO` with subcommands has 7.
 pub const MAX_CONTROL_REPLY_DEPTH: usize = 32;
 
+/// How long a control connection may take to be established, per address.
+pub const CONTROL_CONNECT_TIMEOUT_MS: u64 = 3_000;
+
+/// How long a server may take to answer a control command.
+pub const CONTROL_REPLY_TIMEOUT_MS: u64 = 5_000;
+
+/// How often topologies and source offsets are refreshed without a hint.
+pub const WATCH_INTERVAL_MS: u64 = 1_000;
+
+/// The shortest time between two refreshes, however many hints come.
+pub const WATCH_HINT_INTERVAL_MS: u64 = 50;
+
+/// How long a server may take to answer a poll of the watcher.
+pub const WATCH_REPLY_TIMEOUT_MS: u64 = 2_000;
+
+/// How many refreshes in a row may show an older view of a cluster before it is believed: the cluster
+/// was then reset, and its epochs start again.
+pub const WATCH_OLDER_VIEWS: u32 = 30;
+
+/// How long a node that could not be reached is left alone by the watcher.
+pub const WATCH_RETRY_MS: u64 = 3_000;
+
+/// How often the terminal and `--once` look at the lanes.
+pub const PROGRESS_INTERVAL_MS: u64 = 200;
+
+/// Over which time rates are taken.
+pub const RATE_WINDOW_MS: u64 = 1_000;
+
+/// How often a log line tells the state when there is no terminal.
+pub const LOG_INTERVAL_MS: u64 = 10_000;
+
+/// The most connections to the status page at a time.
+pub const MAX_STATUS_CONNECTIONS: usize = 64;
+
+/// Locked memory per executor below which glommio refuses to start, in bytes.
+pub const LOCKED_BYTES_PER_EXECUTOR: u64 = 512 * 1024;
+
+/// The largest password file, in bytes.
+pub const MAX_PASSWORD_BYTES: u64 = 4096;
+
 const _: () = assert!(MAX_MASTERS < u16::MAX as usize);
 // ---- rdb ----
 

@@ -97,6 +97,11 @@ impl LookupDesk {
         self.asked.notify_all();
     }
 
+    /// Whether [`LookupDesk::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.locked().closed
+    }
+
     fn locked(&self) -> MutexGuard<'_, Desk> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

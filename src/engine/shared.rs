@@ -28,10 +28,11 @@ pub struct Shared {
     bell: Bell,
 }
 
-/// Wakes the watcher. Rings that come while it works are one ring.
+/// Wakes the watchers. Each remembers how many rings it has seen, so that a ring reaches all of them, and rings
+/// that come while one works are one ring to it.
 #[derive(Debug, Default)]
 struct Bell {
-    rung: Mutex<bool>,
+    rings: Mutex<u64>,
     wake: Condvar,
 }
 
@@ -84,25 +85,25 @@ impl Shared {
     pub fn hint(&self) {
         *self
             .bell
-            .rung
+            .rings
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = true;
+            .unwrap_or_else(PoisonError::into_inner) += 1;
         self.bell.wake.notify_all();
     }
 
-    /// Waits for a hint, at most `limit`; whether there was one.
-    pub fn wait_for_hint(&self, limit: Duration) -> bool {
-        let rung = self
+    /// Waits for a hint after the `seen` first ones, at most `limit`; how many there were by then.
+    pub fn wait_for_hint(&self, seen: u64, limit: Duration) -> u64 {
+        let rings = self
             .bell
-            .rung
+            .rings
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        let (mut rung, _) = self
+        let (rings, _) = self
             .bell
             .wake
-            .wait_timeout_while(rung, limit, |rung| !*rung)
+            .wait_timeout_while(rings, limit, |rings| *rings == seen)
             .unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut rung)
+        *rings
     }
 
     /// Whether every lane that has not ended streams and has caught up, and there is one.
@@ -245,8 +246,8 @@ mod tests {
     fn a_hint_given_before_the_wait_is_not_lost() {
         let shared = shared();
         shared.hint();
-        assert!(shared.wait_for_hint(Duration::ZERO));
-        assert!(!shared.wait_for_hint(Duration::ZERO));
+        assert_eq!(shared.wait_for_hint(0, Duration::MAX), 1);
+        assert_eq!(shared.wait_for_hint(1, Duration::ZERO), 1);
     }
 
     #[test]

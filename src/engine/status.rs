@@ -165,7 +165,7 @@ pub struct SourcePoll {
 pub struct LaneStatus {
     /// Number of the lane within this process, from 0; never used again.
     pub id: u32,
-    /// Node id of the source master, or its run id where there is no cluster.
+    /// Node id of the master that the lane began with.
     pub node_id: String,
     source: Mutex<String>,
     state: AtomicU8,
@@ -240,7 +240,7 @@ impl LaneStatus {
         self.state.store(state as u8, Relaxed);
     }
 
-    /// The source moved to another address (failover).
+    /// The lane follows another node from now on (failover), or the same one at another address.
     pub fn set_source(&self, source: &str) {
         source.clone_into(&mut locked(&self.source));
     }
@@ -295,7 +295,7 @@ impl LaneStatus {
         LaneState::ALL[usize::from(self.state.load(Relaxed))]
     }
 
-    /// `host:port` of the source master.
+    /// `host:port` of the source master, as [`crate::topology::Node::name`] writes it.
     pub fn source(&self) -> String {
         locked(&self.source).clone()
     }

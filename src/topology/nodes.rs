@@ -68,6 +68,32 @@ pub fn myself(reply: &str) -> Option<&str> {
     })
 }
 
+/// How recent a view is. Config epochs only grow: a master that takes slots or is promoted gets one above
+/// all others, so a node that has not heard of it shows lower numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Epochs {
+    highest: u64,
+    /// Over all masters; settles ties while several changes spread.
+    sum: u64,
+}
+
+/// How recent the view in a reply is.
+pub fn epochs(reply: &str) -> Epochs {
+    let mut epochs = Epochs::default();
+    for line in reply.lines() {
+        let mut fields = line.split_ascii_whitespace().skip(2);
+        let is_master = fields
+            .next()
+            .is_some_and(|flags| flags.split(',').any(|f| f == "master"));
+        let epoch = fields.nth(3).and_then(|epoch| epoch.parse().ok());
+        if let (true, Some(epoch)) = (is_master, epoch) {
+            epochs.highest = epochs.highest.max(epoch);
+            epochs.sum = epochs.sum.saturating_add(epoch);
+        }
+    }
+    epochs
+}
+
 /// `None` for a node that nobody can be sent to: not yet met, or without an address.
 fn parse_line<'a>(text: &'a str, asked_host: &str) -> Result<Option<Line<'a>>, &'static str> {
     let mut fields = text.split_ascii_whitespace();
@@ -185,6 +211,13 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
             myself(REDIS_6),
             Some("e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca")
         );
+    }
+
+    #[test]
+    fn a_view_that_knows_of_a_newer_master_is_the_later_one() {
+        let newer = REDIS_6.replace(" 2 connected", " 5 connected");
+        assert!(epochs(&newer) > epochs(REDIS_6));
+        assert_eq!(epochs(REDIS_6), Epochs { highest: 3, sum: 6 });
     }
 
     #[test]

@@ -50,7 +50,6 @@ pub struct ServerInfo {
     /// New with each start of the process.
     pub run_id: String,
     pub cluster_enabled: bool,
-    pub sentinel: bool,
     pub role: Role,
     /// Where a replica's master is.
     pub master: Option<(String, u16)>,
@@ -74,8 +73,12 @@ pub struct ServerInfo {
 
 /// `INFO` lacks what every supported server tells.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("INFO has no readable field '{0}'")]
-pub struct InfoError(pub &'static str);
+pub enum InfoError {
+    #[error("INFO has no readable field '{0}'")]
+    Field(&'static str),
+    #[error("it is a Sentinel, which this version does not speak to; name the master itself")]
+    Sentinel,
+}
 
 impl Version {
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
@@ -148,37 +151,34 @@ impl RdbSupport {
 impl ServerInfo {
     /// Reads the text of `INFO` (all default sections).
     pub fn parse(info: &str) -> Result<Self, InfoError> {
-        let field = |name: &'static str| {
-            info.lines()
-                .filter_map(|line| line.trim_end().split_once(':'))
-                .find_map(|(key, value)| (key == name).then_some(value))
-        };
-        let needed = |name| field(name).ok_or(InfoError(name));
+        let field = |name| field(info, name);
+        let needed = |name| field(name).ok_or(InfoError::Field(name));
         let (flavour, version) = match field("valkey_version") {
             Some(version) => (Flavour::Valkey, version),
             None => (Flavour::Redis, needed("redis_version")?),
         };
+        let mode = field("redis_mode").or(field("server_mode"));
+        if mode == Some("sentinel") {
+            return Err(InfoError::Sentinel);
+        }
         let role = match needed("role")? {
             "master" => Role::Master,
             "slave" | "replica" => Role::Replica,
-            _ => return Err(InfoError("role")),
+            _ => return Err(InfoError::Field("role")),
         };
+        let (replid, offset) = replication_position(info)?;
         let port = field("master_port").and_then(|port| port.parse().ok());
-        let mode = field("redis_mode").or(field("server_mode"));
         Ok(Self {
             flavour,
-            version: Version::parse(version).ok_or(InfoError("redis_version"))?,
+            version: Version::parse(version).ok_or(InfoError::Field("redis_version"))?,
             run_id: needed("run_id")?.to_owned(),
             cluster_enabled: field("cluster_enabled") == Some("1") || mode == Some("cluster"),
-            sentinel: mode == Some("sentinel"),
             role,
             master: field("master_host").map(str::to_owned).zip(port),
             master_link_up: role == Role::Master || field("master_link_status") == Some("up"),
             replica_read_only: field("slave_read_only") == Some("1"),
-            replid: needed("master_replid")?.to_owned(),
-            offset: needed("master_repl_offset")?
-                .parse()
-                .map_err(|_| InfoError("master_repl_offset"))?,
+            replid,
+            offset,
             maxmemory_policy: field("maxmemory_policy").unwrap_or_default().to_owned(),
             maxmemory: field("maxmemory").and_then(|n| n.parse().ok()).unwrap_or(0),
             loading: field("loading") == Some("1"),
@@ -195,6 +195,21 @@ impl ServerInfo {
     pub fn keys(&self) -> u64 {
         self.keyspace.iter().map(|(_, keys)| keys).sum()
     }
+}
+
+/// `master_replid` and `master_repl_offset` of `INFO` or `INFO replication`.
+pub fn replication_position(info: &str) -> Result<(String, u64), InfoError> {
+    let needed = |name| field(info, name).ok_or(InfoError::Field(name));
+    let offset = needed("master_repl_offset")?.parse();
+    let offset = offset.map_err(|_| InfoError::Field("master_repl_offset"))?;
+    Ok((needed("master_replid")?.to_owned(), offset))
+}
+
+/// The value of `name:value`.
+fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines()
+        .filter_map(|line| line.trim_end().split_once(':'))
+        .find_map(|(key, value)| (key == name).then_some(value))
 }
 
 /// `db3:keys=12,expires=0,avg_ttl=0`.
@@ -242,8 +257,17 @@ mod tests {
     #[test]
     fn a_missing_field_is_named() {
         let text = REDIS_7.replace("run_id", "walk_id");
-        assert_eq!(ServerInfo::parse(&text), Err(InfoError("run_id")));
-        assert_eq!(ServerInfo::parse(""), Err(InfoError("redis_version")));
+        assert_eq!(ServerInfo::parse(&text), Err(InfoError::Field("run_id")));
+        assert_eq!(
+            ServerInfo::parse(""),
+            Err(InfoError::Field("redis_version"))
+        );
+    }
+
+    #[test]
+    fn a_sentinel_is_recognised() {
+        let text = "redis_version:7.0.15\r\nredis_mode:sentinel\r\nrun_id:1\r\n";
+        assert_eq!(ServerInfo::parse(text), Err(InfoError::Sentinel));
     }
 
     #[test]

@@ -1,0 +1,332 @@
+//! What was typed, read and checked.
+//!
+//! URIs are taken as text and parsed here rather than by clap, whose messages repeat the value: it may
+//! hold a password.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
+use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, SyncOptions};
+use crate::fault::{Fault, FaultKind, Side};
+use crate::topology::{Endpoint, Secret};
+
+#[derive(Debug, Parser)]
+#[command(name = "slotstream", version, about)]
+struct CommandLine {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The commands of this version.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Copy one live deployment into another and keep the copy current until told to stop
+    Sync(SyncArgs),
+}
+
+/// Options of `sync`, as typed.
+#[derive(Debug, Args)]
+pub struct SyncArgs {
+    /// Deployment to copy from: redis://[user:password@]host[:port][,host:port...], any node of a cluster or a
+    /// single server
+    #[arg(
+        long,
+        value_name = "URI",
+        env = "SLOTSTREAM_SOURCE",
+        hide_env_values = true
+    )]
+    source: String,
+
+    /// Deployment to write to, in the same form
+    #[arg(
+        long,
+        value_name = "URI",
+        env = "SLOTSTREAM_TARGET",
+        hide_env_values = true
+    )]
+    target: String,
+
+    /// File that holds the source's password (or SLOTSTREAM_SOURCE_PASSWORD, or in the URI)
+    #[arg(long, value_name = "FILE")]
+    source_password_file: Option<PathBuf>,
+
+    /// File that holds the target's password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
+    #[arg(long, value_name = "FILE")]
+    target_password_file: Option<PathBuf>,
+
+    /// Cores to use, for example 0,1 [default: all that this process may use]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    cores: Option<Vec<usize>>,
+
+    /// End with exit code 0 as soon as every lane has caught up
+    #[arg(long)]
+    once: bool,
+
+    /// Serve GET /status as JSON here
+    #[arg(long, value_name = "HOST:PORT")]
+    status_addr: Option<String>,
+
+    /// What to do when the target holds keys already
+    #[arg(long, value_enum, default_value = "keep")]
+    on_existing: ExistingArg,
+
+    /// Where numbered databases go: FROM:TO,... with * for all others and drop for nowhere, for example 1:0,*:drop
+    #[arg(long, value_name = "FROM:TO,...")]
+    db_map: Option<DatabaseMap>,
+
+    /// What to do when a write fails in a way that shows that target and source differ
+    #[arg(long, value_enum, default_value = "stop")]
+    on_divergence: DivergenceArg,
+
+    /// Name of this replication, shown in the status
+    #[arg(long, value_name = "NAME", default_value = "default")]
+    link: String,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ExistingArg {
+    /// Leave them; keys of the same name are overwritten
+    Keep,
+    /// Do not begin
+    Refuse,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum DivergenceArg {
+    /// End with a message that names the command
+    Stop,
+    /// Count it, log it, go on
+    Continue,
+}
+
+/// Why there is nothing to run.
+#[derive(Debug)]
+pub enum Exit {
+    /// Help or version was asked for.
+    Printed(String),
+    Refused(Fault),
+}
+
+/// Reads the arguments of the process.
+pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Command, Exit> {
+    match CommandLine::try_parse_from(args) {
+        Ok(line) => Ok(line.command),
+        Err(error) => Err(match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Exit::Printed(error.to_string()),
+            ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+                usage("a command is missing; try slotstream sync --help")
+            }
+            _ => usage(&one_line(&error.to_string())),
+        }),
+    }
+}
+
+/// clap's message up to its first empty line, on one line.
+fn one_line(message: &str) -> String {
+    let lines = message.lines().take_while(|line| !line.trim().is_empty());
+    let parts: Vec<&str> = lines.map(str::trim).collect();
+    let text = parts.join(" ");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    format!("{text}; see --help")
+}
+
+fn usage(text: &str) -> Exit {
+    Exit::Refused(Fault::new(FaultKind::Usage, text))
+}
+
+impl SyncArgs {
+    /// The options in types. `variable` reads an environment variable.
+    pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<SyncOptions, Fault> {
+        let source = endpoint(
+            Side::Source,
+            &self.source,
+            self.source_password_file.as_deref(),
+            &variable,
+        )?;
+        let target = endpoint(
+            Side::Target,
+            &self.target,
+            self.target_password_file.as_deref(),
+            &variable,
+        )?;
+        let asked = self.cores.as_deref();
+        if let Some(twice) = asked.and_then(first_repeat) {
+            let text = format!("--cores names core {twice} twice; name each once");
+            return Err(Fault::new(FaultKind::Usage, text));
+        }
+        if self.link.is_empty()
+            || self
+                .link
+                .chars()
+                .any(|c| c.is_control() || c.is_whitespace())
+        {
+            let text = "--link is empty or holds white space; use letters, digits, '-', '_'";
+            return Err(Fault::new(FaultKind::Usage, text));
+        }
+        Ok(SyncOptions {
+            link: self.link,
+            source,
+            target,
+            cores: choose_cores(asked, &allowed_cores()?)?,
+            once: self.once,
+            status_address: self.status_addr,
+            on_existing: match self.on_existing {
+                ExistingArg::Keep => OnExisting::Keep,
+                ExistingArg::Refuse => OnExisting::Refuse,
+            },
+            on_divergence: match self.on_divergence {
+                DivergenceArg::Stop => OnDivergence::Stop,
+                DivergenceArg::Continue => OnDivergence::Continue,
+            },
+            database_map: self.db_map.unwrap_or_default(),
+        })
+    }
+}
+
+/// A side's nodes and password: from the file, the URI or the environment, in this order.
+fn endpoint(
+    side: Side,
+    uri: &str,
+    password_file: Option<&Path>,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Result<Endpoint, Fault> {
+    let parsed = uri.parse();
+    let mut endpoint: Endpoint = parsed.map_err(|fault: Fault| fault.at(format!("--{side}")))?;
+    if let Some(database) = endpoint.database.filter(|&database| database != 0) {
+        let text = format!(
+            "--{side} names database {database}, but all databases are copied; leave the path out and use --db-map"
+        );
+        return Err(Fault::new(FaultKind::Usage, text));
+    }
+    let password = &mut endpoint.credentials.password;
+    match (password_file, &password) {
+        (Some(_), Some(_)) => {
+            let text =
+                format!("--{side} holds a password and --{side}-password-file is given; use one");
+            return Err(Fault::new(FaultKind::Usage, text));
+        }
+        (Some(path), None) => *password = Some(Secret::new(read_password_file(path)?)),
+        (None, Some(_)) => {}
+        (None, None) => {
+            let name = format!("SLOTSTREAM_{}_PASSWORD", side.name().to_uppercase());
+            *password = variable(&name)
+                .filter(|text| !text.is_empty())
+                .map(Secret::new);
+        }
+    }
+    if endpoint.credentials.user.is_some() && endpoint.credentials.password.is_none() {
+        // A user without password can exist (nopass); AUTH takes any password for it.
+        endpoint.credentials.password = Some(Secret::new(""));
+    }
+    Ok(endpoint)
+}
+
+fn first_repeat(cores: &[usize]) -> Option<usize> {
+    let repeats = cores.iter().enumerate();
+    repeats
+        .filter(|(index, core)| cores[..*index].contains(core))
+        .map(|(_, core)| *core)
+        .next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(line: &str, variables: &[(&str, &str)]) -> Result<SyncOptions, Fault> {
+        let args = line.split(' ').map(OsString::from);
+        match parse(args) {
+            Ok(Command::Sync(args)) => args.options(|name| {
+                let mut known = variables.iter();
+                known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
+            }),
+            Err(Exit::Refused(fault)) => Err(fault),
+            Err(Exit::Printed(text)) => panic!("printed {text}"),
+        }
+    }
+
+    const BOTH: &str = "slotstream sync --source redis://a:1 --target redis://u:pw@b";
+
+    #[test]
+    fn two_uris_suffice() {
+        let options = options(BOTH, &[]).expect("valid");
+        assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
+        assert_eq!(options.link, "default");
+        assert_eq!(options.on_existing, OnExisting::Keep);
+        assert_eq!(options.on_divergence, OnDivergence::Stop);
+        assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
+    }
+
+    #[test]
+    fn a_password_comes_from_the_environment_unless_the_uri_has_one() {
+        let variables = [
+            ("SLOTSTREAM_SOURCE_PASSWORD", "s"),
+            ("SLOTSTREAM_TARGET_PASSWORD", "t"),
+        ];
+        let options = options(BOTH, &variables).expect("valid");
+        let source = options.source.credentials.password.expect("set");
+        let target = options.target.credentials.password.expect("set");
+        assert_eq!((source.reveal(), target.reveal()), ("s", "pw"));
+    }
+
+    #[test]
+    fn every_usage_error_is_one_line_without_secrets() {
+        let cases = [
+            ("", "required arguments"),
+            (" --source redis://a:1", "--target"),
+            (
+                " --source redis://u:hunter2@a:x --target redis://b",
+                "--source: the URI has a port",
+            ),
+            (" --source redis://a/3 --target redis://b", "--db-map"),
+            (
+                " --source redis://a --target redis://b --cores 0,0",
+                "twice",
+            ),
+            (
+                " --source redis://a --target redis://b --cores zero",
+                "invalid value",
+            ),
+            (
+                " --source redis://a --target redis://b --db-map 1",
+                "no rule",
+            ),
+            (
+                " --source redis://a --target redis://b --on-existing maybe",
+                "invalid value",
+            ),
+            (
+                " --source redis://a --target redis://b --nonsense",
+                "unexpected argument",
+            ),
+            (
+                " --source redis://a --target redis://u:p@b --target-password-file f",
+                "use one",
+            ),
+        ];
+        for (tail, words) in cases {
+            let fault = options(&format!("slotstream sync{tail}"), &[]).expect_err(tail);
+            assert_eq!(fault.class().code(), 2, "{tail}");
+            assert!(fault.message.contains(words), "{tail}: {fault}");
+            assert!(!fault.message.contains('\n') && !fault.message.contains("hunter2"));
+        }
+    }
+
+    #[test]
+    fn a_core_that_does_not_exist_is_an_environment_fault() {
+        let fault = options(&format!("{BOTH} --cores 1000"), &[]).expect_err("no such core");
+        assert_eq!(fault.class().code(), 3);
+    }
+
+    #[test]
+    fn help_and_version_are_no_errors() {
+        for word in ["--help", "--version"] {
+            let args = ["slotstream", word].map(OsString::from);
+            assert!(matches!(parse(args), Err(Exit::Printed(_))));
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! The command line: arguments in, exit code out.
+//!
+//! Layer 5. [`args`] reads and checks what was typed, [`sync`] composes a replication, [`progress`] and
+//! [`summary`] show it.
+//!
+//! Exit codes: 0 done, 2 usage, 3 environment, 4 connection, 5 data, 128 + signal when ended at once by a signal.
+
+pub mod args;
+pub mod progress;
+pub mod signals;
+pub mod summary;
+pub mod sync;
+
+use std::process::ExitCode;
+
+use crate::engine::lanes::StartLanes;
+use crate::fault::Fault;
+
+/// Runs what the process's arguments ask for.
+pub fn run(start_lanes: StartLanes) -> ExitCode {
+    let command = match args::parse(std::env::args_os()) {
+        Ok(command) => command,
+        Err(args::Exit::Printed(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Err(args::Exit::Refused(fault)) => return refuse(&fault),
+    };
+    let args::Command::Sync(args) = command;
+    match sync::run(args, start_lanes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(fault) => refuse(&fault),
+    }
+}
+
+/// One line, and the code of the fault's class.
+fn refuse(fault: &Fault) -> ExitCode {
+    eprintln!("slotstream: {}", fault.message);
+    ExitCode::from(fault.class().code())
+}

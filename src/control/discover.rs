@@ -1,0 +1,134 @@
+//! From what the user typed to all masters of a deployment.
+//!
+//! Any node of a cluster will do: the first seed that answers is asked for all others. `CLUSTER NODES` comes
+//! first, on every version, because it names exact owners and open slots; `CLUSTER SHARDS` serves users
+//! whose ACL allows only that.
+
+use super::client::{Client, resolve};
+use crate::engine::options::Deployment;
+use crate::fault::{Fault, FaultKind, Side};
+use crate::topology::server::OLDEST_SUPPORTED;
+use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind, nodes, shards};
+
+/// What one node knows about its cluster.
+#[derive(Debug, Clone)]
+pub struct View {
+    pub topology: Topology,
+    /// How recent the view is; of two views of a cluster the greater is the later one.
+    pub epochs: nodes::Epochs,
+}
+
+/// Finds a deployment from the nodes named by the user, and asks every master about itself.
+pub fn discover(side: Side, endpoint: &Endpoint) -> Result<Deployment, Fault> {
+    let topology = from_seeds(side, endpoint)?;
+    let mut servers = Vec::new();
+    for shard in &topology.shards {
+        let node = &shard.master;
+        let mut client = Client::connect(side, &node.address, node.port, &endpoint.credentials)?;
+        let info = server_info(&mut client)?;
+        check_version(side, &client, &info)?;
+        if info.loading {
+            return Err(client.reply_fault("LOADING"));
+        }
+        if info.cluster_enabled != (topology.kind == TopologyKind::Cluster) {
+            return Err(client.shape_fault("INFO", "cluster mode differs from what was found"));
+        }
+        servers.push((node.id.clone(), info));
+    }
+    Ok(Deployment { topology, servers })
+}
+
+/// The topology according to the first seed that can tell. Of several failures the most telling one
+/// is reported: what a server answered goes before what the network did.
+pub fn from_seeds(side: Side, endpoint: &Endpoint) -> Result<Topology, Fault> {
+    let mut telling: Option<Fault> = None;
+    for (host, port) in &endpoint.seeds {
+        match from_seed(side, host, *port, endpoint) {
+            Ok(topology) => return Ok(topology),
+            Err(fault) => match &telling {
+                Some(known) if !is_network(known) || is_network(&fault) => {}
+                _ => telling = Some(fault),
+            },
+        }
+    }
+    let nobody = || Fault::new(FaultKind::NoTopology, format!("{side} names no node"));
+    Err(telling.unwrap_or_else(nobody))
+}
+
+fn is_network(fault: &Fault) -> bool {
+    use FaultKind::{ConnectionLost, Resolve, Unreachable};
+    matches!(fault.kind, Resolve | Unreachable | ConnectionLost)
+}
+
+fn from_seed(side: Side, host: &str, port: u16, endpoint: &Endpoint) -> Result<Topology, Fault> {
+    let mut client = Client::connect(side, host, port, &endpoint.credentials)?;
+    let info = server_info(&mut client)?;
+    check_version(side, &client, &info)?;
+    if !info.cluster_enabled {
+        return Ok(single(&client));
+    }
+    let view = view(&mut client)?;
+    Ok(resolved(side, view.topology))
+}
+
+/// The topology of a server without cluster mode, reached through `client`.
+pub fn single(client: &Client) -> Topology {
+    let mut topology = Topology::single(client.host(), client.port());
+    topology.resolve(|_| Some(client.ip().to_string()));
+    topology
+}
+
+/// What the node behind `client` knows about its cluster.
+pub fn view(client: &mut Client) -> Result<View, Fault> {
+    match client.text(&["CLUSTER", "NODES"]) {
+        Ok(text) => view_of_nodes(client, &text),
+        Err(fault) if fault.kind == FaultKind::NoPermission => view_of_shards(client).ok_or(fault),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The view in the text of `CLUSTER NODES`.
+pub fn view_of_nodes(client: &Client, text: &str) -> Result<View, Fault> {
+    let topology = nodes::parse(text, client.host())
+        .map_err(|error| client.shape_fault("CLUSTER NODES", error))?;
+    let epochs = nodes::epochs(text);
+    Ok(View { topology, epochs })
+}
+
+/// The view in `CLUSTER SHARDS`, where that command exists and is allowed.
+fn view_of_shards(client: &mut Client) -> Option<View> {
+    let reply = client.call(&["CLUSTER", "SHARDS"]).ok()?;
+    let topology = shards::parse(&reply, client.host()).ok()?;
+    let epochs = nodes::Epochs::default();
+    Some(View { topology, epochs })
+}
+
+/// The same topology with addresses for hosts that are names; names that do not resolve stay.
+pub fn resolved(side: Side, mut topology: Topology) -> Topology {
+    topology.resolve(|host| {
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            return None;
+        }
+        let addresses = resolve(side, host, 0).ok()?;
+        addresses.first().map(|address| address.ip().to_string())
+    });
+    topology
+}
+
+/// What the server behind `client` says about itself.
+pub fn server_info(client: &mut Client) -> Result<ServerInfo, Fault> {
+    let text = client.text(&["INFO"])?;
+    ServerInfo::parse(&text).map_err(|error| client.shape_fault("INFO", error))
+}
+
+fn check_version(side: Side, client: &Client, info: &ServerInfo) -> Result<(), Fault> {
+    let name = client.name();
+    if info.version < OLDEST_SUPPORTED {
+        let (flavour, version) = (info.flavour, info.version);
+        let text = format!(
+            "{side} {name} runs {flavour} {version}; {OLDEST_SUPPORTED} is the oldest that works"
+        );
+        return Err(Fault::new(FaultKind::ServerTooOld, text));
+    }
+    Ok(())
+}

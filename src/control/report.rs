@@ -1,0 +1,146 @@
+//! The status page's content. Field names and meanings are stable; fields may be added.
+//!
+//! | field | meaning |
+//! |---|---|
+//! | `link` | name of this replication |
+//! | `caught_up` | every lane streams, and the target has answered everything its source held at the last poll |
+//! | `uptime_seconds` | since the process began |
+//! | `lanes[].source` | `host:port` of the source master |
+//! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `streaming`, `reconnecting`, `stopping`, `stopped`, `failed` |
+//! | `lanes[].replid` | replication id that the offsets belong to |
+//! | `lanes[].received_offset` | bytes of the source's stream received |
+//! | `lanes[].acknowledged_offset` | of these, answered by the target |
+//! | `lanes[].lag_bytes` | bytes of the stream not yet answered, as far as the source's last polled offset |
+//! | `lanes[].lag_seconds` | age of the oldest command received and not yet answered |
+//! | `lanes[].snapshot.bytes_done` | bytes of the snapshot read |
+//! | `lanes[].snapshot.bytes_total` | its size; 0 when the source does not tell (diskless) |
+//! | `lanes[].snapshot.keys` | its keys acknowledged by the target |
+//! | `lanes[].commands` | commands of the stream acknowledged by the target |
+//! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
+//! | `lanes[].errors` | events by kind, only those that occurred |
+//! | `lanes[].full_syncs`, `lanes[].partial_syncs` | how often the source sent a snapshot, or resumed |
+//! | `lanes[].message` | the last fault, one line; empty when there was none |
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::engine::shared::Shared;
+use crate::engine::status::LaneStatus;
+
+/// The whole page.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub link: String,
+    pub caught_up: bool,
+    pub uptime_seconds: f64,
+    pub lanes: Vec<LaneReport>,
+}
+
+/// One lane.
+#[derive(Debug, Serialize)]
+pub struct LaneReport {
+    pub source: String,
+    pub state: &'static str,
+    pub replid: String,
+    pub received_offset: u64,
+    pub acknowledged_offset: u64,
+    pub lag_bytes: u64,
+    pub lag_seconds: f64,
+    pub snapshot: SnapshotReport,
+    pub commands: u64,
+    pub bytes: u64,
+    pub errors: BTreeMap<&'static str, u64>,
+    pub full_syncs: u64,
+    pub partial_syncs: u64,
+    pub message: String,
+}
+
+/// A lane's last snapshot.
+#[derive(Debug, Serialize)]
+pub struct SnapshotReport {
+    pub bytes_done: u64,
+    pub bytes_total: u64,
+    pub keys: u64,
+}
+
+impl Report {
+    /// The state at `now`.
+    pub fn of(shared: &Shared, now: Instant) -> Self {
+        let now_ms = shared.millis_at(now);
+        let lanes = shared.lanes();
+        Self {
+            link: shared.link.clone(),
+            caught_up: shared.caught_up(),
+            uptime_seconds: seconds(now_ms),
+            lanes: lanes
+                .iter()
+                .map(|lane| LaneReport::of(lane, now_ms))
+                .collect(),
+        }
+    }
+}
+
+impl LaneReport {
+    fn of(lane: &LaneStatus, now_ms: u64) -> Self {
+        // Acknowledged before received, so that a page never shows more answered than received.
+        let acknowledged_offset = lane.acknowledged_offset.load(Relaxed);
+        Self {
+            source: lane.source(),
+            state: lane.state().name(),
+            replid: lane.replid(),
+            received_offset: lane.received_offset.load(Relaxed),
+            acknowledged_offset,
+            lag_bytes: lane.lag_bytes(),
+            lag_seconds: seconds(lane.lag_ms(now_ms)),
+            snapshot: SnapshotReport {
+                bytes_done: lane.snapshot_bytes_done.load(Relaxed),
+                bytes_total: lane.snapshot_bytes_total.load(Relaxed),
+                keys: lane.snapshot_keys.load(Relaxed),
+            },
+            commands: lane.commands.load(Relaxed),
+            bytes: lane.bytes.load(Relaxed),
+            errors: lane.errors(),
+            full_syncs: lane.full_syncs.load(Relaxed),
+            partial_syncs: lane.partial_syncs.load(Relaxed),
+            message: lane.message(),
+        }
+    }
+}
+
+fn seconds(ms: u64) -> f64 {
+    ms as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::status::ErrorCount;
+    use crate::topology::Topology;
+    use std::time::Duration;
+
+    #[test]
+    fn the_page_has_exactly_the_documented_fields() {
+        let start = Instant::now();
+        let single = Topology::single;
+        let shared = Shared::new("l".into(), start, single("a", 1), single("b", 2));
+        let lane = shared.add_lane("single", "a:1");
+        lane.count(ErrorCount::Moved);
+        lane.set_oldest_unanswered(Some(500));
+        let report = Report::of(&shared, start + Duration::from_millis(2500));
+        let json = serde_json::to_value(&report).expect("plain data");
+        let expected = serde_json::json!({
+            "link": "l", "caught_up": false, "uptime_seconds": 2.5,
+            "lanes": [{
+                "source": "a:1", "state": "connecting", "replid": "", "received_offset": 0,
+                "acknowledged_offset": 0, "lag_bytes": 0, "lag_seconds": 2.0,
+                "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
+                "commands": 0, "bytes": 0, "errors": {"moved": 1},
+                "full_syncs": 0, "partial_syncs": 0, "message": "",
+            }],
+        });
+        assert_eq!(json, expected);
+    }
+}
