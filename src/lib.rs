@@ -8,6 +8,7 @@ pub mod limits;
 pub mod position;
 pub mod rdb;
 pub mod resp;
+pub mod runtime;
 pub mod slot;
 pub mod source;
 pub mod target;

@@ -133,3 +133,31 @@ pub const MAX_ARRIVALS: usize = 4096;
 
 /// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
 pub const PURGE_SCAN_COUNT: &[u8] = b"500";
+
+// The runtime (`runtime/`).
+
+/// How often a lane looks at what does not wake it: orders, topologies, retries, acknowledgements. Nothing on the path of
+/// a command waits for it.
+pub const TICK: std::time::Duration = std::time::Duration::from_millis(50);
+
+/// How long connecting may take.
+pub const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// How long a lane that was told to stop may take to finish what is in flight.
+pub const DRAIN_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Room for one read of replies: 13,000 times `+OK`.
+pub const REPLY_READ_BYTES: usize = 64 * 1024;
+
+/// Memory that glommio registers for direct IO, per ring; sockets need none of it.
+pub const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
+
+/// Entries of a ring: sockets of all lanes of a core that are polled at once, and a few more.
+pub const RING_DEPTH: usize = 128;
+
+/// How long a task may run before others of its core get their turn. With glommio's default of 100 ms, two lanes under
+/// full load on one core delay each other by up to that.
+pub const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_millis(1);
+
+/// The port that we tell the source to be listening on. Nothing listens there; it only shows in `INFO replication`.
+pub const SHOWN_PORT: u16 = 1;

@@ -45,8 +45,7 @@ impl Roster {
             TopologyKind::Cluster => topology.shard_by_id(&place.master.id),
         };
         // A master that is still one belongs to its lane before any heir is looked for.
-        let kept: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
-        let mut taken = kept.clone();
+        let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
         self.places.retain_mut(|place| {
             let heir = || {
                 let slot = place.slots.iter().next()?;

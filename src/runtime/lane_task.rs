@@ -1,0 +1,324 @@
+//! One lane's task: turns of reading, advancing, writing, until the lane is done.
+//!
+//! ```text
+//! turn:  timer -> dials that came through -> one read from the source -> replies of each target
+//!        -> advance -> writes to each target -> writes to the source
+//! ```
+//!
+//! A turn that found anything to do is followed by another after other tasks had their chance; one that found nothing
+//! waits for a socket or the timer. So at low rates each byte is passed on in the turn that its arrival wakes, without
+//! a timer on its way, and at high rates each turn moves as much as a read brings.
+
+use std::future::{Future, poll_fn};
+use std::io::IoSlice;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use glommio::timer::Timer;
+
+use super::connection::{Connection, dial};
+use crate::engine::lane::Lane;
+use crate::engine::lookup::LookupRequest;
+use crate::engine::shared::Shared;
+use crate::engine::status::LaneStatus;
+use crate::fault::{Fault, FaultKind, Policy};
+use crate::limits;
+use crate::topology::Node;
+
+/// What the supervisor tells a lane.
+pub(super) enum Order {
+    /// The source master is this node now.
+    Follow(Node),
+    /// There is nothing left to follow.
+    End,
+}
+
+type Dial = Pin<Box<dyn Future<Output = Result<Connection, Fault>>>>;
+
+/// One end of a lane: being dialled, connected, or neither.
+enum Socket {
+    None,
+    Dialing(Dial),
+    Up(Connection),
+}
+
+struct LaneTask {
+    lane: Lane,
+    status: Arc<LaneStatus>,
+    shared: Arc<Shared>,
+    orders: Receiver<Order>,
+    source: Socket,
+    targets: Vec<Socket>,
+    replies: Box<[u8]>,
+    timer: Timer,
+    target_version: u64,
+    /// When the lane was told to stop; it then has so long to finish.
+    stopping_since: Option<Instant>,
+}
+
+/// Runs a lane to its end, and leaves how it ended in its status.
+pub(super) async fn run(
+    lane: Lane,
+    status: Arc<LaneStatus>,
+    shared: Arc<Shared>,
+    orders: Receiver<Order>,
+) {
+    let mut task = LaneTask {
+        lane,
+        target_version: 0,
+        orders,
+        source: Socket::None,
+        targets: Vec::new(),
+        replies: vec![0; limits::REPLY_READ_BYTES].into(),
+        timer: Timer::new(Duration::ZERO),
+        stopping_since: None,
+        status: Arc::clone(&status),
+        shared,
+    };
+    loop {
+        match poll_fn(|cx| task.turn(cx)).await {
+            Ok(false) => glommio::executor().yield_if_needed().await,
+            Ok(true) => {
+                task.lane.finish();
+                return;
+            }
+            Err(fault) => {
+                status.fail(fault);
+                return;
+            }
+        }
+    }
+}
+
+impl LaneTask {
+    /// `Ready(Ok(true))`: done. `Ready(Ok(false))`: there may be more to do. Pending: wait.
+    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
+        match self.try_turn(cx) {
+            Err(fault) => Poll::Ready(Err(fault)),
+            Ok(_) if self.is_done() => Poll::Ready(Ok(true)),
+            Ok(true) => Poll::Ready(Ok(false)),
+            Ok(false) => Poll::Pending,
+        }
+    }
+
+    fn try_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
+        let now_ms = self.shared.millis_at(Instant::now());
+        let mut busy = self.tick_if_due(cx, now_ms)?;
+        busy |= self.dial(cx, now_ms)?;
+        busy |= self.read_source(cx, now_ms)?;
+        for index in 0..self.targets.len() {
+            busy |= self.read_target(cx, index, now_ms)?;
+        }
+        let advanced = self.lane.advance();
+        self.or_lose_source(advanced, now_ms)?;
+        for index in self.lane.take_cut() {
+            self.targets[index] = Socket::None;
+            busy = true;
+        }
+        for index in 0..self.targets.len() {
+            busy |= self.write_target(cx, index, now_ms)?;
+        }
+        busy |= self.write_source(cx, now_ms)?;
+        Ok(busy)
+    }
+
+    fn tick_if_due(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+        if Pin::new(&mut self.timer).poll(cx).is_pending() {
+            return Ok(false);
+        }
+        self.timer = Timer::new(limits::TICK);
+        self.hear_orders();
+        if self.shared.stop_requested() {
+            self.stop();
+        }
+        let version = self.shared.target.version();
+        if version != self.target_version {
+            let (version, topology) = self.shared.target.load();
+            self.target_version = version;
+            self.lane.adopt_target(&topology, now_ms);
+        }
+        for (_, answer) in self.shared.lookup.take_answers(self.status.id) {
+            self.lane.answer(answer)?;
+        }
+        if let Some(question) = self.lane.take_question() {
+            self.shared.lookup.ask(LookupRequest {
+                lane: self.status.id,
+                ticket: now_ms,
+                question,
+            });
+        }
+        let ticked = self.lane.tick(now_ms);
+        self.or_lose_source(ticked, now_ms)?;
+        if self.lane.take_hint() {
+            self.shared.hint();
+        }
+        Ok(true)
+    }
+
+    fn hear_orders(&mut self) {
+        loop {
+            match self.orders.try_recv() {
+                Ok(Order::Follow(node)) => self.lane.follow(node),
+                Ok(Order::End) | Err(TryRecvError::Disconnected) => return self.stop(),
+                Err(TryRecvError::Empty) => return,
+            }
+        }
+    }
+
+    fn stop(&mut self) {
+        self.lane.stop();
+        self.stopping_since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping_since
+            .is_some_and(|since| self.lane.is_done() || since.elapsed() > limits::DRAIN_TIMEOUT)
+    }
+
+    /// A fault of the source side: the connection is closed, and the lane decides whether to try again.
+    fn or_lose_source(&mut self, result: Result<(), Fault>, now_ms: u64) -> Result<(), Fault> {
+        let Err(fault) = result else { return Ok(()) };
+        self.source = Socket::None;
+        self.lane.source_lost(fault, now_ms)
+    }
+
+    fn lose_target(&mut self, index: usize, fault: Fault, now_ms: u64) -> Result<(), Fault> {
+        self.targets[index] = Socket::None;
+        self.lane.target_lost(index, fault, now_ms)
+    }
+
+    fn dial(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+        let mut busy = false;
+        if let Some((host, port)) = self.lane.dial_source(now_ms) {
+            self.source = Socket::Dialing(Box::pin(dial(host, port)));
+        }
+        if let Socket::Dialing(dialing) = &mut self.source
+            && let Poll::Ready(result) = dialing.as_mut().poll(cx)
+        {
+            busy = true;
+            match result {
+                Ok(connection) => {
+                    self.source = Socket::Up(connection);
+                    self.lane.source_connected();
+                }
+                Err(fault) => self.or_lose_source(Err(fault), now_ms)?,
+            }
+        }
+        while let Some((index, host, port)) = self.lane.dial_target(now_ms) {
+            self.targets
+                .resize_with(self.lane.target_count(), || Socket::None);
+            self.targets[index] = Socket::Dialing(Box::pin(dial(host, port)));
+        }
+        for index in 0..self.targets.len() {
+            if let Socket::Dialing(dialing) = &mut self.targets[index]
+                && let Poll::Ready(result) = dialing.as_mut().poll(cx)
+            {
+                busy = true;
+                match result {
+                    Ok(connection) => {
+                        self.targets[index] = Socket::Up(connection);
+                        self.lane.target_connected(index);
+                    }
+                    Err(fault) => self.lose_target(index, fault, now_ms)?,
+                }
+            }
+        }
+        Ok(busy)
+    }
+
+    fn read_source(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &mut self.source else {
+            return Ok(false);
+        };
+        let Some(space) = self.lane.source_space() else {
+            return Ok(false);
+        };
+        let result = match connection.poll_read(cx, space) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => Err(closed()),
+            Poll::Ready(Ok(count)) => self.lane.source_received(count, now_ms),
+            Poll::Ready(Err(error)) => Err(broken(&error)),
+        };
+        self.or_lose_source(result, now_ms)?;
+        Ok(true)
+    }
+
+    fn read_target(&mut self, cx: &mut Context<'_>, index: usize, now_ms: u64) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &mut self.targets[index] else {
+            return Ok(false);
+        };
+        let result = match connection.poll_read(cx, &mut self.replies) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(0)) => Err(closed()),
+            Poll::Ready(Ok(count)) => {
+                self.lane
+                    .target_received(index, &self.replies[..count], now_ms)
+            }
+            Poll::Ready(Err(error)) => Err(broken(&error)),
+        };
+        if let Err(fault) = result {
+            // What stops the lane is not a matter of this connection.
+            if fault.policy() == Policy::Stop {
+                return Err(fault);
+            }
+            self.lose_target(index, fault, now_ms)?;
+        }
+        Ok(true)
+    }
+
+    fn write_target(&mut self, cx: &mut Context<'_>, index: usize, now_ms: u64) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &mut self.targets[index] else {
+            return Ok(false);
+        };
+        let mut busy = false;
+        loop {
+            let mut pieces = [IoSlice::new(&[]); limits::MAX_PIECES];
+            let count = self.lane.target_gather(index, &mut pieces);
+            if count == 0 {
+                return Ok(busy);
+            }
+            match connection.poll_write(cx, &pieces[..count]) {
+                Poll::Pending => return Ok(busy),
+                Poll::Ready(Ok(written)) => self.lane.target_written(index, written),
+                Poll::Ready(Err(error)) => {
+                    self.lose_target(index, broken(&error), now_ms)?;
+                    return Ok(true);
+                }
+            }
+            busy = true;
+        }
+    }
+
+    fn write_source(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &mut self.source else {
+            return Ok(false);
+        };
+        let output = self.lane.source_output();
+        if output.is_empty() {
+            return Ok(false);
+        }
+        match connection.poll_write(cx, &[IoSlice::new(output)]) {
+            Poll::Pending => return Ok(false),
+            Poll::Ready(Ok(written)) => self.lane.source_written(written),
+            Poll::Ready(Err(error)) => self.or_lose_source(Err(broken(&error)), now_ms)?,
+        }
+        Ok(true)
+    }
+}
+
+fn closed() -> Fault {
+    Fault::new(
+        FaultKind::ConnectionLost,
+        "the connection was closed by the other side",
+    )
+}
+
+fn broken(error: &std::io::Error) -> Fault {
+    Fault::new(
+        FaultKind::ConnectionLost,
+        format!("the connection broke: {error}"),
+    )
+}
