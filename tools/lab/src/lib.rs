@@ -17,7 +17,9 @@
 
 pub mod client;
 pub mod cluster;
+pub mod compare;
 pub mod debian;
+pub mod load;
 pub mod resp;
 pub mod server;
 pub mod version;
@@ -25,6 +27,8 @@ pub mod wait;
 
 pub use client::{Client, Endpoint};
 pub use cluster::{Cluster, ClusterOptions};
+pub use compare::{CompareOptions, Diff, compare};
+pub use load::{LoadOptions, LoadReport, load};
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
 pub use version::{Family, Version, skipped, versions};

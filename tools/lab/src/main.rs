@@ -2,7 +2,10 @@
 
 use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
-use lab::{Cluster, ClusterOptions, Family, Server, ServerOptions, Version};
+use lab::{
+    Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
+    ServerOptions, Version,
+};
 use std::process::ExitCode;
 
 /// Real Redis and Valkey servers of several versions, side by side on loopback
@@ -41,6 +44,28 @@ enum Job {
         #[arg(long)]
         config: Vec<String>,
     },
+    /// Fill a deployment with data of every type
+    Load {
+        uri: String,
+        #[arg(long, default_value_t = 10_000)]
+        keys: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Vector sets too, where the server has them
+        #[arg(long)]
+        vector_sets: bool,
+    },
+    /// Compare two deployments key by key; exits with 1 where they differ
+    Compare {
+        first: String,
+        second: String,
+        /// How many differences to list
+        #[arg(long, default_value_t = 20)]
+        list: usize,
+        /// Leave out keys that begin with this; may be given several times
+        #[arg(long)]
+        ignore_prefix: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +99,38 @@ fn run(job: Job) -> Result<ExitCode> {
                 ..ServerOptions::default()
             };
             keep(&version, masters, replicas, server)
+        }
+        Job::Load {
+            uri,
+            keys,
+            seed,
+            vector_sets,
+        } => {
+            let options = LoadOptions {
+                keys,
+                seed,
+                vector_sets,
+                ..LoadOptions::default()
+            };
+            let report = lab::load(&mut Client::connect(&Endpoint::parse(&uri)?)?, &options)?;
+            println!("{} keys with {} commands", report.keys, report.commands);
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::Compare {
+            first,
+            second,
+            list,
+            ignore_prefix,
+        } => {
+            let options = CompareOptions {
+                listed: list,
+                ignored_prefixes: ignore_prefix.into_iter().map(String::into_bytes).collect(),
+                ..CompareOptions::default()
+            };
+            let (first, second) = (Endpoint::parse(&first)?, Endpoint::parse(&second)?);
+            let diff = lab::compare(&first, &second, &options)?;
+            println!("{diff}");
+            Ok(ExitCode::from(u8::from(!diff.is_equal())))
         }
     }
 }
