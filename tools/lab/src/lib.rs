@@ -20,19 +20,23 @@ pub mod cluster;
 pub mod compare;
 pub mod debian;
 pub mod load;
+pub mod proxy;
 pub mod resp;
 pub mod server;
 pub mod version;
 pub mod wait;
+pub mod writers;
 
 pub use client::{Client, Endpoint};
 pub use cluster::{Cluster, ClusterOptions};
 pub use compare::{CompareOptions, Diff, compare};
 pub use load::{LoadOptions, LoadReport, load};
+pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
 pub use version::{Family, Version, skipped, versions};
 pub use wait::wait_until;
+pub use writers::{WriterOptions, WriterReport, Writers};
 
 /// What everything fallible in the lab returns: it is a tool, and its errors are read by people.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

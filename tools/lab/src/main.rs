@@ -4,9 +4,10 @@ use anyhow::{Context, Result, anyhow};
 use clap::{Parser, Subcommand};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
-    ServerOptions, Version,
+    ServerOptions, Version, WriterOptions, Writers,
 };
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Real Redis and Valkey servers of several versions, side by side on loopback
 #[derive(Parser)]
@@ -54,6 +55,20 @@ enum Job {
         /// Vector sets too, where the server has them
         #[arg(long)]
         vector_sets: bool,
+    },
+    /// Write a random mix of every kind of command
+    Write {
+        uri: String,
+        /// Commands a second
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Also touch the keys that `load --keys N` wrote
+        #[arg(long, default_value_t = 0)]
+        loaded_keys: usize,
     },
     /// Compare two deployments key by key; exits with 1 where they differ
     Compare {
@@ -115,6 +130,28 @@ fn run(job: Job) -> Result<ExitCode> {
             let report = lab::load(&mut Client::connect(&Endpoint::parse(&uri)?)?, &options)?;
             println!("{} keys with {} commands", report.keys, report.commands);
             Ok(ExitCode::SUCCESS)
+        }
+        Job::Write {
+            uri,
+            rate,
+            seconds,
+            seed,
+            loaded_keys,
+        } => {
+            let options = WriterOptions {
+                seed,
+                commands_per_second: rate,
+                loaded: Some(LoadOptions {
+                    keys: loaded_keys,
+                    ..LoadOptions::default()
+                }),
+                ..WriterOptions::default()
+            };
+            let writers = Writers::start(&Endpoint::parse(&uri)?, &options)?;
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+            let report = writers.stop()?;
+            println!("{report}");
+            Ok(ExitCode::from(u8::from(!report.errors.is_empty())))
         }
         Job::Compare {
             first,

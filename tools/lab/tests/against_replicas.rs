@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use lab::{
-    Client, CompareOptions, LoadOptions, Server, ServerOptions, Version, compare, load, versions,
-    wait_until,
+    Client, CompareOptions, LoadOptions, Server, ServerOptions, Version, WriterOptions, Writers,
+    compare, load, versions, wait_until,
 };
 use std::time::Duration;
 
@@ -53,6 +53,45 @@ fn a_stock_replica_equals_its_master_and_a_changed_one_does_not() -> Result<()> 
             (1, 1),
             "{version}: {diff}"
         );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_stock_replica_equals_its_master_after_live_writes() -> Result<()> {
+    for version in versions() {
+        println!("{version}");
+        let (master, replica) = master_and_replica(&version)?;
+        let loaded = LoadOptions {
+            keys: 500,
+            big_keys: false,
+            ..LoadOptions::default()
+        };
+        load(&mut Client::connect(&master.endpoint())?, &loaded)?;
+        let options = WriterOptions {
+            commands_per_second: 10_000,
+            key_groups: 20,
+            loaded: Some(loaded),
+            ..WriterOptions::default()
+        };
+        let writers = Writers::start(&master.endpoint(), &options)?;
+        wait_until(Duration::from_secs(60), "20,000 commands", || {
+            Ok(writers.commands_so_far() >= 20_000)
+        })?;
+        let report = writers.stop()?;
+        assert!(report.errors.is_empty(), "{version}: {report}");
+        assert!(
+            report.expected_errors < report.commands / 10,
+            "{version}: {report:?}"
+        );
+        wait_until_in_step(&master, &replica)?;
+        let diff = compare(
+            &master.endpoint(),
+            &replica.endpoint(),
+            &CompareOptions::default(),
+        )?;
+        assert!(diff.is_equal(), "{version}: {diff}");
+        assert!(diff.keys > 500, "{version}: {diff}");
     }
     Ok(())
 }
