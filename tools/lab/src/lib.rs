@@ -11,6 +11,7 @@
 //! - [`writers`]: live traffic, every kind of write command in a random mix.
 //! - [`compare`]: two deployments of any shape, key by key.
 //! - [`proxy`]: a TCP proxy that pauses, cuts, delays and slows down.
+//! - [`slotstream`]: runs the program itself and watches its status page.
 //!
 //! Everything that is random comes from a seed. Everything that is started dies with the process that
 //! started it, also when that is killed.
@@ -23,6 +24,7 @@ pub mod load;
 pub mod proxy;
 pub mod resp;
 pub mod server;
+pub mod slotstream;
 pub mod version;
 pub mod wait;
 pub mod writers;
@@ -34,6 +36,7 @@ pub use load::{LoadOptions, LoadReport, load};
 pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
+pub use slotstream::Slotstream;
 pub use version::{Family, Version, skipped, versions};
 pub use wait::wait_until;
 pub use writers::{WriterOptions, WriterReport, Writers};

@@ -269,12 +269,17 @@ fn write_key(
     }
 }
 
+/// Whether the key of this number expires soon after it was loaded.
+pub fn lives_for_seconds(number: usize) -> bool {
+    number % 30 == 8 && number % 7 != 3
+}
+
 /// One key in seven lives for hours, one in thirty for seconds, one in fifty until the year 2100.
 fn write_ttl(batch: &mut Batch, random: &mut Rng, key: &[u8], number: usize) -> Result<()> {
     const YEAR_2100_MS: i64 = 4_102_444_800_000;
     let (verb, time_ms) = match number {
         _ if number % 7 == 3 => ("PEXPIRE", random.i64(3_600_000..90_000_000)),
-        _ if number % 30 == 8 => ("PEXPIRE", random.i64(2_000..20_000)),
+        _ if lives_for_seconds(number) => ("PEXPIRE", random.i64(2_000..20_000)),
         _ if number % 50 == 9 => ("PEXPIREAT", YEAR_2100_MS + random.i64(0..1000)),
         _ => return Ok(()),
     };

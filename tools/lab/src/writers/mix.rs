@@ -4,7 +4,7 @@
 //! Each name stands for one type throughout, so a WRONGTYPE is an error of the mix.
 
 use super::WriterOptions;
-use crate::load::{Kind, key_name};
+use crate::load::{Kind, key_name, lives_for_seconds};
 use crate::resp::Command;
 use crate::version::Family;
 use fastrand::Rng;
@@ -22,11 +22,13 @@ pub struct Mix {
     groups: usize,
     loaded: Vec<Kind>,
     loaded_keys: usize,
+    short_lives: bool,
 }
 
 /// The commands under construction for one group of keys.
 struct Group<'a> {
     tag: String,
+    short_lives: bool,
     random: &'a mut Rng,
     commands: &'a mut Vec<Command>,
 }
@@ -68,9 +70,10 @@ impl Group<'_> {
         bytes
     }
 
-    /// Milliseconds to live: mostly short.
+    /// Milliseconds to live: half of them short, unless nothing may be.
     fn lifetime_ms(&mut self) -> u32 {
         match self.random.u8(0..4) {
+            _ if !self.short_lives => self.random.u32(100_000..1_000_000),
             0 => self.random.u32(50..1000),
             1 => self.random.u32(1000..5000),
             _ => self.random.u32(100_000..1_000_000),
@@ -87,6 +90,7 @@ impl Mix {
             groups: options.key_groups.max(1),
             loaded: Kind::of(family, loaded.is_some_and(|loaded| loaded.vector_sets)),
             loaded_keys: loaded.map_or(0, |loaded| loaded.keys),
+            short_lives: options.short_lives,
         }
     }
 
@@ -100,6 +104,7 @@ impl Mix {
         let choice = self.random.u8(0..24);
         let mut group = Group {
             tag,
+            short_lives: self.short_lives,
             random: &mut self.random,
             commands,
         };
@@ -132,6 +137,7 @@ impl Mix {
         let newer = self.family.has_redis_7_commands();
         let mut group = Group {
             tag,
+            short_lives: self.short_lives,
             random: &mut self.random,
             commands: &mut commands,
         };
@@ -157,7 +163,11 @@ impl Mix {
         let number = self.random.usize(0..self.loaded_keys);
         let kind = self.loaded[number % self.loaded.len()];
         let key = key_name(kind, number);
-        let number = self.random.u32(0..1000).to_string();
+        let short_lived = kind == Kind::HashWithFieldTtl || lives_for_seconds(number);
+        if short_lived && !self.short_lives {
+            return;
+        }
+        let number = self.random.u32(100..1000).to_string();
         let number = number.as_bytes();
         let typed: &[&[u8]] = match kind {
             Kind::List | Kind::ListOfLargeElements => &[b"RPUSH", &key, number],

@@ -32,6 +32,9 @@ pub struct WriterOptions {
     pub key_groups: usize,
     /// With what [`crate::load`] filled the target: some commands go to those keys.
     pub loaded: Option<LoadOptions>,
+    /// Keys and fields that live for fractions of a second, and writes to loaded keys that live for a few.
+    /// Whoever applies these writes late can find a key gone that was prolonged in time.
+    pub short_lives: bool,
 }
 
 impl Default for WriterOptions {
@@ -42,6 +45,7 @@ impl Default for WriterOptions {
             commands_per_second: 2_000,
             key_groups: 300,
             loaded: None,
+            short_lives: true,
         }
     }
 }
