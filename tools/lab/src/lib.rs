@@ -37,7 +37,7 @@ pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
 pub use slotstream::Slotstream;
-pub use version::{Family, Version, skipped, versions};
+pub use version::{Family, Version, skipped, version_or_skip, versions};
 pub use wait::wait_until;
 pub use writers::{WriterOptions, WriterReport, Writers};
 

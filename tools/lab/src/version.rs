@@ -4,6 +4,7 @@ use crate::Result;
 use crate::debian;
 use anyhow::{Context, anyhow};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -214,6 +215,25 @@ pub fn versions() -> Vec<Version> {
 /// The families that cannot be started here, each with the reason.
 pub fn skipped() -> Vec<(Family, String)> {
     inventory().skipped.clone()
+}
+
+/// The version of a family, for a test that is passed over where it is not available: says so past the
+/// test harness, which would swallow what a passing test prints.
+pub fn version_or_skip(family: Family) -> Option<Version> {
+    let inventory = inventory();
+    let found = inventory
+        .available
+        .iter()
+        .find(|version| version.family() == family);
+    if found.is_none() {
+        let mut reasons = inventory.skipped.iter();
+        let reason = reasons
+            .find_map(|(skipped, reason)| (*skipped == family).then_some(reason.as_str()))
+            .unwrap_or_default();
+        // Without a terminal or file behind stderr there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {family}: {reason}");
+    }
+    found.cloned()
 }
 
 struct Inventory {
