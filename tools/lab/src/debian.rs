@@ -76,6 +76,11 @@ pub fn unpack_all() -> Vec<(Family, Result<Version>)> {
         .collect()
 }
 
+/// The unpacked server of one family.
+pub fn unpack_one(family: Family) -> Result<Version> {
+    unpack(family, &mut None)
+}
+
 fn unpack(family: Family, fetcher: &mut Option<Fetcher>) -> Result<Version> {
     let home = lab_directory()?.join("servers").join(family.name());
     if !home.exists() {

@@ -12,6 +12,7 @@
 //! - [`compare`]: two deployments of any shape, key by key.
 //! - [`proxy`]: a TCP proxy that pauses, cuts, delays and slows down.
 //! - [`slotstream`]: runs the program itself and watches its status page.
+//! - [`quickstart`]: a first look at the program, for a newcomer at a terminal.
 //!
 //! Everything that is random comes from a seed. Everything that is started dies with the process that
 //! started it, also when that is killed.
@@ -22,6 +23,7 @@ pub mod compare;
 pub mod debian;
 pub mod load;
 pub mod proxy;
+pub mod quickstart;
 pub mod resp;
 pub mod server;
 pub mod slotstream;
@@ -37,7 +39,7 @@ pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
 pub use slotstream::Slotstream;
-pub use version::{Family, Version, skipped, version_or_skip, versions};
+pub use version::{Family, Version, skipped, version, version_or_skip, versions};
 pub use wait::wait_until;
 pub use writers::{WriterOptions, WriterReport, Writers};
 

@@ -1,11 +1,12 @@
 //! `lab`: the servers of the tests, by hand.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
     ServerOptions, Version, WriterOptions, Writers,
 };
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -20,12 +21,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Job {
     /// List the versions that can be started here; fetches what is missing
+    #[command(alias = "unpack")]
     Versions,
     /// Start a cluster, print its URI, and keep it until this process ends
     Cluster {
         /// Such as redis-7.0 or valkey-9; the newest that is available if not given
         #[arg(long)]
-        version: Option<String>,
+        version: Option<Family>,
         /// 0 starts a single server that is no cluster
         #[arg(long, default_value_t = 3)]
         masters: usize,
@@ -81,6 +83,20 @@ enum Job {
         #[arg(long)]
         ignore_prefix: Vec<String>,
     },
+    /// Replicate one live cluster into another before your eyes
+    Quickstart {
+        /// The slotstream program
+        #[arg(long)]
+        program: PathBuf,
+        /// The newest that can be fetched if not given
+        #[arg(long)]
+        version: Option<Family>,
+        #[arg(long, default_value_t = 20_000)]
+        keys: usize,
+        /// How long to go on after the copy
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
 }
 
 fn main() -> ExitCode {
@@ -105,7 +121,12 @@ fn run(job: Job) -> Result<ExitCode> {
             diskless,
             config,
         } => {
-            let version = version_named(version.as_deref())?;
+            let version = match version {
+                Some(family) => lab::version(family)?,
+                None => lab::versions()
+                    .pop()
+                    .context("no version is available here")?,
+            };
             let server = ServerOptions {
                 port,
                 password,
@@ -169,6 +190,20 @@ fn run(job: Job) -> Result<ExitCode> {
             println!("{diff}");
             Ok(ExitCode::from(u8::from(!diff.is_equal())))
         }
+        Job::Quickstart {
+            program,
+            version,
+            keys,
+            seconds,
+        } => {
+            lab::quickstart::run(&lab::quickstart::Options {
+                program,
+                family: version,
+                keys,
+                live: Duration::from_secs(seconds),
+            })?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
 }
 
@@ -205,31 +240,4 @@ fn keep(
     loop {
         std::thread::park();
     }
-}
-
-/// The version of that name, or the newest.
-fn version_named(name: Option<&str>) -> Result<Version> {
-    let mut versions = lab::versions();
-    let Some(name) = name else {
-        return versions.pop().context("no version is available here");
-    };
-    let family = Family::from_name(name).ok_or_else(|| {
-        let names: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
-        anyhow!(
-            "no version is called {name}: there are {}",
-            names.join(", ")
-        )
-    })?;
-    versions
-        .into_iter()
-        .find(|version| version.family() == family)
-        .ok_or_else(|| {
-            let skipped = lab::skipped()
-                .into_iter()
-                .find(|(other, _)| *other == family);
-            anyhow!(
-                "{family} is not available: {}",
-                skipped.unwrap_or((family, String::new())).1
-            )
-        })
 }

@@ -20,7 +20,8 @@ pub struct Slotstream {
     child: Child,
     source: Endpoint,
     status_address: String,
-    log: PathBuf,
+    /// Where its output goes, unless that is shown.
+    log: Option<PathBuf>,
 }
 
 impl Slotstream {
@@ -31,20 +32,39 @@ impl Slotstream {
         target: &Endpoint,
         arguments: &[&str],
     ) -> Result<Slotstream> {
-        let port = free_port()?;
-        let status_address = format!("127.0.0.1:{port}");
-        let name = format!("slotstream-lab-{}-sync-{port}.log", std::process::id());
+        let name = format!(
+            "slotstream-lab-{}-sync-{}.log",
+            std::process::id(),
+            fastrand::u64(..)
+        );
         let log = std::env::temp_dir().join(name);
-        let file = File::create(&log)?;
+        Slotstream::spawn(program, source, target, arguments, Some(log))
+    }
+
+    /// The same with its output where this process's goes, so that somebody can watch.
+    pub fn start_shown(program: &Path, source: &Endpoint, target: &Endpoint) -> Result<Slotstream> {
+        Slotstream::spawn(program, source, target, &[], None)
+    }
+
+    fn spawn(
+        program: &Path,
+        source: &Endpoint,
+        target: &Endpoint,
+        arguments: &[&str],
+        log: Option<PathBuf>,
+    ) -> Result<Slotstream> {
+        let status_address = format!("127.0.0.1:{}", free_port()?);
         let mut command = Command::new(program);
         command
             .args(["sync", "--source", &source.to_string()])
             .args(["--target", &target.to_string()])
             .args(["--status-addr", &status_address])
             .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone()?)
-            .stderr(file);
+            .stdin(Stdio::null());
+        if let Some(log) = &log {
+            let file = File::create(log)?;
+            command.stdout(file.try_clone()?).stderr(file);
+        }
         let child = spawn_for_life(command)
             .with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Slotstream {
@@ -57,7 +77,9 @@ impl Slotstream {
 
     /// All that it has printed so far.
     pub fn output(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
+        let log = self.log.as_ref();
+        log.and_then(|log| fs::read_to_string(log).ok())
+            .unwrap_or_default()
     }
 
     /// The JSON of the status page.
@@ -103,12 +125,11 @@ impl Slotstream {
     /// Waits until it ends by itself; returns its status and what it printed.
     pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<(ExitStatus, String)> {
         let mut status = None;
-        let child = &mut self.child;
         wait_until(timeout, "slotstream to end", || {
-            status = child.try_wait()?;
+            status = self.child.try_wait()?;
             Ok(status.is_some())
         })
-        .with_context(|| fs::read_to_string(&self.log).unwrap_or_default())?;
+        .with_context(|| self.output())?;
         let status = status.context("it ended without a status")?;
         Ok((status, self.output()))
     }
@@ -140,7 +161,9 @@ impl Drop for Slotstream {
         // It may have ended already; waiting reaps it either way.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = fs::remove_file(&self.log);
+        if let Some(log) = &self.log {
+            let _ = fs::remove_file(log);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 /// A line of releases that share commands, snapshot formats and habits of replication.
@@ -40,10 +41,6 @@ impl Family {
             Family::Valkey81 => "valkey-8.1",
             Family::Valkey9 => "valkey-9",
         }
-    }
-
-    pub fn from_name(name: &str) -> Option<Family> {
-        Family::ALL.into_iter().find(|family| family.name() == name)
     }
 
     /// The family that a server of this name (`redis`, `valkey`) and version number belongs to.
@@ -101,6 +98,18 @@ impl Family {
     /// `DELIFEQ key value`.
     pub fn has_delifeq(self) -> bool {
         self == Family::Valkey9
+    }
+}
+
+impl FromStr for Family {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Family> {
+        let found = Family::ALL.into_iter().find(|family| family.name() == name);
+        found.with_context(|| {
+            let names = Family::ALL.map(Family::name).join(", ");
+            format!("there is no {name}, only {names}")
+        })
     }
 }
 
@@ -207,6 +216,20 @@ impl fmt::Display for Version {
     }
 }
 
+/// The version of one family; it is fetched where it is missing, and no other is.
+pub fn version(family: Family) -> Result<Version> {
+    debian::unpack_one(family)
+        .or_else(|reason| installed(family, &reason))
+        .with_context(|| format!("{family} is not available"))
+}
+
+/// The machine's own server, in place of one that could not be fetched for a reason.
+fn installed(family: Family, reason: &anyhow::Error) -> Result<Version> {
+    Version::probed(family, Origin::Installed).map_err(|installed| {
+        anyhow!("{reason:#}; and the machine's own does not serve: {installed:#}")
+    })
+}
+
 /// The versions that can be started here, oldest first; what is missing is fetched at the first call.
 pub fn versions() -> Vec<Version> {
     inventory().available.clone()
@@ -249,11 +272,7 @@ fn inventory() -> &'static Inventory {
             skipped: Vec::new(),
         };
         for (family, unpacked) in debian::unpack_all() {
-            match unpacked.or_else(|reason| {
-                Version::probed(family, Origin::Installed).map_err(|installed| {
-                    anyhow!("{reason:#}; and the machine's own does not serve: {installed:#}")
-                })
-            }) {
+            match unpacked.or_else(|reason| installed(family, &reason)) {
                 Ok(version) => inventory.available.push(version),
                 Err(reason) => inventory.skipped.push((family, format!("{reason:#}"))),
             }
@@ -269,7 +288,7 @@ mod tests {
     #[test]
     fn every_family_is_found_by_its_name_and_by_its_releases() {
         for family in Family::ALL {
-            assert_eq!(Family::from_name(family.name()), Some(family));
+            assert_eq!(family.name().parse::<Family>().ok(), Some(family));
         }
         assert_eq!(
             Family::of_release("redis", "8.0.6"),
