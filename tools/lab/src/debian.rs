@@ -377,11 +377,11 @@ fn run(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot run {:?}", command.get_program()))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        let complaint: Vec<_> = complaint.lines().map(str::trim).collect();
+        // The first line is the cause, what follows is its consequences.
         bail!(
             "{} failed: {}",
             command.get_program().to_string_lossy(),
-            complaint.join(" ")
+            complaint.lines().next().unwrap_or_default().trim()
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
