@@ -76,6 +76,11 @@ pub fn unpack_all() -> Vec<(Family, Result<Version>)> {
         .collect()
 }
 
+/// The unpacked server of one family.
+pub fn unpack_one(family: Family) -> Result<Version> {
+    unpack(family, &mut None)
+}
+
 fn unpack(family: Family, fetcher: &mut Option<Fetcher>) -> Result<Version> {
     let home = lab_directory()?.join("servers").join(family.name());
     if !home.exists() {
@@ -372,11 +377,11 @@ fn run(command: &mut Command) -> Result<String> {
         .with_context(|| format!("cannot run {:?}", command.get_program()))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
-        let complaint: Vec<_> = complaint.lines().map(str::trim).collect();
+        // The first line is the cause, what follows is its consequences.
         bail!(
             "{} failed: {}",
             command.get_program().to_string_lossy(),
-            complaint.join(" ")
+            complaint.lines().next().unwrap_or_default().trim()
         );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())

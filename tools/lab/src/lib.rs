@@ -11,24 +11,37 @@
 //! - [`writers`]: live traffic, every kind of write command in a random mix.
 //! - [`compare`]: two deployments of any shape, key by key.
 //! - [`proxy`]: a TCP proxy that pauses, cuts, delays and slows down.
+//! - [`slotstream`]: runs the program itself and watches its status page.
+//! - [`quickstart`]: a first look at the program, for a newcomer at a terminal.
 //!
 //! Everything that is random comes from a seed. Everything that is started dies with the process that
 //! started it, also when that is killed.
 
 pub mod client;
 pub mod cluster;
+pub mod compare;
 pub mod debian;
+pub mod load;
+pub mod proxy;
+pub mod quickstart;
 pub mod resp;
 pub mod server;
+pub mod slotstream;
 pub mod version;
 pub mod wait;
+pub mod writers;
 
 pub use client::{Client, Endpoint};
 pub use cluster::{Cluster, ClusterOptions};
+pub use compare::{CompareOptions, Diff, compare};
+pub use load::{LoadOptions, LoadReport, load};
+pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
-pub use version::{Family, Version, skipped, versions};
+pub use slotstream::Slotstream;
+pub use version::{Family, Version, skipped, version, version_or_skip, versions};
 pub use wait::wait_until;
+pub use writers::{WriterOptions, WriterReport, Writers};
 
 /// What everything fallible in the lab returns: it is a tool, and its errors are read by people.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

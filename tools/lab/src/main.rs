@@ -1,9 +1,14 @@
 //! `lab`: the servers of the tests, by hand.
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
-use lab::{Cluster, ClusterOptions, Family, Server, ServerOptions, Version};
+use lab::{
+    Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
+    ServerOptions, Version, WriterOptions, Writers,
+};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Real Redis and Valkey servers of several versions, side by side on loopback
 #[derive(Parser)]
@@ -16,12 +21,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Job {
     /// List the versions that can be started here; fetches what is missing
+    #[command(alias = "unpack")]
     Versions,
     /// Start a cluster, print its URI, and keep it until this process ends
     Cluster {
         /// Such as redis-7.0 or valkey-9; the newest that is available if not given
         #[arg(long)]
-        version: Option<String>,
+        version: Option<Family>,
         /// 0 starts a single server that is no cluster
         #[arg(long, default_value_t = 3)]
         masters: usize,
@@ -40,6 +46,56 @@ enum Job {
         /// A line of the servers' configuration; may be given several times
         #[arg(long)]
         config: Vec<String>,
+    },
+    /// Fill a deployment with data of every type
+    Load {
+        uri: String,
+        #[arg(long, default_value_t = 10_000)]
+        keys: usize,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Vector sets too, where the server has them
+        #[arg(long)]
+        vector_sets: bool,
+    },
+    /// Write a random mix of every kind of command
+    Write {
+        uri: String,
+        /// Commands a second
+        #[arg(long, default_value_t = 2_000)]
+        rate: u64,
+        #[arg(long, default_value_t = 10.0)]
+        seconds: f64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Also touch the keys that `load --keys N` wrote
+        #[arg(long, default_value_t = 0)]
+        loaded_keys: usize,
+    },
+    /// Compare two deployments key by key; exits with 1 where they differ
+    Compare {
+        first: String,
+        second: String,
+        /// How many differences to list
+        #[arg(long, default_value_t = 20)]
+        list: usize,
+        /// Leave out keys that begin with this; may be given several times
+        #[arg(long)]
+        ignore_prefix: Vec<String>,
+    },
+    /// Replicate one live cluster into another before your eyes
+    Quickstart {
+        /// The slotstream program
+        #[arg(long)]
+        program: PathBuf,
+        /// The newest that can be fetched if not given
+        #[arg(long)]
+        version: Option<Family>,
+        #[arg(long, default_value_t = 20_000)]
+        keys: usize,
+        /// How long to go on after the copy
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
     },
 }
 
@@ -65,7 +121,12 @@ fn run(job: Job) -> Result<ExitCode> {
             diskless,
             config,
         } => {
-            let version = version_named(version.as_deref())?;
+            let version = match version {
+                Some(family) => lab::version(family)?,
+                None => lab::versions()
+                    .pop()
+                    .context("no version is available here")?,
+            };
             let server = ServerOptions {
                 port,
                 password,
@@ -74,6 +135,74 @@ fn run(job: Job) -> Result<ExitCode> {
                 ..ServerOptions::default()
             };
             keep(&version, masters, replicas, server)
+        }
+        Job::Load {
+            uri,
+            keys,
+            seed,
+            vector_sets,
+        } => {
+            let options = LoadOptions {
+                keys,
+                seed,
+                vector_sets,
+                ..LoadOptions::default()
+            };
+            let report = lab::load(&mut Client::connect(&Endpoint::parse(&uri)?)?, &options)?;
+            println!("{} keys with {} commands", report.keys, report.commands);
+            Ok(ExitCode::SUCCESS)
+        }
+        Job::Write {
+            uri,
+            rate,
+            seconds,
+            seed,
+            loaded_keys,
+        } => {
+            let options = WriterOptions {
+                seed,
+                commands_per_second: rate,
+                loaded: Some(LoadOptions {
+                    keys: loaded_keys,
+                    ..LoadOptions::default()
+                }),
+                ..WriterOptions::default()
+            };
+            let writers = Writers::start(&Endpoint::parse(&uri)?, &options)?;
+            std::thread::sleep(Duration::from_secs_f64(seconds));
+            let report = writers.stop()?;
+            println!("{report}");
+            Ok(ExitCode::from(u8::from(!report.errors.is_empty())))
+        }
+        Job::Compare {
+            first,
+            second,
+            list,
+            ignore_prefix,
+        } => {
+            let options = CompareOptions {
+                listed: list,
+                ignored_prefixes: ignore_prefix.into_iter().map(String::into_bytes).collect(),
+                ..CompareOptions::default()
+            };
+            let (first, second) = (Endpoint::parse(&first)?, Endpoint::parse(&second)?);
+            let diff = lab::compare(&first, &second, &options)?;
+            println!("{diff}");
+            Ok(ExitCode::from(u8::from(!diff.is_equal())))
+        }
+        Job::Quickstart {
+            program,
+            version,
+            keys,
+            seconds,
+        } => {
+            lab::quickstart::run(&lab::quickstart::Options {
+                program,
+                family: version,
+                keys,
+                live: Duration::from_secs(seconds),
+            })?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }
@@ -111,31 +240,4 @@ fn keep(
     loop {
         std::thread::park();
     }
-}
-
-/// The version of that name, or the newest.
-fn version_named(name: Option<&str>) -> Result<Version> {
-    let mut versions = lab::versions();
-    let Some(name) = name else {
-        return versions.pop().context("no version is available here");
-    };
-    let family = Family::from_name(name).ok_or_else(|| {
-        let names: Vec<_> = Family::ALL.iter().map(|family| family.name()).collect();
-        anyhow!(
-            "no version is called {name}: there are {}",
-            names.join(", ")
-        )
-    })?;
-    versions
-        .into_iter()
-        .find(|version| version.family() == family)
-        .ok_or_else(|| {
-            let skipped = lab::skipped()
-                .into_iter()
-                .find(|(other, _)| *other == family);
-            anyhow!(
-                "{family} is not available: {}",
-                skipped.unwrap_or((family, String::new())).1
-            )
-        })
 }

@@ -16,36 +16,29 @@ const READ_CHUNK_BYTES: usize = 64 * 1024;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Command {
     encoded: Vec<u8>,
-    first_key: Option<std::ops::Range<usize>>,
+    key: Option<Vec<u8>>,
 }
 
 impl Command {
     /// A command from its arguments; the second one is taken for its first key.
     pub fn new<A: AsRef<[u8]>>(arguments: &[A]) -> Command {
-        Command::with_key_at(arguments, 1)
+        Command {
+            encoded: encode(arguments),
+            key: arguments.get(1).map(|key| key.as_ref().to_vec()),
+        }
     }
 
-    /// A command whose first key is not its second argument.
-    pub fn with_key_at<A: AsRef<[u8]>>(arguments: &[A], key_index: usize) -> Command {
-        let mut encoded = Vec::with_capacity(16 + arguments.len() * 24);
-        let mut first_key = None;
-        encoded.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
-        for (index, argument) in arguments.iter().enumerate() {
-            let argument = argument.as_ref();
-            encoded.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            let start = encoded.len();
-            encoded.extend_from_slice(argument);
-            if index == key_index {
-                first_key = Some(start..encoded.len());
-            }
-            encoded.extend_from_slice(b"\r\n");
+    /// A command that goes where `key` lives, whatever its arguments are.
+    pub fn routed<A: AsRef<[u8]>>(key: impl AsRef<[u8]>, arguments: &[A]) -> Command {
+        Command {
+            encoded: encode(arguments),
+            key: Some(key.as_ref().to_vec()),
         }
-        Command { encoded, first_key }
     }
 
     /// The key that decides where the command goes.
     pub fn key(&self) -> Option<&[u8]> {
-        self.first_key.clone().map(|range| &self.encoded[range])
+        self.key.as_deref()
     }
 
     pub fn encoded(&self) -> &[u8] {
@@ -58,6 +51,18 @@ impl fmt::Debug for Command {
         let shown = &self.encoded[..self.encoded.len().min(300)];
         write!(formatter, "{}", shown.escape_ascii())
     }
+}
+
+fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(16 + arguments.len() * 24);
+    encoded.extend_from_slice(format!("*{}\r\n", arguments.len()).as_bytes());
+    for argument in arguments {
+        let argument = argument.as_ref();
+        encoded.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        encoded.extend_from_slice(argument);
+        encoded.extend_from_slice(b"\r\n");
+    }
+    encoded
 }
 
 /// A reply.
@@ -308,7 +313,7 @@ mod tests {
             b"*3\r\n$3\r\nSET\r\n$3\r\nk\r\n\r\n$1\r\nv\r\n"
         );
         assert_eq!(
-            Command::with_key_at(&["EVAL", "s", "1", "k"], 3).key(),
+            Command::routed("k", &["EVAL", "s", "1", "k"]).key(),
             Some(&b"k"[..])
         );
         assert_eq!(Command::new(&["PING"]).key(), None);

@@ -4,8 +4,10 @@ use crate::Result;
 use crate::debian;
 use anyhow::{Context, anyhow};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::str::FromStr;
 use std::sync::OnceLock;
 
 /// A line of releases that share commands, snapshot formats and habits of replication.
@@ -39,10 +41,6 @@ impl Family {
             Family::Valkey81 => "valkey-8.1",
             Family::Valkey9 => "valkey-9",
         }
-    }
-
-    pub fn from_name(name: &str) -> Option<Family> {
-        Family::ALL.into_iter().find(|family| family.name() == name)
     }
 
     /// The family that a server of this name (`redis`, `valkey`) and version number belongs to.
@@ -100,6 +98,18 @@ impl Family {
     /// `DELIFEQ key value`.
     pub fn has_delifeq(self) -> bool {
         self == Family::Valkey9
+    }
+}
+
+impl FromStr for Family {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Family> {
+        let found = Family::ALL.into_iter().find(|family| family.name() == name);
+        found.with_context(|| {
+            let names = Family::ALL.map(Family::name).join(", ");
+            format!("there is no {name}, only {names}")
+        })
     }
 }
 
@@ -206,6 +216,20 @@ impl fmt::Display for Version {
     }
 }
 
+/// The version of one family; it is fetched where it is missing, and no other is.
+pub fn version(family: Family) -> Result<Version> {
+    debian::unpack_one(family)
+        .or_else(|reason| installed(family, &reason))
+        .with_context(|| format!("{family} is not available"))
+}
+
+/// The machine's own server, in place of one that could not be fetched for a reason.
+fn installed(family: Family, reason: &anyhow::Error) -> Result<Version> {
+    Version::probed(family, Origin::Installed).map_err(|installed| {
+        anyhow!("{reason:#}; and the machine's own does not serve: {installed:#}")
+    })
+}
+
 /// The versions that can be started here, oldest first; what is missing is fetched at the first call.
 pub fn versions() -> Vec<Version> {
     inventory().available.clone()
@@ -214,6 +238,25 @@ pub fn versions() -> Vec<Version> {
 /// The families that cannot be started here, each with the reason.
 pub fn skipped() -> Vec<(Family, String)> {
     inventory().skipped.clone()
+}
+
+/// The version of a family, for a test that is passed over where it is not available: says so past the
+/// test harness, which would swallow what a passing test prints.
+pub fn version_or_skip(family: Family) -> Option<Version> {
+    let inventory = inventory();
+    let found = inventory
+        .available
+        .iter()
+        .find(|version| version.family() == family);
+    if found.is_none() {
+        let mut reasons = inventory.skipped.iter();
+        let reason = reasons
+            .find_map(|(skipped, reason)| (*skipped == family).then_some(reason.as_str()))
+            .unwrap_or_default();
+        // Without a terminal or file behind stderr there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "SKIPPED {family}: {reason}");
+    }
+    found.cloned()
 }
 
 struct Inventory {
@@ -229,11 +272,7 @@ fn inventory() -> &'static Inventory {
             skipped: Vec::new(),
         };
         for (family, unpacked) in debian::unpack_all() {
-            match unpacked.or_else(|reason| {
-                Version::probed(family, Origin::Installed).map_err(|installed| {
-                    anyhow!("{reason:#}; and the machine's own does not serve: {installed:#}")
-                })
-            }) {
+            match unpacked.or_else(|reason| installed(family, &reason)) {
                 Ok(version) => inventory.available.push(version),
                 Err(reason) => inventory.skipped.push((family, format!("{reason:#}"))),
             }
@@ -249,7 +288,7 @@ mod tests {
     #[test]
     fn every_family_is_found_by_its_name_and_by_its_releases() {
         for family in Family::ALL {
-            assert_eq!(Family::from_name(family.name()), Some(family));
+            assert_eq!(family.name().parse::<Family>().ok(), Some(family));
         }
         assert_eq!(
             Family::of_release("redis", "8.0.6"),

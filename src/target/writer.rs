@@ -1,0 +1,490 @@
+//! One target connection: the ledger, the window, the replies.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use super::run::{Form, Run, Unit};
+use crate::chunk::Chunks;
+use crate::limits;
+use crate::position::Offset;
+use crate::resp::{ErrorKind, ReplyError, ReplyScanner, ReplySink, push_command};
+
+/// What is said first on every connection.
+#[derive(Debug, Clone)]
+pub struct Greeting {
+    pub auth: Option<(Option<String>, String)>,
+    /// Shown by `CLIENT LIST` on the target.
+    pub name: String,
+}
+
+/// What replies have come to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The connection serves us.
+    Greeted,
+    /// The target did not apply the unit. The receiver owns a hold on its chunk.
+    Rejected {
+        unit: Unit,
+        kind: ErrorKind,
+        text: String,
+    },
+    /// A command inside a transaction failed while the rest of it was applied. The receiver owns no hold.
+    FailedInside { unit: Unit, text: String },
+    /// The reply of a question, as it came.
+    Answer(Vec<u8>),
+}
+
+/// Why a connection to the target cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WriterError {
+    #[error("the target refused {command}: {text}")]
+    Refused { command: &'static str, text: String },
+    #[error("the target sent what is no reply: {0}")]
+    Reply(#[from] ReplyError),
+    #[error("the target sent more replies than it was sent commands")]
+    Unasked,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Down,
+    /// Connected; the greeting is under way.
+    Greeting,
+    Ready,
+}
+
+/// One target connection. See the module's documentation for its picture.
+#[derive(Debug)]
+pub struct Writer {
+    greeting: Greeting,
+    link: Link,
+    scanner: ReplyScanner,
+    /// Greeting bytes not sent yet, and the commands whose replies are due.
+    hello: Vec<u8>,
+    hello_due: VecDeque<&'static str>,
+    runs: VecDeque<Run>,
+    /// Number of the front run since the start; a run's number never changes.
+    front: u64,
+    /// How many runs are sent whole, and how much of the next.
+    sent: usize,
+    sent_bytes: usize,
+    flight_bytes: usize,
+    flight_frames: u64,
+    queued_bytes: usize,
+    /// Why the open transaction of the front run will be refused.
+    refused: Option<String>,
+    answer: Vec<u8>,
+}
+
+impl Writer {
+    pub fn new(greeting: Greeting) -> Self {
+        Self {
+            greeting,
+            link: Link::Down,
+            scanner: ReplyScanner::default(),
+            hello: Vec::new(),
+            hello_due: VecDeque::new(),
+            runs: VecDeque::new(),
+            front: 0,
+            sent: 0,
+            sent_bytes: 0,
+            flight_bytes: 0,
+            flight_frames: 0,
+            queued_bytes: 0,
+            refused: None,
+            answer: Vec::new(),
+        }
+    }
+
+    /// Takes a unit over, with one hold on its chunk.
+    pub fn push(&mut self, chunks: &mut Chunks, unit: Unit) {
+        self.queued_bytes += unit.range.len();
+        let untouched = self.runs.len() > self.sent + usize::from(self.sent_bytes > 0);
+        if untouched
+            && let Some(last) = self.runs.back_mut()
+            && last.merge(&unit, limits::MAX_RUN_BYTES)
+        {
+            chunks.release(unit.range.chunk);
+            return;
+        }
+        self.runs.push_back(Run::new(unit));
+    }
+
+    /// Whether nothing is queued or on its way.
+    pub fn is_idle(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// Whether the connection has been greeted and serves us.
+    pub fn is_ready(&self) -> bool {
+        self.link == Link::Ready
+    }
+
+    /// Bytes held: queued and on their way.
+    pub fn held_bytes(&self) -> usize {
+        self.queued_bytes + self.flight_bytes
+    }
+
+    /// The number that the next pushed unit's run will have at least: everything pushed so far is answered once
+    /// [`Writer::answered_to`] has reached it.
+    pub fn next_number(&self) -> u64 {
+        self.front + self.runs.len() as u64
+    }
+
+    /// Every run below this number is answered.
+    pub fn answered_to(&self) -> u64 {
+        self.front
+    }
+
+    /// Everything before this offset that was pushed is answered; `None` if that is all.
+    pub fn unanswered_from(&self) -> Option<Offset> {
+        self.runs.front().map(|run| run.unit.begin)
+    }
+
+    /// Starts on a new connection.
+    pub fn connected(&mut self) {
+        debug_assert!(self.link == Link::Down);
+        self.link = Link::Greeting;
+        self.scanner.reset();
+        self.hello.clear();
+        self.hello_due.clear();
+        if let Some((user, password)) = &self.greeting.auth {
+            match user {
+                Some(user) => push_command(
+                    &mut self.hello,
+                    &[b"AUTH", user.as_bytes(), password.as_bytes()],
+                ),
+                None => push_command(&mut self.hello, &[b"AUTH", password.as_bytes()]),
+            }
+            self.hello_due.push_back("AUTH");
+        }
+        push_command(
+            &mut self.hello,
+            &[b"CLIENT", b"SETNAME", self.greeting.name.as_bytes()],
+        );
+        self.hello_due.push_back("CLIENT SETNAME");
+        let database = self.runs.front().map_or(0, |run| run.unit.database);
+        if database != 0 {
+            push_command(
+                &mut self.hello,
+                &[b"SELECT", database.to_string().as_bytes()],
+            );
+            self.hello_due.push_back("SELECT");
+        }
+    }
+
+    /// The connection is gone: everything without an answer is queued again.
+    pub fn lost(&mut self, chunks: &Chunks) {
+        self.link = Link::Down;
+        self.scanner.reset();
+        self.refused = None;
+        self.answer.clear();
+        let touched = self.sent + usize::from(self.sent_bytes > 0);
+        for run in self.runs.iter_mut().take(touched) {
+            run.forget_answered(chunks);
+            run.unit.again = true;
+        }
+        self.sent = 0;
+        self.sent_bytes = 0;
+        self.flight_bytes = 0;
+        self.flight_frames = 0;
+        self.queued_bytes = self.runs.iter().map(|run| run.unit.range.len()).sum();
+    }
+
+    /// Takes back everything without an answer, in order, each unit with its hold; the connection must be down.
+    pub fn withdraw(&mut self, chunks: &Chunks) -> Vec<Unit> {
+        self.lost(chunks);
+        self.front += self.runs.len() as u64;
+        self.queued_bytes = 0;
+        self.runs.drain(..).map(|run| run.unit).collect()
+    }
+
+    /// Fills `pieces` with what should be written now, in order; gives how many. Nothing while answers are due
+    /// and little has gathered: then the answers' arrival is the time to send.
+    pub fn gather<'a>(
+        &'a self,
+        chunks: &'a Chunks,
+        pieces: &mut [IoSlice<'a>; limits::MAX_PIECES],
+    ) -> usize {
+        if self.link == Link::Down {
+            return 0;
+        }
+        if !self.hello.is_empty() {
+            pieces[0] = IoSlice::new(&self.hello);
+            return 1;
+        }
+        // Data goes out only to a target that has accepted us.
+        if self.link != Link::Ready || self.queued_bytes == 0 {
+            return 0;
+        }
+        let unfinished = self.sent_bytes > 0;
+        if self.sent > 0 && self.awaits_answer() {
+            return 0;
+        }
+        if self.flight_frames > 0 && self.queued_bytes < limits::BATCH_BYTES && !unfinished {
+            return 0;
+        }
+        self.gather_runs(chunks, pieces)
+    }
+
+    fn gather_runs<'a>(
+        &'a self,
+        chunks: &'a Chunks,
+        pieces: &mut [IoSlice<'a>; limits::MAX_PIECES],
+    ) -> usize {
+        let mut count = 0;
+        let (mut bytes, mut frames) = (self.flight_bytes, self.flight_frames);
+        let mut open: Option<crate::chunk::Range> = None;
+        let mut skip = self.sent_bytes;
+        for run in self.runs.range(self.sent..) {
+            // A question travels alone: its answer is then told from the replies around it.
+            let question = run.unit.form == Form::Question;
+            if question && (self.flight_frames > 0 || open.is_some()) && skip == 0 {
+                break;
+            }
+            let mut range = run.unit.range;
+            range.start += skip as u32;
+            bytes += range.len();
+            frames += u64::from(run.unit.frames);
+            let over =
+                bytes > limits::MAX_FLIGHT_BYTES || frames > limits::MAX_FLIGHT_FRAMES as u64;
+            // One unit alone may be larger than the window; a begun one must be finished.
+            if over && skip == 0 && (self.flight_frames > 0 || open.is_some()) {
+                break;
+            }
+            skip = 0;
+            match &mut open {
+                Some(joined) if joined.chunk == range.chunk && joined.end == range.start => {
+                    joined.end = range.end;
+                }
+                Some(full) => {
+                    pieces[count] = IoSlice::new(chunks.get(*full));
+                    count += 1;
+                    open = (count < pieces.len()).then_some(range);
+                    if open.is_none() {
+                        break;
+                    }
+                }
+                None => open = Some(range),
+            }
+            if question {
+                break;
+            }
+        }
+        if let Some(last) = open {
+            pieces[count] = IoSlice::new(chunks.get(last));
+            count += 1;
+        }
+        count
+    }
+
+    /// Counts `bytes` of what was gathered as written.
+    pub fn transmitted(&mut self, mut bytes: usize) {
+        if !self.hello.is_empty() {
+            self.hello.drain(..bytes);
+            return;
+        }
+        self.queued_bytes -= bytes;
+        self.flight_bytes += bytes;
+        while bytes > 0 {
+            let run = &self.runs[self.sent];
+            if self.sent_bytes == 0 {
+                self.flight_frames += u64::from(run.unit.frames);
+            }
+            let left = run.unit.range.len() - self.sent_bytes;
+            if bytes < left {
+                self.sent_bytes += bytes;
+                return;
+            }
+            bytes -= left;
+            self.sent += 1;
+            self.sent_bytes = 0;
+        }
+    }
+
+    /// Takes received replies; appends what they came to.
+    ///
+    /// # Errors
+    /// When the connection must be given up.
+    pub fn replies(
+        &mut self,
+        bytes: &[u8],
+        chunks: &mut Chunks,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), WriterError> {
+        let mut scanner = std::mem::take(&mut self.scanner);
+        let mut bytes = bytes;
+        let mut result = Ok(());
+        // A question's reply is kept whole, so it is fed line by line: only a handful are ever asked.
+        while result.is_ok() && !bytes.is_empty() {
+            let asked = self.awaits_answer();
+            let part = match memchr::memchr(b'\n', bytes) {
+                Some(end) if asked => &bytes[..=end],
+                _ => bytes,
+            };
+            bytes = &bytes[part.len()..];
+            if asked {
+                self.answer.extend_from_slice(part);
+            }
+            let mut sink = Sink {
+                writer: self,
+                chunks,
+                outcomes,
+                error: None,
+            };
+            result = scanner.feed(part, &mut sink).map_err(WriterError::from);
+            if let Some(error) = sink.error {
+                result = Err(error);
+            }
+        }
+        self.scanner = scanner;
+        result
+    }
+
+    fn awaits_answer(&self) -> bool {
+        self.link == Link::Ready
+            && self
+                .runs
+                .front()
+                .is_some_and(|run| run.unit.form == Form::Question)
+    }
+
+    /// The front run, if any of it has been sent.
+    fn awaited(&mut self) -> Option<&mut Run> {
+        if self.sent == 0 && self.sent_bytes == 0 {
+            return None;
+        }
+        self.runs.front_mut()
+    }
+
+    fn answered(
+        &mut self,
+        mut count: u64,
+        chunks: &mut Chunks,
+        outcomes: &mut Vec<Outcome>,
+    ) -> bool {
+        while count > 0 && self.link == Link::Greeting {
+            self.hello_due.pop_front();
+            count -= 1;
+            if self.hello_due.is_empty() {
+                self.link = Link::Ready;
+                outcomes.push(Outcome::Greeted);
+            }
+        }
+        while count > 0 {
+            let whole = self.sent > 0;
+            let Some(run) = self.awaited() else {
+                return false;
+            };
+            if !whole && u64::from(run.unit.frames - run.answered) <= count {
+                return false;
+            }
+            let now = u64::from(run.unit.frames - run.answered).min(count);
+            run.answered += now as u32;
+            count -= now;
+            if run.unit.form == Form::Question {
+                outcomes.push(Outcome::Answer(std::mem::take(&mut self.answer)));
+            }
+            self.settle(chunks);
+        }
+        true
+    }
+
+    /// Takes the front run off if it is answered whole.
+    fn settle(&mut self, chunks: &mut Chunks) {
+        let Some(run) = self.runs.front() else { return };
+        if run.answered < run.unit.frames || self.sent == 0 {
+            return;
+        }
+        self.flight_frames -= u64::from(run.unit.frames);
+        self.flight_bytes -= run.unit.range.len();
+        chunks.release(run.unit.range.chunk);
+        self.runs.pop_front();
+        self.front += 1;
+        self.sent -= 1;
+        self.refused = None;
+    }
+
+    fn refused(
+        &mut self,
+        text: &[u8],
+        nested: bool,
+        chunks: &mut Chunks,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Result<(), WriterError> {
+        let text = String::from_utf8_lossy(text).into_owned();
+        if self.link == Link::Greeting {
+            let command = self.hello_due.front().copied().unwrap_or("the greeting");
+            // Without permission to name itself a connection still works.
+            if command == "CLIENT SETNAME" {
+                self.answered(1, chunks, outcomes);
+                return Ok(());
+            }
+            return Err(WriterError::Refused { command, text });
+        }
+        let transaction_refusal = self.refused.clone();
+        let Some(run) = self.awaited() else {
+            return Err(WriterError::Unasked);
+        };
+        if run.unit.form == Form::Question {
+            if !nested {
+                run.answered += 1;
+                let answer = std::mem::take(&mut self.answer);
+                outcomes.push(Outcome::Answer(answer));
+                self.settle(chunks);
+            }
+            return Ok(());
+        }
+        if nested {
+            let unit = run.unit;
+            outcomes.push(Outcome::FailedInside { unit, text });
+            return Ok(());
+        }
+        let last = run.answered + 1 == run.unit.frames;
+        if !run.is_plain() && !last {
+            // A refusal while the transaction is being queued (or of ASKING): the reply of the last command decides.
+            run.answered += 1;
+            self.refused.get_or_insert(text);
+            return Ok(());
+        }
+        let unit = run.unanswered(chunks);
+        let text = match transaction_refusal {
+            Some(cause) if ErrorKind::of(text.as_bytes()) == ErrorKind::ExecAbort => cause,
+            _ => text,
+        };
+        chunks.hold(unit.range.chunk);
+        run.answered += 1;
+        outcomes.push(Outcome::Rejected {
+            unit,
+            kind: ErrorKind::of(text.as_bytes()),
+            text,
+        });
+        self.settle(chunks);
+        Ok(())
+    }
+}
+
+struct Sink<'a> {
+    writer: &'a mut Writer,
+    chunks: &'a mut Chunks,
+    outcomes: &'a mut Vec<Outcome>,
+    error: Option<WriterError>,
+}
+
+impl ReplySink for Sink<'_> {
+    fn succeeded(&mut self, count: u64) {
+        if self.error.is_none() && !self.writer.answered(count, self.chunks, self.outcomes) {
+            self.error = Some(WriterError::Unasked);
+        }
+    }
+
+    fn failed(&mut self, text: &[u8], nested: bool) {
+        if self.error.is_none()
+            && let Err(error) = self
+                .writer
+                .refused(text, nested, self.chunks, self.outcomes)
+        {
+            self.error = Some(error);
+        }
+    }
+}

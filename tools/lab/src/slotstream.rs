@@ -1,0 +1,202 @@
+//! Runs `slotstream sync` as users do: the program itself, watched through its status page.
+
+use crate::client::{Client, Endpoint};
+use crate::server::{free_port, info_field, spawn_for_life};
+use crate::{Result, wait_until};
+use anyhow::{Context, bail};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A running `slotstream sync`; dropping it kills the process.
+pub struct Slotstream {
+    child: Child,
+    source: Endpoint,
+    status_address: String,
+    /// Where its output goes, unless that is shown.
+    log: Option<PathBuf>,
+}
+
+impl Slotstream {
+    /// Starts `program sync` from `source` to `target`, with more arguments if need be.
+    pub fn start(
+        program: &Path,
+        source: &Endpoint,
+        target: &Endpoint,
+        arguments: &[&str],
+    ) -> Result<Slotstream> {
+        let name = format!(
+            "slotstream-lab-{}-sync-{}.log",
+            std::process::id(),
+            fastrand::u64(..)
+        );
+        let log = std::env::temp_dir().join(name);
+        Slotstream::spawn(program, source, target, arguments, Some(log))
+    }
+
+    /// The same with its output where this process's goes, so that somebody can watch.
+    pub fn start_shown(program: &Path, source: &Endpoint, target: &Endpoint) -> Result<Slotstream> {
+        Slotstream::spawn(program, source, target, &[], None)
+    }
+
+    fn spawn(
+        program: &Path,
+        source: &Endpoint,
+        target: &Endpoint,
+        arguments: &[&str],
+        log: Option<PathBuf>,
+    ) -> Result<Slotstream> {
+        let status_address = format!("127.0.0.1:{}", free_port()?);
+        let mut command = Command::new(program);
+        command
+            .args(["sync", "--source", &source.to_string()])
+            .args(["--target", &target.to_string()])
+            .args(["--status-addr", &status_address])
+            .args(arguments)
+            .stdin(Stdio::null());
+        if let Some(log) = &log {
+            let file = File::create(log)?;
+            command.stdout(file.try_clone()?).stderr(file);
+        }
+        let child = spawn_for_life(command)
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        Ok(Slotstream {
+            child,
+            source: source.clone(),
+            status_address,
+            log,
+        })
+    }
+
+    /// All that it has printed so far.
+    pub fn output(&self) -> String {
+        let log = self.log.as_ref();
+        log.and_then(|log| fs::read_to_string(log).ok())
+            .unwrap_or_default()
+    }
+
+    /// The JSON of the status page.
+    pub fn status(&self) -> Result<Value> {
+        let body = http_get(&self.status_address, "/status")?;
+        serde_json::from_str(&body).with_context(|| format!("the status page is no JSON: {body}"))
+    }
+
+    /// Waits until every lane has caught up for the first time.
+    pub fn wait_until_caught_up(&mut self, timeout: Duration) -> Result<()> {
+        self.wait(timeout, "every lane to have caught up", |sync| {
+            Ok(sync.status()?["caught_up"] == Value::Bool(true))
+        })
+    }
+
+    /// Waits until the target has acknowledged all that the source's masters have written so far.
+    pub fn wait_until_applied(&mut self, timeout: Duration) -> Result<()> {
+        let written = source_offsets(&self.source)?;
+        self.wait(timeout, "all writes to be applied", |sync| {
+            let status = sync.status()?;
+            let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+            Ok(written.iter().all(|(source, offset)| {
+                lanes.iter().any(|lane| {
+                    lane["source"] == source.as_str()
+                        && lane["acknowledged_offset"].as_u64() >= Some(*offset)
+                })
+            }))
+        })
+    }
+
+    /// Asks it to finish (SIGTERM) and waits for that.
+    pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+        let pid = self.child.id();
+        let sent = Command::new("sh")
+            .args(["-c", &format!("kill -TERM {pid}")])
+            .status()?;
+        if !sent.success() {
+            bail!("cannot send SIGTERM to {pid}: {}", self.output());
+        }
+        self.wait_for_exit(STOP_TIMEOUT)
+    }
+
+    /// Waits until it ends by itself; returns its status and what it printed.
+    pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<(ExitStatus, String)> {
+        let mut status = None;
+        wait_until(timeout, "slotstream to end", || {
+            status = self.child.try_wait()?;
+            Ok(status.is_some())
+        })
+        .with_context(|| self.output())?;
+        let status = status.context("it ended without a status")?;
+        Ok((status, self.output()))
+    }
+
+    fn wait(
+        &mut self,
+        timeout: Duration,
+        what: &str,
+        mut done: impl FnMut(&Slotstream) -> Result<bool>,
+    ) -> Result<()> {
+        let mut ended = None;
+        let waited = wait_until(timeout, what, || {
+            ended = self.child.try_wait()?;
+            Ok(ended.is_some() || done(self)?)
+        });
+        if let Some(status) = ended {
+            bail!("slotstream ended ({status}): {}", self.output());
+        }
+        waited.with_context(|| {
+            let status = self.status();
+            let status = status.map_or_else(|error| format!("{error:#}"), |json| json.to_string());
+            format!("status: {status}\noutput: {}", self.output())
+        })
+    }
+}
+
+impl Drop for Slotstream {
+    fn drop(&mut self) {
+        // It may have ended already; waiting reaps it either way.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(log) = &self.log {
+            let _ = fs::remove_file(log);
+        }
+    }
+}
+
+/// The replication offset of each master, by its address.
+fn source_offsets(source: &Endpoint) -> Result<Vec<(String, u64)>> {
+    let mut client = Client::connect(source)?;
+    let masters = client.masters().to_vec();
+    masters
+        .into_iter()
+        .map(|master| {
+            let connection = client.connection(&master)?;
+            let offset = info_field(connection, "replication", "master_repl_offset")?;
+            Ok((master, offset.parse()?))
+        })
+        .collect()
+}
+
+/// The body of a page that is served in one piece.
+fn http_get(address: &str, path: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(STATUS_TIMEOUT))?;
+    write!(
+        stream,
+        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("the answer has no end of headers")?;
+    let first = head.lines().next().unwrap_or_default();
+    if !first.contains(" 200 ") {
+        bail!("{path} answered {first}");
+    }
+    Ok(body.to_owned())
+}

@@ -1,0 +1,223 @@
+//! Live traffic: threads that write a random mix of every kind of write command.
+//!
+//! Each thread has its own connections and its own random numbers, all threads share the keys, so the
+//! order in which the servers execute the commands matters. One more thread waits in blocking commands for
+//! what the others push. The mix is in [`mix`].
+
+mod mix;
+
+use crate::Result;
+use crate::client::{Client, Endpoint};
+use crate::load::LoadOptions;
+use crate::resp::Command;
+use anyhow::anyhow;
+use fastrand::Rng;
+use mix::Mix;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// What the writers do.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    pub seed: u64,
+    /// Threads that write, apart from the one that blocks.
+    pub threads: usize,
+    /// Of all threads together.
+    pub commands_per_second: u64,
+    /// Sets of keys with a hash tag each: fewer of them means more commands on the same key.
+    pub key_groups: usize,
+    /// With what [`crate::load`] filled the target: some commands go to those keys.
+    pub loaded: Option<LoadOptions>,
+    /// Keys and fields that live for fractions of a second, and writes to loaded keys that live for a few.
+    /// Whoever applies these writes late can find a key gone that was prolonged in time.
+    pub short_lives: bool,
+}
+
+impl Default for WriterOptions {
+    fn default() -> WriterOptions {
+        WriterOptions {
+            seed: 1,
+            threads: 2,
+            commands_per_second: 2_000,
+            key_groups: 300,
+            loaded: None,
+            short_lives: true,
+        }
+    }
+}
+
+/// What the writers did.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WriterReport {
+    pub commands: u64,
+    /// Error replies that the mix is expected to earn now and then, such as RENAME of a missing key.
+    pub expected_errors: u64,
+    /// All others, by what they say.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl WriterReport {
+    fn add(&mut self, other: WriterReport) {
+        self.commands += other.commands;
+        self.expected_errors += other.expected_errors;
+        for (error, count) in other.errors {
+            *self.errors.entry(error).or_default() += count;
+        }
+    }
+}
+
+impl fmt::Display for WriterReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} commands", self.commands)?;
+        for (error, count) in &self.errors {
+            write!(formatter, "\n  {count} times: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+const EXPECTED_ERRORS: [&str; 7] = [
+    "ERR no such key",
+    "BUSYGROUP",
+    "NOGROUP",
+    "ERR source and destination objects are the same",
+    "ERR The XGROUP subcommand requires the key to exist",
+    // What loaded keys hold is not always what INCR, APPEND and the like can go on with.
+    "ERR increment or decrement would overflow",
+    "ERR The ID specified in XADD is equal or smaller",
+];
+
+/// Commands that one thread sends at once: enough for pipelining, few enough for a smooth rate.
+const BATCH_COMMANDS: usize = 20;
+
+/// Writer threads; dropping them without [`Writers::stop`] stops them too.
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    threads: Vec<JoinHandle<Result<WriterReport>>>,
+}
+
+impl Writers {
+    /// Starts the threads; their connections are open when this returns.
+    pub fn start(target: &Endpoint, options: &WriterOptions) -> Result<Writers> {
+        let mut writers = Writers {
+            stop: Arc::new(AtomicBool::new(false)),
+            written: Arc::new(AtomicU64::new(0)),
+            threads: Vec::new(),
+        };
+        let mut random = Rng::with_seed(options.seed);
+        for index in 0..=options.threads {
+            let mut client = Client::connect(target)?;
+            let mix = Mix::new(client.family()?, random.fork(), options);
+            let stop = writers.stop.clone();
+            let written = writers.written.clone();
+            let pause = batch_pause(options);
+            writers.threads.push(std::thread::spawn(move || {
+                let worker = Worker {
+                    client,
+                    mix,
+                    stop,
+                    written,
+                    report: WriterReport::default(),
+                };
+                if index == 0 {
+                    worker.block()
+                } else {
+                    worker.write(pause)
+                }
+            }));
+        }
+        Ok(writers)
+    }
+
+    /// Commands answered so far.
+    pub fn commands_so_far(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Stops all threads once what they have sent is answered.
+    pub fn stop(mut self) -> Result<WriterReport> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut report = WriterReport::default();
+        for thread in self.threads.drain(..) {
+            let part = thread
+                .join()
+                .map_err(|_| anyhow!("a writer thread panicked"))??;
+            report.add(part);
+        }
+        Ok(report)
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// How long one thread may take for one batch.
+fn batch_pause(options: &WriterOptions) -> Duration {
+    let batches_per_second = options.commands_per_second as f64 / BATCH_COMMANDS as f64;
+    Duration::from_secs_f64(options.threads as f64 / batches_per_second.max(0.01))
+}
+
+struct Worker {
+    client: Client,
+    mix: Mix,
+    stop: Arc<AtomicBool>,
+    written: Arc<AtomicU64>,
+    report: WriterReport,
+}
+
+impl Worker {
+    fn write(mut self, pause: Duration) -> Result<WriterReport> {
+        let mut due = Instant::now();
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut commands = Vec::new();
+            while commands.len() < BATCH_COMMANDS {
+                self.mix.next(&mut commands);
+            }
+            self.send(&commands)?;
+            due += pause;
+            let now = Instant::now();
+            match due.checked_duration_since(now) {
+                Some(left) => std::thread::sleep(left),
+                // What was missed is not made up for in one burst.
+                None => due = now,
+            }
+        }
+        Ok(self.report)
+    }
+
+    /// Waits for elements, one command at a time.
+    fn block(mut self) -> Result<WriterReport> {
+        while !self.stop.load(Ordering::Relaxed) {
+            let command = self.mix.next_blocking();
+            self.send(&[command])?;
+        }
+        Ok(self.report)
+    }
+
+    fn send(&mut self, commands: &[Command]) -> Result<()> {
+        let replies = self.client.pipeline(commands)?;
+        let count = commands.len() as u64;
+        self.report.commands += count;
+        self.written.fetch_add(count, Ordering::Relaxed);
+        for (command, reply) in commands.iter().zip(&replies) {
+            let within = reply.array().iter().filter_map(|inner| inner.error());
+            for error in reply.error().into_iter().chain(within) {
+                if EXPECTED_ERRORS.iter().any(|known| error.starts_with(known)) {
+                    self.report.expected_errors += 1;
+                } else {
+                    let text = format!("{error} (answer to {command:?})");
+                    *self.report.errors.entry(text).or_default() += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
