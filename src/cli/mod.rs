@@ -13,11 +13,10 @@ pub mod sync;
 
 use std::process::ExitCode;
 
-use crate::engine::lanes::StartLanes;
 use crate::fault::Fault;
 
 /// Runs what the process's arguments ask for.
-pub fn run(start_lanes: StartLanes) -> ExitCode {
+pub fn run() -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(args::Exit::Printed(text)) => {
@@ -27,7 +26,7 @@ pub fn run(start_lanes: StartLanes) -> ExitCode {
         Err(args::Exit::Refused(fault)) => return refuse(&fault),
     };
     let args::Command::Sync(args) = command;
-    match sync::run(args, start_lanes) {
+    match sync::run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => refuse(&fault),
     }

@@ -16,14 +16,14 @@ use crate::control::http::StatusServer;
 use crate::control::lookup::LookupService;
 use crate::control::watcher::Watcher;
 use crate::control::{environment, preflight};
-use crate::engine::lanes::{Lanes, StartLanes};
 use crate::engine::options::{Deployment, SyncOptions, SyncPlan};
 use crate::engine::shared::{CatchUp, Shared};
 use crate::fault::{Fault, Side};
 use crate::limits::PROGRESS_INTERVAL_MS;
+use crate::runtime::{self, RuntimeHandle};
 
 /// Runs until told to stop, or until caught up with `--once`. Ends with the fault of the first lane that failed.
-pub fn run(args: SyncArgs, start_lanes: StartLanes) -> Result<(), Fault> {
+pub fn run(args: SyncArgs) -> Result<(), Fault> {
     let started = Instant::now();
     let options = args.options(|name| std::env::var(name).ok())?;
     let switch = signals::install()?;
@@ -32,7 +32,7 @@ pub fn run(args: SyncArgs, start_lanes: StartLanes) -> Result<(), Fault> {
     environment::check_io_uring()?;
     environment::ensure_locked_memory(options.cores.len())?;
     let plan = find(options)?;
-    replicate(plan, started, &switch, &screen, start_lanes)
+    replicate(plan, started, &switch, &screen)
 }
 
 /// Discovery and every check that needs the servers.
@@ -69,7 +69,6 @@ fn replicate(
     started: Instant,
     switch: &StopSwitch,
     screen: &Screen,
-    start_lanes: StartLanes,
 ) -> Result<(), Fault> {
     let options = plan.options.clone();
     let shared = Arc::new(Shared::new(
@@ -89,14 +88,8 @@ fn replicate(
     let _lookup = LookupService::start(&shared, &options.source.credentials)?;
     // From here on a signal asks the lanes to end; it is kept if they have not started yet.
     switch.get_or_init(|| Arc::clone(&shared));
-    let lanes = start_lanes(plan, Arc::clone(&shared))?;
-    let told = Arc::clone(&lanes);
-    let watcher = Watcher::start(
-        &shared,
-        &options.source,
-        &options.target,
-        Box::new(move |change, topology| told.source_changed(change, topology)),
-    );
+    let lanes = runtime::start(plan, Arc::clone(&shared))?;
+    let watcher = Watcher::start(&shared, &options.source, &options.target);
     let watcher = match watcher {
         Ok(watcher) => watcher,
         Err(fault) => {
@@ -105,7 +98,7 @@ fn replicate(
             return Err(fault);
         }
     };
-    let failed = follow(&shared, &*lanes, options.once, screen);
+    let failed = follow(&shared, &lanes, options.once, screen);
     let joined = lanes.join();
     drop(watcher);
     // A lane may have failed after the last look.
@@ -118,7 +111,7 @@ fn replicate(
 }
 
 /// Shows the lanes until all have ended. The first fault of a lane stops the others.
-fn follow(shared: &Shared, lanes: &dyn Lanes, once: bool, screen: &Screen) -> Option<Fault> {
+fn follow(shared: &Shared, lanes: &RuntimeHandle, once: bool, screen: &Screen) -> Option<Fault> {
     let mut progress = Progress::new(screen);
     let mut catch_up = CatchUp::default();
     let mut failed: Option<Fault> = None;

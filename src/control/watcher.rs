@@ -27,9 +27,6 @@ use crate::topology::{
     Endpoint, Node, Topology, TopologyCell, TopologyChange, TopologyKind, Value,
 };
 
-/// Called on the watcher's thread with every change of the source's topology, after it was published.
-pub type OnSourceChange = Box<dyn FnMut(&TopologyChange, &Topology) + Send>;
-
 /// The running threads. Dropping it ends them after their current round.
 #[derive(Debug)]
 pub struct Watcher {
@@ -44,26 +41,24 @@ impl Watcher {
         shared: &Arc<Shared>,
         source: &Endpoint,
         target: &Endpoint,
-        on_source_change: OnSourceChange,
     ) -> Result<Self, Fault> {
         let mut watcher = Self {
             closed: Arc::default(),
             shared: Arc::clone(shared),
             threads: Vec::new(),
         };
-        let nothing: OnSourceChange = Box::new(|_, _| {});
-        watcher.spawn(SideWatch::new(Side::Source, source), on_source_change)?;
-        watcher.spawn(SideWatch::new(Side::Target, target), nothing)?;
+        watcher.spawn(SideWatch::new(Side::Source, source))?;
+        watcher.spawn(SideWatch::new(Side::Target, target))?;
         Ok(watcher)
     }
 
-    fn spawn(&mut self, mut side: SideWatch, mut on_change: OnSourceChange) -> Result<(), Fault> {
+    fn spawn(&mut self, mut side: SideWatch) -> Result<(), Fault> {
         let (shared, closed) = (Arc::clone(&self.shared), Arc::clone(&self.closed));
         let name = format!("watch-{}", side.side);
         let thread = Builder::new().name(name).spawn(move || {
             let mut seen = 0;
             while !closed.load(Ordering::Acquire) {
-                side.round(&shared, &mut on_change);
+                side.round(&shared);
                 std::thread::sleep(Duration::from_millis(WATCH_HINT_INTERVAL_MS));
                 let limit = Duration::from_millis(WATCH_INTERVAL_MS - WATCH_HINT_INTERVAL_MS);
                 seen = shared.wait_for_hint(seen, limit);
@@ -131,7 +126,7 @@ impl SideWatch {
         }
     }
 
-    fn round(&mut self, shared: &Shared, on_change: &mut OnSourceChange) {
+    fn round(&mut self, shared: &Shared) {
         let cell = match self.side {
             Side::Source => &shared.source,
             Side::Target => &shared.target,
@@ -149,9 +144,7 @@ impl SideWatch {
             return;
         };
         let change = current.change_to(&topology);
-        if publish(self.side, cell, topology, &change) && !change.is_empty() {
-            on_change(&change, &cell.load().1);
-        }
+        publish(self.side, cell, topology, &change);
     }
 
     /// Asks every master that can be reached; the answers by node id, in the order of the shards.

@@ -3,14 +3,12 @@
 //! - [`options`]: what the user asked for;
 //! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
-//! - [`lanes`]: what the command line needs of the running lanes;
 //! - [`lookup`]: questions of lanes about commands that our own table does not know.
 
 mod copy;
 mod hold;
 mod intake;
 pub mod lane;
-pub mod lanes;
 pub mod lookup;
 pub mod options;
 mod parked;

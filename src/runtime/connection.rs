@@ -40,13 +40,9 @@ pub(super) async fn dial(host: String, port: u16) -> Result<Connection, Fault> {
     let why = last.map_or_else(|| "no address".to_owned(), |error| error.to_string());
     Err(Fault::new(
         FaultKind::Unreachable,
-<<<<<<< HEAD
         format!(
             "cannot connect: {why}; check that the server runs and that no firewall is in the way"
         ),
-=======
-        format!("cannot connect: {why}; check that the server runs and that no firewall is in the way"),
->>>>>>> bbdb70ded4ec96c03ab9f02bb904ac2537644470
     ))
 }
 
@@ -69,15 +65,11 @@ async fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Fault> {
 
 impl Connection {
     /// Reads what there is. `Ready(Ok(0))` is the end of the stream.
-<<<<<<< HEAD
     pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-=======
-    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
->>>>>>> bbdb70ded4ec96c03ab9f02bb904ac2537644470
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 

@@ -246,16 +246,12 @@ impl LaneTask {
         Ok(true)
     }
 
-<<<<<<< HEAD
     fn read_target(
         &mut self,
         cx: &mut Context<'_>,
         index: usize,
         now_ms: u64,
     ) -> Result<bool, Fault> {
-=======
-    fn read_target(&mut self, cx: &mut Context<'_>, index: usize, now_ms: u64) -> Result<bool, Fault> {
->>>>>>> bbdb70ded4ec96c03ab9f02bb904ac2537644470
         let Socket::Up(connection) = &mut self.targets[index] else {
             return Ok(false);
         };
@@ -278,16 +274,12 @@ impl LaneTask {
         Ok(true)
     }
 
-<<<<<<< HEAD
     fn write_target(
         &mut self,
         cx: &mut Context<'_>,
         index: usize,
         now_ms: u64,
     ) -> Result<bool, Fault> {
-=======
-    fn write_target(&mut self, cx: &mut Context<'_>, index: usize, now_ms: u64) -> Result<bool, Fault> {
->>>>>>> bbdb70ded4ec96c03ab9f02bb904ac2537644470
         let Socket::Up(connection) = &mut self.targets[index] else {
             return Ok(false);
         };

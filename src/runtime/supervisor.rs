@@ -24,6 +24,11 @@ pub struct RuntimeHandle {
 }
 
 impl RuntimeHandle {
+    /// Whether all lanes have ended.
+    pub fn ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// Waits until all lanes have ended, which they do when [`Shared::request_stop`] was called. How each ended is in
     /// its status.
     ///
