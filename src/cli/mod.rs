@@ -11,6 +11,7 @@ pub mod signals;
 pub mod summary;
 pub mod sync;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::engine::lanes::StartLanes;
@@ -21,7 +22,8 @@ pub fn run(start_lanes: StartLanes) -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(args::Exit::Printed(text)) => {
-            print!("{text}");
+            // Whoever closed standard output does not want it.
+            let _ = write!(std::io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
         Err(args::Exit::Refused(fault)) => return refuse(&fault),
@@ -35,6 +37,7 @@ pub fn run(start_lanes: StartLanes) -> ExitCode {
 
 /// One line, and the code of the fault's class.
 fn refuse(fault: &Fault) -> ExitCode {
-    eprintln!("slotstream: {}", fault.message);
+    // The code tells the class even where nobody reads the line.
+    let _ = writeln!(std::io::stderr(), "slotstream: {}", fault.message);
     ExitCode::from(fault.class().code())
 }
