@@ -98,7 +98,7 @@ pub const WATCH_INTERVAL_MS: u64 = 1_000;
 pub const WATCH_HINT_INTERVAL_MS: u64 = 50;
 
 /// How long a server may take to answer a poll of the watcher.
-pub const WATCH_REPLY_TIMEOUT_MS: u64 = 2_000;
+pub const WATCH_REPLY_TIMEOUT_MS: u64 = 1_000;
 
 /// How many refreshes in a row may show an older view of a cluster before it is believed: the cluster
 /// was then reset, and its epochs start again.

@@ -11,6 +11,7 @@ pub mod signals;
 pub mod summary;
 pub mod sync;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use crate::fault::Fault;
@@ -20,7 +21,8 @@ pub fn run() -> ExitCode {
     let command = match args::parse(std::env::args_os()) {
         Ok(command) => command,
         Err(args::Exit::Printed(text)) => {
-            print!("{text}");
+            // Whoever closed standard output does not want it.
+            let _ = write!(std::io::stdout(), "{text}");
             return ExitCode::SUCCESS;
         }
         Err(args::Exit::Refused(fault)) => return refuse(&fault),
@@ -34,6 +36,7 @@ pub fn run() -> ExitCode {
 
 /// One line, and the code of the fault's class.
 fn refuse(fault: &Fault) -> ExitCode {
-    eprintln!("slotstream: {}", fault.message);
+    // The code tells the class even where nobody reads the line.
+    let _ = writeln!(std::io::stderr(), "slotstream: {}", fault.message);
     ExitCode::from(fault.class().code())
 }

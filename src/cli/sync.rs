@@ -2,6 +2,7 @@
 //!
 //! Nothing is written to the target before every check has passed.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -103,7 +104,12 @@ fn replicate(
     drop(watcher);
     // A lane may have failed after the last look.
     let failed = failed.or_else(|| first_fault(&shared)).or(joined.err());
-    println!("{}", summary::text(&shared, Instant::now()));
+    // Whoever closed standard output does not want it.
+    let _ = writeln!(
+        std::io::stdout(),
+        "{}",
+        summary::text(&shared, Instant::now())
+    );
     match failed {
         Some(fault) => Err(fault),
         None => Ok(()),

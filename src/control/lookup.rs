@@ -121,12 +121,15 @@ fn positions(reply: &Value) -> LookupAnswer {
         };
         let flags = flags.array()?;
         let has = |flag| flags.iter().any(|known| known.text() == Some(flag));
+        // From 7.0 on a container lists its subcommands, and each of them has positions of its own.
+        let subcommands = entry.array()?.get(9).and_then(Value::array);
+        let is_container = subcommands.is_some_and(|list| !list.is_empty());
         Some(LookupAnswer::Positions {
             first: first.integer()?,
             last: last.integer()?,
             step: step.integer()?,
-            movable: has("movablekeys"),
-            write: has("write"),
+            movable: has("movablekeys") || is_container,
+            write: has("write") || is_container,
         })
     };
     parsed().unwrap_or_else(|| unknown(reply))
@@ -182,6 +185,21 @@ mod tests {
                 LookupAnswer::Unknown(_)
             ));
         }
+    }
+
+    #[test]
+    fn the_keys_of_a_container_are_asked_for_command_by_command() {
+        let mut bytes =
+            b"*1\r\n*10\r\n$3\r\nfoo\r\n:-2\r\n*0\r\n:0\r\n:0\r\n:0\r\n*0\r\n*0\r\n*0\r\n".to_vec();
+        bytes.extend(b"*1\r\n$7\r\nfoo|bar\r\n");
+        let expected = LookupAnswer::Positions {
+            first: 0,
+            last: 0,
+            step: 0,
+            movable: true,
+            write: true,
+        };
+        assert_eq!(positions(&decode(&bytes)), expected);
     }
 
     #[test]
