@@ -73,11 +73,11 @@ pub fn slot_of(key: &[u8]) -> Slot {
 
 /// The part of `key` that its slot is computed from.
 pub fn hashed_part(key: &[u8]) -> &[u8] {
-    let Some(open) = memchr::memchr(b'{', key) else {
+    let Some(open) = find(key, b'{') else {
         return key;
     };
     let inside = &key[open + 1..];
-    match memchr::memchr(b'}', inside) {
+    match find(inside, b'}') {
         None | Some(0) => key,
         Some(close) => &inside[..close],
     }
@@ -86,16 +86,28 @@ pub fn hashed_part(key: &[u8]) -> &[u8] {
 /// Whether `key` holds a `{`. For the usual key of tens of bytes this is half the cost of a call to `memchr`.
 #[inline]
 fn has_brace(key: &[u8]) -> bool {
-    let (blocks, tail) = key.as_chunks::<STRIDE>();
-    for block in blocks {
-        if block_has_brace(block) {
-            return true;
+    // The last block may overlap the one before it, which spares a loop over a tail.
+    let Some(last) = key.last_chunk::<STRIDE>() else {
+        return short_has_brace(key);
+    };
+    let before = (key.len() - 1) / STRIDE;
+    let (blocks, _) = key.as_chunks::<STRIDE>();
+    block_has_brace(last) || blocks.iter().take(before).any(block_has_brace)
+}
+
+/// Where `byte` first stands in `text`. Tags stand near the front and are short: a word or two is looked at.
+#[inline]
+fn find(text: &[u8], byte: u8) -> Option<usize> {
+    let (words, tail) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        // The lowest mark is exact: a borrow can only make false ones above a true one.
+        let marks = marks_of(u64::from_le_bytes(*word), byte);
+        if marks != 0 {
+            return Some(index * 8 + marks.trailing_zeros() as usize / 8);
         }
     }
-    if let (false, Some(last)) = (tail.is_empty(), key.last_chunk::<STRIDE>()) {
-        return block_has_brace(last);
-    }
-    short_has_brace(tail)
+    let at = tail.iter().position(|&one| one == byte)?;
+    Some(words.len() * 8 + at)
 }
 
 #[inline]
@@ -121,37 +133,79 @@ fn short_has_brace(key: &[u8]) -> bool {
     key.contains(&b'{')
 }
 
-/// Whether one of the eight bytes of `word` is `{`: the one that is becomes zero, and only a word with a zero
-/// byte keeps a high bit in the expression below (Mycroft's test; exact as an answer for the whole word).
 #[inline]
 fn word_has_brace(word: u64) -> bool {
+    marks_of(word, b'{') != 0
+}
+
+/// Not zero when one of the eight bytes of `word` is `byte`: that one becomes zero, and only a word with a zero
+/// byte keeps a high bit in the expression below (Mycroft's test). The lowest bit marks the lowest such byte.
+#[inline]
+fn marks_of(word: u64, byte: u8) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
-    let zeroed = word ^ (ONES * b'{' as u64);
-    zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7) != 0
+    let zeroed = word ^ (ONES * u64::from(byte));
+    zeroed.wrapping_sub(ONES) & !zeroed & (ONES << 7)
 }
 
 /// CRC-16/XMODEM of `bytes`, sixteen bytes at a time.
 #[inline]
 pub fn crc16_xmodem(bytes: &[u8]) -> u16 {
-    // The odd part goes first: there the CRC so far is zero and need not be mixed in.
+    // The odd part goes first, right-aligned in a block: zeros before the first byte leave a CRC of zero as it is,
+    // so that no length needs a loop of its own.
     let (head, blocks) = bytes.as_rchunks::<STRIDE>();
-    let mut crc = 0u16;
-    for (table, &byte) in TABLES[..head.len()].iter().rev().zip(head) {
-        crc ^= table[usize::from(byte)];
-    }
-    for block in blocks {
-        let mut mixed = *block;
-        let [high, low] = crc.to_be_bytes();
-        mixed[0] ^= high;
-        mixed[1] ^= low;
-        crc = 0;
-        let mut at = 0;
-        while at < STRIDE {
-            crc ^= TABLES[STRIDE - 1 - at][usize::from(mixed[at])];
-            at += 1;
+    let mut crc = match bytes.first_chunk::<STRIDE>() {
+        None => return crc_of_short(head),
+        Some(_) if head.is_empty() => 0,
+        Some(first) if head.len() > 8 => {
+            crc_of_block(u128::from_be_bytes(*first) >> (8 * (STRIDE - head.len())))
         }
+        Some(first) => {
+            let first = (u128::from_be_bytes(*first) >> 64) as u64;
+            crc_of_word::<0>(first >> (8 * (8 - head.len())))
+        }
+    };
+    for block in blocks {
+        crc = crc_of_block(u128::from_be_bytes(*block) ^ (u128::from(crc) << 112));
     }
     crc
+}
+
+/// The CRC of fewer than [`STRIDE`] bytes, read as words that may overlap.
+#[inline]
+fn crc_of_short(bytes: &[u8]) -> u16 {
+    let len = bytes.len();
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        // At least 8: a shift of 64 would be one too far, so the first word is shifted in two steps.
+        let high = (u64::from_be_bytes(*first) >> 8) >> (8 * (15 - len));
+        return crc_of_halves(high, u64::from_be_bytes(*last));
+    }
+    let word =
+        if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+            let high = u64::from(u32::from_be_bytes(*first)) >> (8 * (8 - len));
+            high << 32 | u64::from(u32::from_be_bytes(*last))
+        } else {
+            bytes
+                .iter()
+                .fold(0, |word, &byte| word << 8 | u64::from(byte))
+        };
+    crc_of_word::<0>(word)
+}
+
+#[inline]
+fn crc_of_block(block: u128) -> u16 {
+    crc_of_halves((block >> 64) as u64, block as u64)
+}
+
+#[inline]
+fn crc_of_halves(high: u64, low: u64) -> u16 {
+    crc_of_word::<8>(high) ^ crc_of_word::<0>(low)
+}
+
+/// The CRC of eight bytes that stand `DISTANCE` bytes before the end: eight loads that do not wait for each other.
+#[inline]
+fn crc_of_word<const DISTANCE: usize>(word: u64) -> u16 {
+    let entry = |at: usize| TABLES[DISTANCE + at][(word >> (8 * at)) as usize & 0xff];
+    (entry(0) ^ entry(1) ^ entry(2) ^ entry(3)) ^ (entry(4) ^ entry(5) ^ entry(6) ^ entry(7))
 }
 
 const WORDS: usize = SLOT_COUNT / 64;

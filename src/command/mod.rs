@@ -1,6 +1,6 @@
 //! What the engine must know about a replicated command: its kind, its keys, whether it may be applied twice.
 //!
-//! Layer 1. Everything stands in one [`table`]: every write command of Redis 6.0 to 8.4 and Valkey 8.0 to 9.1, what
+//! Layer 1. Everything stands in one [`table`]: every write command of Redis 6.0 to 8.10 and Valkey 8.0 to 9.1, what
 //! servers put into a replication stream besides writes, and the reads that a module may replicate. Commands
 //! that it lacks are learned from the source ([`learned`]).
 //!

@@ -11,13 +11,16 @@
 //! - Errors of a replayed command (`WRONGTYPE`, an id that is not greater, `BUSYGROUP`) mean that the state is ahead.
 //! - A deadline that has passed meanwhile deletes at once what the next command in the suffix would have renewed.
 //!
-//! And a third kind between safe and unsafe, [`Replay::MayDropTtl`]. With `k = {f, g}` and a TTL set before the suffix:
+//! And a third kind between safe and unsafe, [`Replay::MayChangeTtl`]: removing the last member of a key removes the
+//! key and its TTL. Applied again, a removal may empty a key that it left alone the first time, or the reverse:
 //!
 //! ```text
-//! suffix          first time      again, on {f}
-//! HDEL k f        {g}             {}: the key is gone, and its TTL with it
-//! HSET k f v      {f, g}          {f}, no TTL
-//! HDEL k g        {f}, TTL        {f}, no TTL      <- differs
+//! k = {f, g} with a TTL                    k is missing
+//! suffix       first time     again        suffix           first time       again
+//! HDEL k f     {g} TTL        gone         HSET k f v       {f}              {f, g}
+//! HSET k f v   {f, g} TTL     {f}          PEXPIREAT k t    {f} TTL          {f, g} TTL
+//! HDEL k g     {f} TTL        {f}          HDEL k f         gone             {g} TTL
+//!                                          HSET k g v       {g}              {g} TTL
 //! ```
 //!
 //! `XSETID` is unsafe whatever its arguments: it may lower the last id, after which an `XADD` is not refused when it comes again.
@@ -40,15 +43,15 @@ pub enum Safety {
 pub enum Replay {
     /// Ends in the same data.
     Same,
-    /// Ends in the same values, but a key that the command empties in between loses a TTL that it should keep.
-    MayDropTtl,
+    /// Ends in the same values, but a key may lack a TTL that it should have or have one that it should lack.
+    MayChangeTtl,
     /// May end in other data.
     Differs,
 }
 
 impl Safety {
     pub(super) const SAFE: Safety = Safety::Always(Replay::Same);
-    pub(super) const REMOVAL: Safety = Safety::Always(Replay::MayDropTtl);
+    pub(super) const REMOVAL: Safety = Safety::Always(Replay::MayChangeTtl);
     pub(super) const UNSAFE: Safety = Safety::Always(Replay::Differs);
 }
 
@@ -341,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn removals_of_members_may_drop_the_ttl_of_a_key_that_they_empty() {
+    fn removals_of_members_may_change_the_ttl_of_a_key_that_they_empty() {
         for line in [
             "HDEL k f",
             "SREM k m",
@@ -349,7 +352,7 @@ mod tests {
             "HGETDEL k FIELDS 1 f",
             "ZREMRANGEBYSCORE k 0 5",
         ] {
-            assert_eq!(judge(line), Replay::MayDropTtl, "{line}");
+            assert_eq!(judge(line), Replay::MayChangeTtl, "{line}");
         }
     }
 
