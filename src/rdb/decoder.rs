@@ -7,9 +7,9 @@
 //! ```
 
 use super::Lineage;
-use super::crc;
+use super::crc::crc64;
 use super::element::{Elements, has_elements};
-use super::error::{Halt, Problem, RdbError};
+use super::error::{Halt, ModuleId, Problem, RdbError};
 use super::grammar;
 use super::part::Part;
 use super::target::{Passage, TargetFormat};
@@ -302,7 +302,7 @@ impl Reader<'_, '_> {
 
     fn update_checksum(&mut self) {
         let fresh = &self.input[self.checked_to..self.at];
-        self.decoder.checksum = crc::extend(self.decoder.checksum, fresh);
+        self.decoder.checksum = crc64(self.decoder.checksum, fresh);
         self.checked_to = self.at;
     }
 
@@ -480,6 +480,10 @@ impl Reader<'_, '_> {
                 });
                 Ok(())
             }
+            Passage::Elements if type_code == grammar::TYPE_MODULE => {
+                let module = ModuleId(cursor.length()?);
+                Err(Problem::TargetLacksModule(module).into())
+            }
             Passage::Elements => self.begin_parts(type_code, key, cursor.at()),
         }
     }
@@ -491,7 +495,7 @@ impl Reader<'_, '_> {
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
         let elements = Elements::new(type_code, program);
-        decoder.elements = Some(elements.ok_or(Problem::TargetLacksType(type_code))?);
+        decoder.elements = Some(elements.expect("all but module values have elements"));
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;

@@ -691,3 +691,20 @@ fn element_deadline(element: Option<Element<'_>>) -> Result<u64, Problem> {
         other => Ok(other.max(0) as u64),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rdb::Lineage;
+    use crate::rdb::grammar::{TYPE_MODULE, value_program};
+
+    #[test]
+    fn every_type_but_module_values_has_elements() {
+        for lineage in [Lineage::Redis, Lineage::Valkey] {
+            for code in 0..=255 {
+                let is_known = value_program(code, lineage).is_some();
+                assert!(!is_known || has_elements(code) != (code == TYPE_MODULE));
+            }
+        }
+    }
+}
