@@ -92,12 +92,21 @@ pub struct Decoder {
     database: u32,
     prefix: Prefix,
     stage: Stage,
+    /// By type: how its values are stored and passed on.
+    plans: [Option<Plan>; grammar::TYPE_COUNT],
     /// Key of the value that comes in parts, or of a value whose key is not stored as it is.
     key: Vec<u8>,
     scratch: Vec<u8>,
-    elements: Option<Elements>,
+    elements: Elements,
     is_first_part: bool,
     failed: Option<RdbError>,
+}
+
+/// What becomes of the values of one type in this snapshot.
+#[derive(Clone, Copy)]
+struct Plan {
+    program: &'static [grammar::Op],
+    passage: Passage,
 }
 
 /// What may stand before a key.
@@ -225,9 +234,10 @@ impl Decoder {
             database: 0,
             prefix: Prefix::default(),
             stage: Stage::Magic,
+            plans: [None; grammar::TYPE_COUNT],
             key: Vec::new(),
             scratch: Vec::new(),
-            elements: None,
+            elements: Elements::default(),
             is_first_part: false,
             failed: None,
         }
@@ -309,19 +319,20 @@ impl Reader<'_, '_> {
     #[inline]
     fn find(&mut self) -> Result<Found, Halt> {
         loop {
-            match self.decoder.stage {
+            match &self.decoder.stage {
                 Stage::Record => {
                     if let Some(found) = self.record()? {
                         return Ok(found);
                     }
                 }
                 Stage::Value(partial) => {
+                    let partial = *partial;
                     if let Some(found) = self.value(partial)? {
                         return Ok(found);
                     }
                 }
                 Stage::Parts => return self.part(),
-                Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
+                &Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
                 Stage::Magic => return self.magic(),
                 Stage::End => return Err(Halt::More { needed: u64::MAX }),
             }
@@ -351,8 +362,17 @@ impl Reader<'_, '_> {
         if !(1..=newest).contains(&version) {
             return Err(Problem::UnknownVersion(version).into());
         }
+        let version = version as u16;
+        let target = self.decoder.options.target;
+        self.decoder.plans = std::array::from_fn(|code| {
+            let code = code as u8;
+            Some(Plan {
+                program: grammar::value_program(code, lineage)?,
+                passage: target.passage(code, lineage, version),
+            })
+        });
         self.decoder.lineage = lineage;
-        self.decoder.version = version as u16;
+        self.decoder.version = version;
         self.decoder.stage = Stage::Record;
         self.at += header.len();
         Ok(Found::Header)
@@ -364,8 +384,7 @@ impl Reader<'_, '_> {
         let mut cursor = Cursor::new(self.input, self.at);
         let code = cursor.u8()?;
         if code < opcode::FIRST {
-            self.open_key(code, cursor)?;
-            return Ok(None);
+            return self.open_key(code, cursor);
         }
         let prefix = &mut self.decoder.prefix;
         match code {
@@ -461,41 +480,40 @@ impl Reader<'_, '_> {
 
     /// Passes a key and decides how its value goes on.
     #[inline]
-    fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<(), Halt> {
-        let decoder = &mut *self.decoder;
-        let program = grammar::value_program(type_code, decoder.lineage)
-            .ok_or(Problem::UnknownType(type_code))?;
+    fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
+        let plan = self.decoder.plans.get(usize::from(type_code));
+        let Some(Some(Plan { program, passage })) = plan.copied() else {
+            return Err(Problem::UnknownType(type_code).into());
+        };
         let key = cursor.text()?;
-        let target = decoder.options.target;
-        let walk = Walk::new(program);
-        match target.passage(type_code, decoder.lineage, decoder.version) {
+        match passage {
             Passage::Payload { footer_version } => {
                 let key_end = cursor.at() - self.at;
-                decoder.stage = Stage::Value(PartialValue {
+                self.value(PartialValue {
                     type_code,
                     key_end,
-                    walk,
+                    walk: Walk::new(program),
                     at: key_end,
                     footer_version,
-                });
-                Ok(())
+                })
             }
             Passage::Elements if type_code == grammar::TYPE_MODULE => {
                 let module = ModuleId(cursor.length()?);
                 Err(Problem::TargetLacksModule(module).into())
             }
-            Passage::Elements => self.begin_parts(type_code, key, cursor.at()),
+            Passage::Elements => {
+                self.begin_parts(type_code, key, cursor.at())?;
+                Ok(None)
+            }
         }
     }
 
     fn begin_parts(&mut self, type_code: u8, key: Text<'_>, value_at: usize) -> Result<(), Halt> {
         let decoder = &mut *self.decoder;
-        let program = grammar::value_program(type_code, decoder.lineage)
-            .ok_or(Problem::UnknownType(type_code))?;
+        let plan = decoder.plans[usize::from(type_code)].expect("the type was looked up before");
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
-        let elements = Elements::new(type_code, program);
-        decoder.elements = Some(elements.expect("all but module values have elements"));
+        decoder.elements.open(type_code, plan.program);
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
@@ -544,11 +562,9 @@ impl Reader<'_, '_> {
     }
 
     fn part(&mut self) -> Result<Found, Halt> {
-        let mut elements = self.decoder.elements.take().expect("a value is open");
         let mut cursor = Cursor::new(self.input, self.at);
-        let result = elements.fill(&mut cursor);
+        let result = self.decoder.elements.fill(&mut cursor);
         self.at = cursor.at();
-        self.decoder.elements = Some(elements);
         let is_last = result?;
         if is_last {
             self.decoder.stage = Stage::Record;
@@ -584,14 +600,13 @@ impl Reader<'_, '_> {
                     decoder.prefix = Prefix::default();
                 }
                 let is_first = std::mem::replace(&mut decoder.is_first_part, false);
-                let elements = decoder.elements.as_ref().expect("a value is open");
                 Item::Part(Part {
                     key: &decoder.key,
                     database: decoder.database,
                     expire_at_ms,
                     is_first,
                     is_last,
-                    content: elements.content(),
+                    content: decoder.elements.content(),
                 })
             }
             Found::Header => Item::Header {

@@ -255,6 +255,9 @@ const STREAM_3: &[Op] = &linked([
 ]);
 const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
 
+/// Types from this one on are not known, whatever the lineage.
+pub(super) const TYPE_COUNT: usize = 26;
+
 /// A value that a module wrote.
 pub(super) const TYPE_MODULE: u8 = 7;
 
@@ -375,8 +378,10 @@ mod tests {
     fn every_restorable_type_has_a_program() {
         for source in [Lineage::Redis, Lineage::Valkey] {
             for code in 0..=255 {
+                let program = value_program(code, source);
+                assert!(program.is_none() || usize::from(code) < TYPE_COUNT);
                 if restorable_from(code, source, source).is_some() {
-                    assert!(value_program(code, source).is_some(), "type {code}");
+                    assert!(program.is_some(), "type {code}");
                 }
             }
         }
