@@ -448,7 +448,8 @@ pub fn compress(text: &[u8]) -> Bytes {
         };
         flush(&mut out, &text[literal..at]);
         let same = |n: &usize| text[from + n] == text[at + n];
-        let length = (0..text.len() - at).take_while(same).count().min(264);
+        let longest = (text.len() - at).min(264);
+        let length = (0..longest).take_while(same).count();
         let distance = at - from - 1;
         if length < 9 {
             out.push((length as u8 - 2) << 5 | (distance >> 8) as u8);
