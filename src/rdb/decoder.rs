@@ -15,7 +15,7 @@ use super::part::Part;
 use super::target::{Passage, TargetFormat};
 use super::value::Value;
 use super::walk::Walk;
-use super::wire::{Cursor, Text};
+use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
 
 /// What the decoder is to produce.
@@ -107,6 +107,8 @@ pub struct Decoder {
 struct Plan {
     program: &'static [grammar::Op],
     passage: Passage,
+    /// The value is one string, plain or packed.
+    is_single_text: bool,
 }
 
 /// What may stand before a key.
@@ -173,6 +175,16 @@ impl Place {
             Place::Buffer => buffer,
         }
     }
+}
+
+/// What [`Reader::find_plain_value`] found; the value ends where the reader stands.
+struct PlainValue {
+    type_code: u8,
+    footer_version: u16,
+    expire_at_ms: Option<u64>,
+    key_start: usize,
+    key_bytes: usize,
+    value_start: usize,
 }
 
 /// What was found, without borrowing it.
@@ -290,6 +302,9 @@ impl Reader<'_, '_> {
         if let Some(failed) = self.decoder.failed {
             return Err(failed);
         }
+        if let Some(found) = self.find_plain_value() {
+            return Ok(Item::Value(self.plain_value(found)));
+        }
         match self.find() {
             Ok(found) => Ok(self.item(found)),
             Err(Halt::More { .. }) => Ok(Item::NeedMore),
@@ -314,6 +329,67 @@ impl Reader<'_, '_> {
         let fresh = &self.input[self.checked_to..self.at];
         self.decoder.checksum = crc64(self.decoder.checksum, fresh);
         self.checked_to = self.at;
+    }
+
+    /// The usual case, made fast: a key stored as it is, whose value is a single string (plain or packed), both
+    /// whole. Whatever it does not handle is left to [`Reader::find`], which handles everything.
+    #[inline]
+    fn find_plain_value(&mut self) -> Option<PlainValue> {
+        if !matches!(self.decoder.stage, Stage::Record) {
+            return None;
+        }
+        let mut cursor = Cursor::new(self.input, self.at);
+        let mut type_code = cursor.u8().ok()?;
+        let mut expire_at_ms = self.decoder.prefix.expire_at_ms;
+        if type_code == opcode::EXPIRY_MILLISECONDS {
+            expire_at_ms = expiry(cursor.array().ok()?);
+            type_code = cursor.u8().ok()?;
+        }
+        let plan = (*self.decoder.plans.get(usize::from(type_code))?)?;
+        let Passage::Payload { footer_version } = plan.passage else {
+            return None;
+        };
+        if !plan.is_single_text {
+            return None;
+        }
+        let TextHead::Raw { bytes } = cursor.text_head().ok()? else {
+            return None;
+        };
+        let key_start = cursor.at();
+        cursor.take(bytes).ok()?;
+        let value_start = cursor.at();
+        let body = match cursor.text_head().ok()? {
+            TextHead::Raw { bytes } | TextHead::Integer { bytes } => bytes,
+            TextHead::Lzf { packed, .. } => packed,
+        };
+        cursor.take(body).ok()?;
+        if cursor.at() - value_start > self.decoder.options.value_threshold_bytes {
+            return None;
+        }
+        self.at = cursor.at();
+        Some(PlainValue {
+            type_code,
+            footer_version,
+            expire_at_ms,
+            key_start,
+            value_start,
+            key_bytes: bytes,
+        })
+    }
+
+    #[inline]
+    fn plain_value(&mut self, found: PlainValue) -> Value<'_> {
+        let prefix = std::mem::take(&mut self.decoder.prefix);
+        Value {
+            key: &self.input[found.key_start..found.key_start + found.key_bytes],
+            database: self.decoder.database,
+            expire_at_ms: found.expire_at_ms,
+            idle_seconds: prefix.idle_seconds,
+            frequency: prefix.frequency,
+            type_code: found.type_code,
+            serialized: &self.input[found.value_start..self.at],
+            footer_version: found.footer_version,
+        }
     }
 
     #[inline]
@@ -366,8 +442,10 @@ impl Reader<'_, '_> {
         let target = self.decoder.options.target;
         self.decoder.plans = std::array::from_fn(|code| {
             let code = code as u8;
+            let program = grammar::value_program(code, lineage)?;
             Some(Plan {
-                program: grammar::value_program(code, lineage)?,
+                program,
+                is_single_text: matches!(program, [grammar::Op::Text(_), grammar::Op::End]),
                 passage: target.passage(code, lineage, version),
             })
         });
@@ -482,7 +560,10 @@ impl Reader<'_, '_> {
     #[inline]
     fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
         let plan = self.decoder.plans.get(usize::from(type_code));
-        let Some(Some(Plan { program, passage })) = plan.copied() else {
+        let Some(Some(Plan {
+            program, passage, ..
+        })) = plan.copied()
+        else {
             return Err(Problem::UnknownType(type_code).into());
         };
         let key = cursor.text()?;
