@@ -2,7 +2,7 @@
 //! of `123456789` is `e9c6d914c4b8d9ca`.
 //!
 //! Long inputs go to the vectorised crate (30 GB/s at 1 KiB); under about 128 bytes its set-up costs
-//! more than slicing by eight, and payloads of small strings are that short.
+//! more than slicing by sixteen, and payloads of small strings are that short.
 
 use crc_fast::{CrcAlgorithm, Digest};
 
@@ -12,10 +12,10 @@ const VECTORISED_FROM_BYTES: usize = 128;
 const POLYNOMIAL_REFLECTED: u64 = 0x95ac_9329_ac4b_c9b5;
 
 /// `TABLES[0]` is the classic byte table; `TABLES[k]` advances a byte past `k` further zero bytes.
-static TABLES: [[u64; 256]; 8] = tables();
+static TABLES: [[u64; 256]; 16] = tables();
 
-const fn tables() -> [[u64; 256]; 8] {
-    let mut tables = [[0u64; 256]; 8];
+const fn tables() -> [[u64; 256]; 16] {
+    let mut tables = [[0u64; 256]; 16];
     let mut byte = 0;
     while byte < 256 {
         let mut crc = byte as u64;
@@ -28,7 +28,7 @@ const fn tables() -> [[u64; 256]; 8] {
         byte += 1;
     }
     let mut slice = 1;
-    while slice < 8 {
+    while slice < 16 {
         let mut byte = 0;
         while byte < 256 {
             let before = tables[slice - 1][byte];
@@ -41,7 +41,7 @@ const fn tables() -> [[u64; 256]; 8] {
 }
 
 /// The checksum of `bytes` appended to what already has the checksum `crc` (0 for nothing).
-pub fn extend(crc: u64, bytes: &[u8]) -> u64 {
+pub fn crc64(crc: u64, bytes: &[u8]) -> u64 {
     if bytes.len() < VECTORISED_FROM_BYTES {
         return extend_short(crc, bytes);
     }
@@ -51,20 +51,23 @@ pub fn extend(crc: u64, bytes: &[u8]) -> u64 {
 }
 
 fn extend_short(mut crc: u64, bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        let mixed = (crc ^ u64::from_le_bytes(*word)).to_le_bytes();
-        crc = TABLES[7][mixed[0] as usize]
-            ^ TABLES[6][mixed[1] as usize]
-            ^ TABLES[5][mixed[2] as usize]
-            ^ TABLES[4][mixed[3] as usize]
-            ^ TABLES[3][mixed[4] as usize]
-            ^ TABLES[2][mixed[5] as usize]
-            ^ TABLES[1][mixed[6] as usize]
-            ^ TABLES[0][mixed[7] as usize];
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for block in blocks {
+        let mixed = u128::from_le_bytes(*block) ^ u128::from(crc);
+        crc = sliced(mixed.to_le_bytes());
     }
     for byte in rest {
         crc = TABLES[0][usize::from(crc as u8 ^ byte)] ^ (crc >> 8);
+    }
+    crc
+}
+
+/// The checksum of sixteen bytes: each looked up as if only zeros followed it.
+#[inline]
+fn sliced(bytes: [u8; 16]) -> u64 {
+    let mut crc = 0;
+    for (index, byte) in bytes.into_iter().enumerate() {
+        crc ^= TABLES[15 - index][usize::from(byte)];
     }
     crc
 }
@@ -91,7 +94,7 @@ mod tests {
 
     #[test]
     fn check_value_is_the_published_one() {
-        assert_eq!(extend(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
+        assert_eq!(crc64(0, b"123456789"), 0xe9c6_d914_c4b8_d9ca);
     }
 
     proptest! {
@@ -102,7 +105,7 @@ mod tests {
         ) {
             let cut = cut.min(bytes.len());
             let (head, tail) = bytes.split_at(cut);
-            prop_assert_eq!(extend(extend(0, head), tail), naive(0, &bytes));
+            prop_assert_eq!(crc64(crc64(0, head), tail), naive(0, &bytes));
         }
     }
 }

@@ -7,15 +7,15 @@
 //! ```
 
 use super::Lineage;
-use super::crc;
+use super::crc::crc64;
 use super::element::{Elements, has_elements};
-use super::error::{Halt, Problem, RdbError};
+use super::error::{Halt, ModuleId, Problem, RdbError};
 use super::grammar;
 use super::part::Part;
 use super::target::{Passage, TargetFormat};
 use super::value::Value;
 use super::walk::Walk;
-use super::wire::{Cursor, Text};
+use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
 
 /// What the decoder is to produce.
@@ -92,12 +92,23 @@ pub struct Decoder {
     database: u32,
     prefix: Prefix,
     stage: Stage,
+    /// By type: how its values are stored and passed on.
+    plans: [Option<Plan>; grammar::TYPE_COUNT],
     /// Key of the value that comes in parts, or of a value whose key is not stored as it is.
     key: Vec<u8>,
     scratch: Vec<u8>,
-    elements: Option<Elements>,
+    elements: Elements,
     is_first_part: bool,
     failed: Option<RdbError>,
+}
+
+/// What becomes of the values of one type in this snapshot.
+#[derive(Clone, Copy)]
+struct Plan {
+    program: &'static [grammar::Op],
+    passage: Passage,
+    /// The value is one string, plain or packed.
+    is_single_text: bool,
 }
 
 /// What may stand before a key.
@@ -166,6 +177,16 @@ impl Place {
     }
 }
 
+/// What [`Reader::find_plain_value`] found; the value ends where the reader stands.
+struct PlainValue {
+    type_code: u8,
+    footer_version: u16,
+    expire_at_ms: Option<u64>,
+    key_start: usize,
+    key_bytes: usize,
+    value_start: usize,
+}
+
 /// What was found, without borrowing it.
 enum Found {
     Header,
@@ -225,9 +246,10 @@ impl Decoder {
             database: 0,
             prefix: Prefix::default(),
             stage: Stage::Magic,
+            plans: [None; grammar::TYPE_COUNT],
             key: Vec::new(),
             scratch: Vec::new(),
-            elements: None,
+            elements: Elements::default(),
             is_first_part: false,
             failed: None,
         }
@@ -280,6 +302,9 @@ impl Reader<'_, '_> {
         if let Some(failed) = self.decoder.failed {
             return Err(failed);
         }
+        if let Some(found) = self.find_plain_value() {
+            return Ok(Item::Value(self.plain_value(found)));
+        }
         match self.find() {
             Ok(found) => Ok(self.item(found)),
             Err(Halt::More { .. }) => Ok(Item::NeedMore),
@@ -302,26 +327,88 @@ impl Reader<'_, '_> {
 
     fn update_checksum(&mut self) {
         let fresh = &self.input[self.checked_to..self.at];
-        self.decoder.checksum = crc::extend(self.decoder.checksum, fresh);
+        self.decoder.checksum = crc64(self.decoder.checksum, fresh);
         self.checked_to = self.at;
+    }
+
+    /// The usual case, made fast: a key stored as it is, whose value is a single string (plain or packed), both
+    /// whole. Whatever it does not handle is left to [`Reader::find`], which handles everything.
+    #[inline]
+    fn find_plain_value(&mut self) -> Option<PlainValue> {
+        if !matches!(self.decoder.stage, Stage::Record) {
+            return None;
+        }
+        let mut cursor = Cursor::new(self.input, self.at);
+        let mut type_code = cursor.u8().ok()?;
+        let mut expire_at_ms = self.decoder.prefix.expire_at_ms;
+        if type_code == opcode::EXPIRY_MILLISECONDS {
+            expire_at_ms = expiry(cursor.array().ok()?);
+            type_code = cursor.u8().ok()?;
+        }
+        let plan = (*self.decoder.plans.get(usize::from(type_code))?)?;
+        let Passage::Payload { footer_version } = plan.passage else {
+            return None;
+        };
+        if !plan.is_single_text {
+            return None;
+        }
+        let TextHead::Raw { bytes } = cursor.text_head().ok()? else {
+            return None;
+        };
+        let key_start = cursor.at();
+        cursor.take(bytes).ok()?;
+        let value_start = cursor.at();
+        let body = match cursor.text_head().ok()? {
+            TextHead::Raw { bytes } | TextHead::Integer { bytes } => bytes,
+            TextHead::Lzf { packed, .. } => packed,
+        };
+        cursor.take(body).ok()?;
+        if cursor.at() - value_start > self.decoder.options.value_threshold_bytes {
+            return None;
+        }
+        self.at = cursor.at();
+        Some(PlainValue {
+            type_code,
+            footer_version,
+            expire_at_ms,
+            key_start,
+            value_start,
+            key_bytes: bytes,
+        })
+    }
+
+    #[inline]
+    fn plain_value(&mut self, found: PlainValue) -> Value<'_> {
+        let prefix = std::mem::take(&mut self.decoder.prefix);
+        Value {
+            key: &self.input[found.key_start..found.key_start + found.key_bytes],
+            database: self.decoder.database,
+            expire_at_ms: found.expire_at_ms,
+            idle_seconds: prefix.idle_seconds,
+            frequency: prefix.frequency,
+            type_code: found.type_code,
+            serialized: &self.input[found.value_start..self.at],
+            footer_version: found.footer_version,
+        }
     }
 
     #[inline]
     fn find(&mut self) -> Result<Found, Halt> {
         loop {
-            match self.decoder.stage {
+            match &self.decoder.stage {
                 Stage::Record => {
                     if let Some(found) = self.record()? {
                         return Ok(found);
                     }
                 }
                 Stage::Value(partial) => {
+                    let partial = *partial;
                     if let Some(found) = self.value(partial)? {
                         return Ok(found);
                     }
                 }
                 Stage::Parts => return self.part(),
-                Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
+                &Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
                 Stage::Magic => return self.magic(),
                 Stage::End => return Err(Halt::More { needed: u64::MAX }),
             }
@@ -351,8 +438,19 @@ impl Reader<'_, '_> {
         if !(1..=newest).contains(&version) {
             return Err(Problem::UnknownVersion(version).into());
         }
+        let version = version as u16;
+        let target = self.decoder.options.target;
+        self.decoder.plans = std::array::from_fn(|code| {
+            let code = code as u8;
+            let program = grammar::value_program(code, lineage)?;
+            Some(Plan {
+                program,
+                is_single_text: matches!(program, [grammar::Op::Text(_), grammar::Op::End]),
+                passage: target.passage(code, lineage, version),
+            })
+        });
         self.decoder.lineage = lineage;
-        self.decoder.version = version as u16;
+        self.decoder.version = version;
         self.decoder.stage = Stage::Record;
         self.at += header.len();
         Ok(Found::Header)
@@ -364,8 +462,7 @@ impl Reader<'_, '_> {
         let mut cursor = Cursor::new(self.input, self.at);
         let code = cursor.u8()?;
         if code < opcode::FIRST {
-            self.open_key(code, cursor)?;
-            return Ok(None);
+            return self.open_key(code, cursor);
         }
         let prefix = &mut self.decoder.prefix;
         match code {
@@ -461,37 +558,43 @@ impl Reader<'_, '_> {
 
     /// Passes a key and decides how its value goes on.
     #[inline]
-    fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<(), Halt> {
-        let decoder = &mut *self.decoder;
-        let program = grammar::value_program(type_code, decoder.lineage)
-            .ok_or(Problem::UnknownType(type_code))?;
+    fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
+        let plan = self.decoder.plans.get(usize::from(type_code));
+        let Some(Some(Plan {
+            program, passage, ..
+        })) = plan.copied()
+        else {
+            return Err(Problem::UnknownType(type_code).into());
+        };
         let key = cursor.text()?;
-        let target = decoder.options.target;
-        let walk = Walk::new(program);
-        match target.passage(type_code, decoder.lineage, decoder.version) {
+        match passage {
             Passage::Payload { footer_version } => {
                 let key_end = cursor.at() - self.at;
-                decoder.stage = Stage::Value(PartialValue {
+                self.value(PartialValue {
                     type_code,
                     key_end,
-                    walk,
+                    walk: Walk::new(program),
                     at: key_end,
                     footer_version,
-                });
-                Ok(())
+                })
             }
-            Passage::Elements => self.begin_parts(type_code, key, cursor.at()),
+            Passage::Elements if type_code == grammar::TYPE_MODULE => {
+                let module = ModuleId(cursor.length()?);
+                Err(Problem::TargetLacksModule(module).into())
+            }
+            Passage::Elements => {
+                self.begin_parts(type_code, key, cursor.at())?;
+                Ok(None)
+            }
         }
     }
 
     fn begin_parts(&mut self, type_code: u8, key: Text<'_>, value_at: usize) -> Result<(), Halt> {
         let decoder = &mut *self.decoder;
-        let program = grammar::value_program(type_code, decoder.lineage)
-            .ok_or(Problem::UnknownType(type_code))?;
+        let plan = decoder.plans[usize::from(type_code)].expect("the type was looked up before");
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
-        let elements = Elements::new(type_code, program);
-        decoder.elements = Some(elements.ok_or(Problem::TargetLacksType(type_code))?);
+        decoder.elements.open(type_code, plan.program);
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
@@ -540,11 +643,9 @@ impl Reader<'_, '_> {
     }
 
     fn part(&mut self) -> Result<Found, Halt> {
-        let mut elements = self.decoder.elements.take().expect("a value is open");
         let mut cursor = Cursor::new(self.input, self.at);
-        let result = elements.fill(&mut cursor);
+        let result = self.decoder.elements.fill(&mut cursor);
         self.at = cursor.at();
-        self.decoder.elements = Some(elements);
         let is_last = result?;
         if is_last {
             self.decoder.stage = Stage::Record;
@@ -580,14 +681,13 @@ impl Reader<'_, '_> {
                     decoder.prefix = Prefix::default();
                 }
                 let is_first = std::mem::replace(&mut decoder.is_first_part, false);
-                let elements = decoder.elements.as_ref().expect("a value is open");
                 Item::Part(Part {
                     key: &decoder.key,
                     database: decoder.database,
                     expire_at_ms,
                     is_first,
                     is_last,
-                    content: elements.content(),
+                    content: decoder.elements.content(),
                 })
             }
             Found::Header => Item::Header {

@@ -178,8 +178,9 @@ impl Batch {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
+    #[default]
     String,
     List,
     Set,
@@ -244,7 +245,18 @@ struct StreamState {
     consumer_is_last: bool,
 }
 
-/// A value being taken apart.
+impl StreamState {
+    /// Forgets a stream before, but not its buffers.
+    fn reset(&mut self) {
+        self.has_entries = false;
+        self.max_deleted_id = None;
+        self.deliveries.clear();
+        self.consumer_is_last = false;
+    }
+}
+
+/// A value being taken apart. One is used for all values, for its buffers.
+#[derive(Default)]
 pub(super) struct Elements {
     kind: Kind,
     walk: Walk,
@@ -265,24 +277,18 @@ pub(super) struct Elements {
 }
 
 impl Elements {
-    /// `None` if values of this type have no elements.
-    pub fn new(type_code: u8, program: &'static [Op]) -> Option<Self> {
-        Some(Self {
-            kind: Kind::of(type_code)?,
-            walk: Walk::new(program),
-            batch: Batch::default(),
-            before: 0,
-            is_handed_out: false,
-            node_is_plain: false,
-            deadline_base: 0,
-            long_text: None,
-            plain: Vec::new(),
-            fresh_from: 0,
-            pack: None,
-            pack_bytes: Vec::new(),
-            pack_at: 0,
-            stream: StreamState::default(),
-        })
+    /// Begins the value of `type_code`, which must be one that [`has_elements`].
+    pub fn open(&mut self, type_code: u8, program: &'static [Op]) {
+        self.kind = Kind::of(type_code).expect("all but module values have elements");
+        self.walk = Walk::new(program);
+        self.batch.clear();
+        self.before = 0;
+        self.is_handed_out = false;
+        self.long_text = None;
+        self.plain.clear();
+        self.fresh_from = 0;
+        self.pack = None;
+        self.stream.reset();
     }
 
     /// Reads until a batch is full or the value ends: then `Ok`, with whether it ended. `cursor` moves past
@@ -689,5 +695,22 @@ fn element_deadline(element: Option<Element<'_>>) -> Result<u64, Problem> {
     match value.ok_or(Problem::BadPacked("listpack"))? {
         0 => Ok(NO_DEADLINE),
         other => Ok(other.max(0) as u64),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rdb::Lineage;
+    use crate::rdb::grammar::{TYPE_MODULE, value_program};
+
+    #[test]
+    fn every_type_but_module_values_has_elements() {
+        for lineage in [Lineage::Redis, Lineage::Valkey] {
+            for code in 0..=255 {
+                let is_known = value_program(code, lineage).is_some();
+                assert!(!is_known || has_elements(code) != (code == TYPE_MODULE));
+            }
+        }
     }
 }

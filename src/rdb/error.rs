@@ -1,5 +1,7 @@
 //! What can be wrong with a snapshot.
 
+use std::fmt::{self, Write};
+
 /// Why a snapshot cannot be read, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot byte {offset}: {problem}")]
@@ -39,10 +41,31 @@ pub enum Problem {
     BadDatabase(u64),
     #[error("checksum {found:016x} does not match the computed {computed:016x}")]
     BadChecksum { found: u64, computed: u64 },
-    #[error("the target cannot take a value of type {0}, and it cannot be written by elements")]
-    TargetLacksType(u8),
+    #[error("the target does not have the module {0}, to which a value belongs")]
+    TargetLacksModule(ModuleId),
     #[error("a hash has fields that expire, which the target does not know")]
     TargetLacksFieldExpiry,
+}
+
+/// Which module wrote a value: nine characters of six bits, then ten bits of version.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ModuleId(pub u64);
+
+impl fmt::Display for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LETTERS: &[u8; 64] =
+            b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        (0..9).rev().try_for_each(|place| {
+            let letter = self.0 >> (10 + 6 * place) & 63;
+            f.write_char(char::from(LETTERS[letter as usize]))
+        })
+    }
+}
+
+impl fmt::Debug for ModuleId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
 }
 
 /// Why a scanner stopped: bytes are missing, or they are wrong.

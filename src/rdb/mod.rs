@@ -28,9 +28,10 @@ mod value;
 mod walk;
 mod wire;
 
+pub use crc::crc64;
 pub use decoder::{Decoder, Item, Options, Reader};
-pub use error::{Problem, RdbError};
-pub use part::{Content, Part, StreamPiece, Texts};
+pub use error::{ModuleId, Problem, RdbError};
+pub use part::{Content, NO_DEADLINE, Part, StreamPiece, Texts};
 pub use target::{Passage, TargetFormat};
 pub use value::Value;
 pub use walk::StreamId;

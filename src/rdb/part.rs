@@ -3,6 +3,7 @@
 //! Sending the parts of a key again, in order, from the start of any part on gives the same result: the
 //! first part removes the key, sets, hashes and sorted sets take elements twice, strings are written at
 //! an offset, lists are cut to the length they had before the part, stream entries carry their ids.
+//! A list's part is one transaction of four commands: go back to the start of the part, not into it.
 //! What a target answers to a repeated XADD (id not greater) and XGROUP CREATE (BUSYGROUP) is no fault then.
 
 use super::command::CommandWriter;

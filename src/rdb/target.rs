@@ -9,6 +9,9 @@ pub struct TargetFormat {
     pub lineage: Lineage,
     /// The highest payload version that its RESTORE accepts.
     pub max_rdb_version: u16,
+    /// Whether values of modules may be sent: the target has the modules that the source has. A server that lacks
+    /// one refuses the value, and Redis 6.0 was killed by one.
+    pub restores_modules: bool,
 }
 
 /// How a value gets to the target.
@@ -26,7 +29,8 @@ const FIRST_VALKEY_VERSION: u16 = 80;
 
 impl TargetFormat {
     /// The format of a server by its own version number (`redis_version` or `valkey_version` of INFO).
-    /// An unknown newer version counts as the newest known one, which its successors still accept.
+    /// An unknown newer version counts as the newest known one, which its successors still accept. Modules are taken to
+    /// be those that every server of that version has.
     pub fn of_server(lineage: Lineage, major: u32, minor: u32) -> Self {
         let max_rdb_version = match (lineage, major, minor) {
             (Lineage::Redis, 0..=2, _) => 6,
@@ -42,6 +46,8 @@ impl TargetFormat {
         Self {
             lineage,
             max_rdb_version,
+            // Vector sets are stored as a module's values.
+            restores_modules: lineage == Lineage::Redis && major >= 8,
         }
     }
 
@@ -59,6 +65,9 @@ impl TargetFormat {
     /// How a value of `type_code` from a snapshot of `source` lineage and `version` gets there. A payload of a
     /// type that the target does not know must never be sent: one killed a Redis 6.0.
     pub fn passage(&self, type_code: u8, source: Lineage, version: u16) -> Passage {
+        if type_code == grammar::TYPE_MODULE && !self.restores_modules {
+            return Passage::Elements;
+        }
         match grammar::restorable_from(type_code, source, self.lineage) {
             Some(least) if least <= self.max_rdb_version => {
                 let footer_version = if self.accepts_version(version) {

@@ -5,7 +5,7 @@
 //! ```
 
 use super::command::CommandWriter;
-use super::crc;
+use super::crc::crc64;
 
 /// A key whose serialized value lies in the input as one piece.
 #[derive(Debug, Clone, Copy)]
@@ -61,7 +61,7 @@ impl Value<'_> {
         out.push(self.type_code);
         out.extend_from_slice(self.serialized);
         out.extend_from_slice(&self.footer_version.to_le_bytes());
-        let checksum = crc::extend(0, &out[start..]);
+        let checksum = crc64(0, &out[start..]);
         out.extend_from_slice(&checksum.to_le_bytes());
     }
 }

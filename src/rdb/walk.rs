@@ -49,6 +49,12 @@ impl StreamId {
     }
 }
 
+impl Default for Walk {
+    fn default() -> Self {
+        Self::new(&[Op::End])
+    }
+}
+
 impl Walk {
     pub fn new(program: &'static [Op]) -> Self {
         Self {

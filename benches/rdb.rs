@@ -1,0 +1,177 @@
+//! The snapshot decoder: what a key costs on its way from snapshot to RESTORE, and its parts.
+//!
+//! Each benchmark first checks its answer. `cargo bench --bench rdb`.
+
+#[path = "../tests/rdb/writer.rs"]
+#[allow(dead_code, reason = "the snapshot writer of the tests")]
+mod writer;
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use slotstream::rdb::{Decoder, Item, Lineage, Options, TargetFormat, crc64};
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use writer::{Content, Entry, Writer};
+
+/// The classic table, a byte at a time: what the servers do.
+fn naive_crc64(table: &[u64; 256], crc: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(crc, |crc, byte| {
+        table[usize::from(crc as u8 ^ byte)] ^ (crc >> 8)
+    })
+}
+
+fn crc64_table() -> [u64; 256] {
+    std::array::from_fn(|byte| {
+        (0..8).fold(byte as u64, |crc, _| {
+            (crc >> 1) ^ (0x95ac_9329_ac4b_c9b5 * (crc & 1))
+        })
+    })
+}
+
+fn entry(key: String, content: Content) -> Entry {
+    Entry {
+        key: key.into_bytes(),
+        database: 0,
+        expire_at_ms: None,
+        idle_seconds: None,
+        frequency: None,
+        content,
+    }
+}
+
+fn snapshot(entries: impl Iterator<Item = Entry>) -> Vec<u8> {
+    let mut writer = Writer::plain(b"REDIS0012");
+    writer.select(0);
+    entries.for_each(|entry| writer.entry(&entry));
+    writer.finish(|bytes| crc64(0, bytes))
+}
+
+fn small_strings(count: usize) -> Vec<u8> {
+    snapshot((0..count).map(|index| {
+        let value = format!("{index:064}").into_bytes();
+        entry(format!("key:{index:012}"), Content::String(value))
+    }))
+}
+
+fn small_hashes(count: usize) -> Vec<u8> {
+    snapshot((0..count).map(|index| {
+        let field = |field| {
+            let value = format!("value {index} {field:030}").into_bytes();
+            (format!("field{field}").into_bytes(), (value, None))
+        };
+        let fields: BTreeMap<_, _> = (0..20).map(field).collect();
+        entry(format!("key:{index:012}"), Content::Hash(fields))
+    }))
+}
+
+fn options(value_threshold_bytes: usize) -> Options {
+    Options {
+        value_threshold_bytes,
+        target: TargetFormat::of_server(Lineage::Redis, 8, 0),
+    }
+}
+
+/// Reads all of `snapshot` in pieces of 1 MiB; returns values and the commands' bytes that `write` made.
+fn decode(
+    snapshot: &[u8],
+    options: Options,
+    out: &mut Vec<u8>,
+    mut write: impl FnMut(Item<'_>, &mut Vec<u8>) -> usize,
+) -> (usize, usize) {
+    let mut decoder = Decoder::new(options);
+    let (mut count, mut bytes) = (0, 0);
+    let (mut start, mut end) = (0, 0);
+    loop {
+        end = (end + (1 << 20)).min(snapshot.len());
+        let mut reader = decoder.read(&snapshot[start..end]);
+        out.clear();
+        loop {
+            match reader.next().expect("the snapshot is sound") {
+                Item::NeedMore => break,
+                Item::End { has_checksum } => {
+                    assert!(has_checksum);
+                    return (count, bytes + out.len());
+                }
+                item => count += write(item, out),
+            }
+        }
+        bytes += out.len();
+        start += reader.consumed_bytes();
+    }
+}
+
+fn skip(item: Item<'_>, _: &mut Vec<u8>) -> usize {
+    usize::from(matches!(black_box(item), Item::Value(_)))
+}
+
+fn restore(item: Item<'_>, out: &mut Vec<u8>) -> usize {
+    match item {
+        Item::Value(value) => value.write_restore(out),
+        _ => 0,
+    }
+}
+
+fn rebuild(item: Item<'_>, out: &mut Vec<u8>) -> usize {
+    match item {
+        Item::Part(part) => part
+            .write_commands(out, &options(0).target)
+            .expect("it is known"),
+        _ => 0,
+    }
+}
+
+fn snapshots(criterion: &mut Criterion) {
+    const KEYS: usize = 100_000;
+    for (name, snapshot) in [
+        ("strings", small_strings(KEYS)),
+        ("hashes", small_hashes(KEYS / 10)),
+    ] {
+        let keys = if name == "strings" { KEYS } else { KEYS / 10 };
+        let mut out = Vec::with_capacity(4 << 20);
+        assert_eq!(decode(&snapshot, options(1 << 20), &mut out, skip).0, keys);
+        assert_eq!(
+            decode(&snapshot, options(1 << 20), &mut out, restore).0,
+            keys
+        );
+
+        let mut group = criterion.benchmark_group(format!("scan {name}"));
+        group.throughput(Throughput::Bytes(snapshot.len() as u64));
+        group.bench_function("bytes", |bencher| {
+            bencher.iter(|| decode(&snapshot, options(1 << 20), &mut out, skip));
+        });
+        group.finish();
+
+        let mut group = criterion.benchmark_group(format!("RESTORE {name}"));
+        group.throughput(Throughput::Elements(keys as u64));
+        group.bench_function("keys", |bencher| {
+            bencher.iter(|| decode(&snapshot, options(1 << 20), &mut out, restore));
+        });
+        group.finish();
+
+        let mut group = criterion.benchmark_group(format!("elements of {name}"));
+        group.throughput(Throughput::Bytes(snapshot.len() as u64));
+        group.bench_function("bytes", |bencher| {
+            bencher.iter(|| decode(&snapshot, options(0), &mut out, rebuild));
+        });
+        group.finish();
+    }
+}
+
+fn checksums(criterion: &mut Criterion) {
+    let table = crc64_table();
+    for length in [24, 100, 1024, 64 * 1024] {
+        let bytes: Vec<u8> = (0..length).map(|index| (index * 31) as u8).collect();
+        assert_eq!(crc64(7, &bytes), naive_crc64(&table, 7, &bytes));
+        let mut group = criterion.benchmark_group(format!("checksum of {length} bytes"));
+        group.throughput(Throughput::Bytes(length as u64));
+        group.bench_function("ours", |bencher| {
+            bencher.iter(|| crc64(0, black_box(&bytes)));
+        });
+        group.bench_function("table", |bencher| {
+            bencher.iter(|| naive_crc64(&table, 0, black_box(&bytes)));
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, snapshots, checksums);
+criterion_main!(benches);
