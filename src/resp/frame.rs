@@ -176,8 +176,8 @@ pub fn scan(buffer: &[u8]) -> Result<Option<Frame<'_>>, FrameError> {
                 limit: limits::MAX_FRAME_BYTES,
             });
         }
-        if index < REMEMBERED {
-            heads[index] = (start as u32, len as u32);
+        if let Some(head) = heads.get_mut(index) {
+            *head = (start as u32, len as u32);
         }
         match buffer.get(end..end + 2) {
             Some(b"\r\n") => at = end + 2,
