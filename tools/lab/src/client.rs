@@ -297,7 +297,14 @@ impl Client {
             let [first, last, master, ..] = range.array() else {
                 bail!("CLUSTER SLOTS answered {range:?}");
             };
-            let host = master.array().first().map(Value::text).unwrap_or_default();
+            // A node that has met no other knows its port only: it is the one that was asked.
+            let host = match master.array().first().map(Value::text) {
+                Some(host) if !host.is_empty() => host,
+                _ => address
+                    .rsplit_once(':')
+                    .map_or(address, |(host, _)| host)
+                    .to_owned(),
+            };
             let port = master.array().get(1).map(Value::text).unwrap_or_default();
             let master = format!("{host}:{port}");
             let index = masters
