@@ -102,7 +102,7 @@ fn a_missing_acl_rule_is_named() -> Result<()> {
     let target = single(ServerOptions::default())?;
     let uri = format!("redis://reader:secret@{}", source.address());
     let output = sync(&["--source", &uri, "--target", &target.uri()])?;
-    must_fail(&output, CONNECTION, &["+psync", "reader"])?;
+    must_fail(&output, CONNECTION, &["+psync", &source.address()])?;
     must_be_empty(&target)
 }
 
@@ -186,15 +186,16 @@ fn a_target_with_data_is_refused_where_the_user_asked_for_that() -> Result<()> {
 #[test]
 fn a_malformed_uri_is_a_usage_error() -> Result<()> {
     let server = single(ServerOptions::default())?;
-    for uri in [
-        "http://127.0.0.1:6379",
-        "redis://",
-        "redis://127.0.0.1:notaport",
-        "redis://127.0.0.1:99999",
-        "",
+    for (uri, cause) in [
+        ("http://127.0.0.1:6379", "redis://"),
+        ("redis://", "host"),
+        ("redis://127.0.0.1:notaport", "port"),
+        ("redis://127.0.0.1:99999", "port"),
+        ("", "redis://"),
     ] {
         let output = sync(&["--source", uri, "--target", &server.uri()])?;
-        must_fail(&output, USAGE, &["redis://"]).with_context(|| format!("source {uri:?}"))?;
+        must_fail(&output, USAGE, &["--source", cause])
+            .with_context(|| format!("source {uri:?}"))?;
     }
     must_be_empty(&server)
 }
