@@ -516,6 +516,11 @@ fn canonicalize(state: &mut State, families: [Family; 2]) {
     if state.kind == "hash" {
         let fields = take(&mut state.parts, "content");
         let expiries = take(&mut state.parts, "expiry of fields");
+        if fields.is_empty() {
+            // All its fields have expired and the server has not come round to removing it.
+            state.kind = "none".to_owned();
+            return;
+        }
         let mut expiries = expiries.into_iter();
         let mut with_expiry: Vec<Value> = fields
             .chunks(2)

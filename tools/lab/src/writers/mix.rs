@@ -455,20 +455,23 @@ fn script(group: &mut Group) {
         redis.call('LTRIM', KEYS[3], -20, -1)\n\
         return 1";
     const ONE: &str = "return redis.call('SADD', KEYS[1], ARGV[1])";
-    const EXPIRING: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', 700)\n\
-        redis.call('PEXPIRE', KEYS[2], 900)\n\
+    const EXPIRING: &str = "redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])\n\
+        redis.call('PEXPIRE', KEYS[2], ARGV[2])\n\
         return redis.call('DEL', KEYS[3])";
     const READING: &str = "return redis.call('EXISTS', KEYS[1])";
     let (counter, hash) = (group.key("counter", 3), group.key("hash", 3));
     let (list, set) = (group.key("list", 3), group.key("set", 3));
     let string = group.key("string", 4);
     let (number, element) = (group.number().to_string(), group.element());
+    let lifetime = group.lifetime_ms().to_string();
     let words: Vec<&str> = match group.random.u8(0..4) {
         0 => vec![
             "EVAL", SEVERAL, "3", &counter, &hash, &list, &number, &element,
         ],
         1 => vec!["EVAL", ONE, "1", &set, &element],
-        2 => vec!["EVAL", EXPIRING, "3", &string, &hash, &list, &number],
+        2 => vec![
+            "EVAL", EXPIRING, "3", &string, &hash, &list, &number, &lifetime,
+        ],
         _ => vec!["EVAL", READING, "1", &set],
     };
     let words: Vec<&[u8]> = words.into_iter().map(str::as_bytes).collect();
