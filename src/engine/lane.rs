@@ -185,6 +185,8 @@ impl Lane {
         }
         match self.link {
             SourceLink::Copying(_) => self.begin_anew(),
+            // The offset of a snapshot that has not come is no place to go on from.
+            SourceLink::Handshake(ref session) if session.awaits_snapshot() => self.begin_anew(),
             SourceLink::Streaming => self.status.count(ErrorCount::SourceLost),
             _ => {}
         }
@@ -335,6 +337,10 @@ impl Lane {
 
     /// A connection to dial: its index, host and port.
     pub fn dial_target(&mut self, now_ms: u64) -> Option<(usize, String, u16)> {
+        // First the old connection is closed: closed later, the new one would be taken for it.
+        if !self.cut.is_empty() {
+            return None;
+        }
         self.targets.next_dial(now_ms)
     }
 

@@ -8,7 +8,7 @@
 //! Invariant: the units of one slot reach the target in the order in which they were sent here. Each slot has
 //! one connection at a time; it changes only when the former one has answered everything (`redirect`).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::parked::Parked;
@@ -63,10 +63,11 @@ pub struct Targets {
     greeting: Greeting,
     pub(super) nodes: Vec<Target>,
     pub(super) routes: Box<[u16]>,
-    pub(super) parked: HashMap<Slot, Parked>,
+    /// In the order of slots: nothing that the lane does may hang on chance.
+    pub(super) parked: BTreeMap<Slot, Parked>,
     pub(super) later: Vec<Later>,
     /// Slots that a redirect gave to a connection, and until when that counts more than the topology.
-    pub(super) redirected: HashMap<Slot, (usize, u64)>,
+    pub(super) redirected: BTreeMap<Slot, (usize, u64)>,
     /// Slots of the lane's source master.
     pub(super) slots: SlotSet,
     /// Commands that only the source could explain.
@@ -94,9 +95,9 @@ impl Targets {
             greeting,
             nodes: Vec::new(),
             routes: vec![NOBODY; SLOT_COUNT].into(),
-            parked: HashMap::new(),
+            parked: BTreeMap::new(),
             later: Vec::new(),
-            redirected: HashMap::new(),
+            redirected: BTreeMap::new(),
             slots,
             learned: Learned::default(),
             continue_on_divergence,
@@ -390,6 +391,10 @@ impl Targets {
     pub fn connected(&mut self, index: usize) {
         let target = &mut self.nodes[index];
         target.link = Link::Up;
+        // A new connection begins with database 0; the writer selects that of what waits, if something does.
+        if target.writer.is_idle() {
+            target.database = 0;
+        }
         target.writer.connected();
     }
 

@@ -103,6 +103,11 @@ impl Session {
         }
     }
 
+    /// Whether a snapshot was announced and has not begun.
+    pub fn awaits_snapshot(&self) -> bool {
+        matches!(self.state, State::AwaitSnapshot)
+    }
+
     /// Takes received bytes up to the next event; gives how many it used.
     ///
     /// # Errors

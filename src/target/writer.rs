@@ -65,6 +65,9 @@ pub struct Writer {
     runs: VecDeque<Run>,
     /// Number of the front run since the start; a run's number never changes.
     front: u64,
+    /// Number and begin of each run that begins before the one that it was pushed behind (redirected, or sent again),
+    /// without those that a later one undercuts: rising. Together with the front they bound what is acknowledged.
+    behind: VecDeque<(u64, Offset)>,
     /// How many runs are sent whole, and how much of the next.
     sent: usize,
     sent_bytes: usize,
@@ -86,6 +89,7 @@ impl Writer {
             hello_due: VecDeque::new(),
             runs: VecDeque::new(),
             front: 0,
+            behind: VecDeque::new(),
             sent: 0,
             sent_bytes: 0,
             flight_bytes: 0,
@@ -106,6 +110,16 @@ impl Writer {
         {
             chunks.release(unit.range.chunk);
             return;
+        }
+        if let Some(last) = self.runs.back()
+            && unit.begin < last.unit.begin
+        {
+            while self
+                .behind
+                .pop_back_if(|(_, begin)| *begin >= unit.begin)
+                .is_some()
+            {}
+            self.behind.push_back((self.next_number(), unit.begin));
         }
         self.runs.push_back(Run::new(unit));
     }
@@ -138,7 +152,10 @@ impl Writer {
 
     /// Everything before this offset that was pushed is answered; `None` if that is all.
     pub fn unanswered_from(&self) -> Option<Offset> {
-        self.runs.front().map(|run| run.unit.begin)
+        let front = self.runs.front()?.unit.begin;
+        // Every other run begins no earlier than the one before it.
+        let behind = self.behind.front().map_or(front, |(_, begin)| *begin);
+        Some(front.min(behind))
     }
 
     /// Starts on a new connection.
@@ -196,6 +213,7 @@ impl Writer {
         self.lost(chunks);
         self.front += self.runs.len() as u64;
         self.queued_bytes = 0;
+        self.behind.clear();
         self.runs.drain(..).map(|run| run.unit).collect()
     }
 
@@ -400,6 +418,13 @@ impl Writer {
         self.flight_bytes -= run.unit.range.len();
         chunks.release(run.unit.range.chunk);
         self.runs.pop_front();
+        if self
+            .behind
+            .front()
+            .is_some_and(|(number, _)| *number == self.front)
+        {
+            self.behind.pop_front();
+        }
         self.front += 1;
         self.sent -= 1;
         self.refused = None;
