@@ -1,0 +1,372 @@
+//! One round of one contender: first copy, idling, load, lag, comparison.
+//!
+//! Rounds of the contenders take turns (A, B, A, B, ...), and only one contender is attached at a time: on a
+//! machine with few cores each would else be measured with the other's work in its way. Everything seen is seen
+//! from outside, in the same way for all: the copy is whole when its nodes hold as many keys as the source's,
+//! the load has arrived when the last key of each master shows its new value.
+
+use crate::data::{Batch, Keyspace, random_value};
+use crate::follower::{Contender, Follower, Stage};
+use crate::loader::load;
+use crate::process::{self, Cpu};
+use crate::profile::Profiler;
+use crate::report::{Figures, percentile};
+use anyhow::{Context, Result, bail};
+use lab::{Command, Connection, Server, Value};
+use std::time::{Duration, Instant};
+
+/// How much is done in a round.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub keys: u64,
+    pub commands: u64,
+    pub lag_samples: usize,
+    /// Writes per second while the lag is measured.
+    pub lag_rate: f64,
+    pub idle: Duration,
+}
+
+const COPY_TIMEOUT: Duration = Duration::from_secs(300);
+const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
+const LAG_TIMEOUT: Duration = Duration::from_secs(10);
+/// Seldom enough that the servers do not feel it.
+const COPY_POLL: Duration = Duration::from_millis(5);
+const CATCH_UP_POLL: Duration = Duration::from_micros(500);
+/// From when the last key is seen to when the follower's CPU time is read: its last replies have arrived then.
+const SETTLE: Duration = Duration::from_millis(20);
+
+const MEBIBYTE: f64 = 1024.0 * 1024.0;
+
+/// Runs a round and returns what it measured; `profiler` records while the copy and the load run.
+pub fn run(
+    stage: &Stage,
+    contender: &Contender,
+    keyspace: &mut Keyspace,
+    plan: &Plan,
+    mut profiler: Option<&mut Profiler>,
+) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let mut follower = Follower::prepare(contender, stage)?;
+    copy(
+        stage,
+        &mut follower,
+        keyspace,
+        &mut figures,
+        profiler.as_deref_mut(),
+    )?;
+    let idle = idle(stage, &follower, plan.idle, &mut figures)?;
+    let batches = keyspace.overwrite(plan.commands);
+    if let Some(profiler) = profiler.as_deref_mut() {
+        profiler.start("stream", &follower.pids())?;
+    }
+    stream(stage, &mut follower, &batches, &idle, &mut figures)?;
+    if let Some(profiler) = profiler {
+        profiler.stop()?;
+    }
+    drop(batches);
+    lag(stage, &mut follower, keyspace, plan, &mut figures)?;
+    compare(stage, &follower)?;
+    let mut peak = 0;
+    for pid in follower.pids() {
+        peak += process::peak_memory_bytes(pid)?;
+    }
+    figures.insert("peak_memory_mib", peak as f64 / MEBIBYTE);
+    follower.stop()?;
+    Ok(figures)
+}
+
+/// Copies a source that holds `bytes` of large values.
+pub fn large_copy(
+    stage: &Stage,
+    contender: &Contender,
+    bytes: u64,
+    profiler: Option<&mut Profiler>,
+) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let mut follower = Follower::prepare(contender, stage)?;
+    let (seconds, cpu) = copied(stage, &mut follower, "large copy", profiler)?;
+    let mut peak = 0;
+    for pid in follower.pids() {
+        peak += process::peak_memory_bytes(pid)?;
+    }
+    compare(stage, &follower)?;
+    follower.stop()?;
+    figures.insert("large_copy_mb_per_second", bytes as f64 / 1e6 / seconds);
+    figures.insert(
+        "large_copy_cpu_seconds_per_gb",
+        cpu.total / bytes as f64 * 1e9,
+    );
+    figures.insert("large_peak_memory_mib", peak as f64 / MEBIBYTE);
+    Ok(figures)
+}
+
+/// From the order to follow until the copy is whole, then until it streams.
+fn copy(
+    stage: &Stage,
+    follower: &mut Follower<'_>,
+    keyspace: &Keyspace,
+    figures: &mut Figures,
+    profiler: Option<&mut Profiler>,
+) -> Result<()> {
+    let keys: i64 = sizes(&mut connections(stage.source.masters())?)?
+        .iter()
+        .sum();
+    let targets_before = process::cpu(&follower.target_pids())?;
+    let (seconds, cpu) = copied(stage, follower, "copy", profiler)?;
+    let targets = process::cpu(&follower.target_pids())? - targets_before;
+    let per_key = |seconds: f64| seconds * 1e6 / keys as f64;
+    figures.insert("copy_seconds", seconds);
+    figures.insert("copy_cpu_us_per_key", per_key(cpu.total));
+    figures.insert("copy_system_us_per_key", per_key(cpu.system));
+    if !follower.target_pids().is_empty() {
+        figures.insert("copy_target_cpu_us_per_key", per_key(targets.total));
+    }
+
+    let mut sources = connections(stage.source.masters())?;
+    let mut nodes = follower.connect()?;
+    for (index, key) in keyspace.last_keys().iter().enumerate() {
+        let value = random_value(&mut fastrand::Rng::new(), crate::data::VALUE_BYTES);
+        sources[index].call(&[b"SET", key.as_bytes(), &value])?;
+        await_value(&mut nodes[index], key, &value, follower)?;
+    }
+    Ok(())
+}
+
+/// Attaches and waits for the whole copy: how long that took, and the follower's CPU time.
+fn copied(
+    stage: &Stage,
+    follower: &mut Follower<'_>,
+    section: &'static str,
+    mut profiler: Option<&mut Profiler>,
+) -> Result<(f64, Cpu)> {
+    let before = process::cpu(&follower.pids())?;
+    let start = Instant::now();
+    follower.attach()?;
+    if let Some(profiler) = &mut profiler {
+        profiler.start(section, &follower.pids())?;
+    }
+    await_copy(stage, follower)?;
+    let seconds = start.elapsed().as_secs_f64();
+    std::thread::sleep(SETTLE);
+    let cpu = process::cpu(&follower.pids())? - before;
+    profiler.map_or(Ok(()), Profiler::stop)?;
+    Ok((seconds, cpu))
+}
+
+fn await_copy(stage: &Stage, follower: &mut Follower<'_>) -> Result<()> {
+    let expected = sizes(&mut connections(stage.source.masters())?)?;
+    let mut nodes = follower.connect()?;
+    let deadline = Instant::now() + COPY_TIMEOUT;
+    loop {
+        let found = sizes(&mut nodes)?;
+        if found == expected {
+            return Ok(());
+        }
+        follower.check()?;
+        if Instant::now() > deadline {
+            bail!("the copy holds {found:?} keys, the source {expected:?}");
+        }
+        std::thread::sleep(COPY_POLL);
+    }
+}
+
+/// The number of keys of each node; a replica that is loading does not say, and has none yet.
+fn sizes(nodes: &mut [Connection]) -> Result<Vec<i64>> {
+    let size = |node: &mut Connection| {
+        let replies = node.pipeline(&[Command::new(&["DBSIZE"])])?;
+        Ok(replies.first().and_then(Value::integer).unwrap_or(0))
+    };
+    nodes.iter_mut().map(size).collect()
+}
+
+/// What everyone uses when nothing is written, in CPU seconds per second.
+struct Idle {
+    follower: f64,
+    targets: f64,
+    sources: f64,
+}
+
+fn idle(
+    stage: &Stage,
+    follower: &Follower<'_>,
+    time: Duration,
+    figures: &mut Figures,
+) -> Result<Idle> {
+    let before = Usage::now(stage, follower)?;
+    let start = Instant::now();
+    std::thread::sleep(time);
+    let used = Usage::now(stage, follower)?.since(before);
+    let seconds = start.elapsed().as_secs_f64();
+    let idle = Idle {
+        follower: used.follower.total / seconds,
+        targets: used.targets.total / seconds,
+        sources: used.sources.total / seconds,
+    };
+    figures.insert("idle_cpu_percent", idle.follower * 100.0);
+    Ok(idle)
+}
+
+#[derive(Clone, Copy)]
+struct Usage {
+    follower: Cpu,
+    targets: Cpu,
+    sources: Cpu,
+}
+
+impl Usage {
+    fn now(stage: &Stage, follower: &Follower<'_>) -> Result<Usage> {
+        let masters = stage.source.masters().iter();
+        let sources: Vec<u32> = masters.filter_map(Server::pid).collect();
+        Ok(Usage {
+            follower: process::cpu(&follower.pids())?,
+            targets: process::cpu(&follower.target_pids())?,
+            sources: process::cpu(&sources)?,
+        })
+    }
+
+    fn since(self, before: Usage) -> Usage {
+        Usage {
+            follower: self.follower - before.follower,
+            targets: self.targets - before.targets,
+            sources: self.sources - before.sources,
+        }
+    }
+}
+
+/// The load, until its last write shows on every node of the copy.
+fn stream(
+    stage: &Stage,
+    follower: &mut Follower<'_>,
+    batches: &[Batch],
+    idle: &Idle,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut nodes = follower.connect()?;
+    let before = Usage::now(stage, follower)?;
+    let load = load(&stage.source_addresses(), batches)?;
+    for (node, batch) in nodes.iter_mut().zip(batches) {
+        await_value(node, &batch.last_key, &batch.last_value, follower)?;
+    }
+    let arrived = Instant::now();
+    std::thread::sleep(SETTLE);
+    let used = Usage::now(stage, follower)?.since(before);
+
+    let seconds = (arrived - load.started).as_secs_f64();
+    let commands: usize = batches.iter().map(Batch::commands).sum();
+    let per_command = |cpu: f64, idle: f64| (cpu - idle * seconds).max(0.0) * 1e6 / commands as f64;
+    let us = [
+        (
+            "stream_cpu_us_per_command",
+            per_command(used.follower.total, idle.follower),
+        ),
+        (
+            "stream_system_us_per_command",
+            per_command(used.follower.system, 0.0),
+        ),
+        (
+            "stream_source_cpu_us_per_command",
+            per_command(used.sources.total, idle.sources),
+        ),
+    ];
+    figures.extend(us);
+    if !follower.target_pids().is_empty() {
+        let targets = per_command(used.targets.total, idle.targets);
+        figures.insert("stream_target_cpu_us_per_command", targets);
+    }
+    figures.insert("load_seconds", (load.ended - load.started).as_secs_f64());
+    figures.insert("catch_up_seconds", seconds);
+    let after = arrived.saturating_duration_since(load.ended);
+    figures.insert("catch_up_after_load_ms", after.as_secs_f64() * 1e3);
+    Ok(())
+}
+
+fn await_value(
+    node: &mut Connection,
+    key: &str,
+    value: &[u8],
+    follower: &mut Follower<'_>,
+) -> Result<()> {
+    let deadline = Instant::now() + CATCH_UP_TIMEOUT;
+    loop {
+        if node.call(&["GET", key])?.bytes() == Some(value) {
+            return Ok(());
+        }
+        follower.check()?;
+        if Instant::now() > deadline {
+            bail!("{key} did not arrive");
+        }
+        std::thread::sleep(CATCH_UP_POLL);
+    }
+}
+
+/// Single writes, one at a time: each is written on one connection and looked for on another without pause.
+fn lag(
+    stage: &Stage,
+    follower: &mut Follower<'_>,
+    keyspace: &Keyspace,
+    plan: &Plan,
+    figures: &mut Figures,
+) -> Result<()> {
+    let mut sources = connections(stage.source.masters())?;
+    let mut nodes = follower.connect()?;
+    let mut random = fastrand::Rng::new();
+    let (mut since_sent, mut since_answered) = (Vec::new(), Vec::new());
+    let start = Instant::now();
+    for sample in 0..plan.lag_samples {
+        let due = start + Duration::from_secs_f64(sample as f64 / plan.lag_rate);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let index = sample % sources.len();
+        let key = &keyspace.last_keys()[index];
+        let value = random_value(&mut random, crate::data::VALUE_BYTES);
+        let set = Command::new(&[b"SET", key.as_bytes(), &value]);
+        let get = Command::new(&["GET", key]);
+        let sent = Instant::now();
+        ask(&mut sources[index], &set)?;
+        let answered = Instant::now();
+        while ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
+            if answered.elapsed() > LAG_TIMEOUT {
+                follower.check()?;
+                bail!("{key} did not arrive");
+            }
+        }
+        let seen = Instant::now();
+        since_sent.push((seen - sent).as_secs_f64() * 1e3);
+        since_answered.push((seen - answered).as_secs_f64() * 1e3);
+    }
+    figures.insert("lag_p50_ms", percentile(&mut since_sent, 50.0));
+    figures.insert("lag_p99_ms", percentile(&mut since_sent, 99.0));
+    figures.insert(
+        "lag_after_answer_p50_ms",
+        percentile(&mut since_answered, 50.0),
+    );
+    figures.insert(
+        "lag_after_answer_p99_ms",
+        percentile(&mut since_answered, 99.0),
+    );
+    Ok(())
+}
+
+fn ask(connection: &mut Connection, command: &Command) -> Result<Value> {
+    connection.queue(command);
+    connection.flush()?;
+    connection.read()?.ok()
+}
+
+/// Compares each node of the copy with its source master by the digest of all keys and values.
+fn compare(stage: &Stage, follower: &Follower<'_>) -> Result<()> {
+    let digests = |nodes: &mut [Connection]| -> Result<Vec<String>> {
+        let digest = |node: &mut Connection| Ok(node.call(&["DEBUG", "DIGEST"])?.text());
+        nodes.iter_mut().map(digest).collect()
+    };
+    let source = digests(&mut connections(stage.source.masters())?)?;
+    let copy = digests(&mut follower.connect()?)?;
+    if source != copy {
+        bail!("the copy differs from the source: digests {copy:?}, not {source:?}");
+    }
+    Ok(())
+}
+
+fn connections(servers: &[Server]) -> Result<Vec<Connection>> {
+    let opened: Result<Vec<_>> = servers.iter().map(Server::connect).collect();
+    opened.context("a source master does not answer")
+}
