@@ -6,7 +6,8 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use glommio::timer::sleep;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
-use super::lane_task::{self, Order};
+use super::lane_task::{self, Order, Surroundings};
+use super::pulse::{Pulse, Watch};
 use crate::engine::lane::Lane;
 use crate::engine::shared::Shared;
 use crate::engine::status::LaneStatus;
@@ -20,11 +21,15 @@ pub(super) struct NewLane {
     pub orders: Receiver<Order>,
 }
 
-/// An executor on its core. It ends when `lanes` is dropped and its lanes are done.
+/// An executor on its core. It ends when it is closed and its lanes are done.
 pub(super) struct Executor {
     pub core: usize,
-    pub lanes: Sender<NewLane>,
-    thread: ExecutorJoinHandle<()>,
+    /// Where new lanes are left; `None` once closed.
+    lanes: Option<Sender<NewLane>>,
+    pulse: Arc<Pulse>,
+    watch: Watch,
+    /// Never joined: what an executor does after its last lane has ended concerns nobody, and the process ends.
+    _thread: ExecutorJoinHandle<()>,
 }
 
 impl Executor {
@@ -34,12 +39,14 @@ impl Executor {
     /// When the kernel refuses the rings or the thread.
     pub fn start(core: usize, shared: Arc<Shared>) -> Result<Self, Fault> {
         let (lanes, arrivals) = channel();
+        let pulse = Arc::new(Pulse::default());
+        let beating = Arc::clone(&pulse);
         let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
             .name(&format!("core-{core}"))
             .io_memory(limits::EXECUTOR_IO_MEMORY)
             .ring_depth(limits::RING_DEPTH)
             .preempt_timer(limits::PREEMPT_TIMER)
-            .spawn(move || run(arrivals, shared))
+            .spawn(move || run(arrivals, shared, beating))
             .map_err(|error| {
                 Fault::new(
                     FaultKind::Runtime,
@@ -48,37 +55,77 @@ impl Executor {
             })?;
         Ok(Self {
             core,
-            lanes,
-            thread,
+            lanes: Some(lanes),
+            watch: Watch::new(Arc::clone(&pulse)),
+            pulse,
+            _thread: thread,
         })
     }
 
-    /// Waits for its lanes to end.
+    /// Gives it a lane; `false` when it has ended.
+    pub fn add(&self, lane: NewLane) -> bool {
+        self.lanes
+            .as_ref()
+            .is_some_and(|lanes| lanes.send(lane).is_ok())
+    }
+
+    /// No more lanes will come.
+    pub fn close(&mut self) {
+        self.lanes = None;
+    }
+
+    /// Nudges it if it has missed a wake-up, see [`super::pulse`].
+    pub fn watch(&mut self) {
+        if self.watch.look() {
+            tracing::info!(
+                "core {}: woke the executor, which had missed a timer",
+                self.core
+            );
+        }
+    }
+
+    /// Whether all its lanes have ended.
+    pub fn has_ended(&self) -> bool {
+        self.pulse.has_ended()
+    }
+
+    /// How it ended.
     ///
     /// # Errors
-    /// When the thread panicked.
-    pub fn join(self) -> Result<(), Fault> {
-        drop(self.lanes);
-        self.thread.join().map_err(|error| {
-            Fault::new(
-                FaultKind::Runtime,
-                format!("the executor of core {} ended badly: {error}", self.core),
-            )
-        })
+    /// When its thread panicked.
+    pub fn result(&self) -> Result<(), Fault> {
+        if self.pulse.is_broken() {
+            let text = format!(
+                "the executor of core {} panicked; please report what it printed",
+                self.core
+            );
+            return Err(Fault::new(FaultKind::Runtime, text));
+        }
+        Ok(())
     }
 }
 
-async fn run(arrivals: Receiver<NewLane>, shared: Arc<Shared>) {
+async fn run(arrivals: Receiver<NewLane>, shared: Arc<Shared>, pulse: Arc<Pulse>) {
+    let _guard = pulse.begin();
     let mut tasks = Vec::new();
     loop {
         match arrivals.try_recv() {
             Ok(new) => {
                 let lane = (new.build)();
-                let task = lane_task::run(lane, new.status, Arc::clone(&shared), new.orders);
+                let surroundings = Surroundings {
+                    status: new.status,
+                    shared: Arc::clone(&shared),
+                    orders: new.orders,
+                    pulse: Arc::clone(&pulse),
+                };
+                let task = lane_task::run(lane, surroundings);
                 tasks.push(glommio::spawn_local(task));
             }
             // New lanes are rare, and a wake-up across threads would need a channel of the runtime's own.
-            Err(TryRecvError::Empty) => sleep(limits::TICK).await,
+            Err(TryRecvError::Empty) => {
+                pulse.beat();
+                sleep(limits::TICK).await;
+            }
             Err(TryRecvError::Disconnected) => break,
         }
     }

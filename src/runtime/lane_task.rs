@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use glommio::timer::Timer;
 
 use super::connection::{Connection, dial};
+use super::pulse::Pulse;
 use crate::engine::lane::Lane;
 use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
@@ -36,6 +37,14 @@ pub(super) enum Order {
     End,
 }
 
+/// What a lane's task needs beside the lane.
+pub(super) struct Surroundings {
+    pub status: Arc<LaneStatus>,
+    pub shared: Arc<Shared>,
+    pub orders: Receiver<Order>,
+    pub pulse: Arc<Pulse>,
+}
+
 type Dial = Pin<Box<dyn Future<Output = Result<Connection, Fault>>>>;
 
 /// One end of a lane: being dialled, connected, or neither.
@@ -47,9 +56,7 @@ enum Socket {
 
 struct LaneTask {
     lane: Lane,
-    status: Arc<LaneStatus>,
-    shared: Arc<Shared>,
-    orders: Receiver<Order>,
+    around: Surroundings,
     source: Socket,
     targets: Vec<Socket>,
     replies: Box<[u8]>,
@@ -60,23 +67,16 @@ struct LaneTask {
 }
 
 /// Runs a lane to its end, and leaves how it ended in its status.
-pub(super) async fn run(
-    lane: Lane,
-    status: Arc<LaneStatus>,
-    shared: Arc<Shared>,
-    orders: Receiver<Order>,
-) {
+pub(super) async fn run(lane: Lane, around: Surroundings) {
     let mut task = LaneTask {
         lane,
         target_version: 0,
-        orders,
+        around,
         source: Socket::None,
         targets: Vec::new(),
         replies: vec![0; limits::REPLY_READ_BYTES].into(),
         timer: Timer::new(Duration::ZERO),
         stopping_since: None,
-        status: Arc::clone(&status),
-        shared,
     };
     loop {
         match poll_fn(|cx| task.turn(cx)).await {
@@ -86,7 +86,7 @@ pub(super) async fn run(
                 return;
             }
             Err(fault) => {
-                status.fail(fault);
+                task.around.status.fail(fault);
                 return;
             }
         }
@@ -105,7 +105,7 @@ impl LaneTask {
     }
 
     fn try_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
-        let now_ms = self.shared.millis_at(Instant::now());
+        let now_ms = self.around.shared.millis_at(Instant::now());
         let mut busy = self.tick_if_due(cx, now_ms)?;
         busy |= self.dial(cx, now_ms)?;
         busy |= self.read_source(cx, now_ms)?;
@@ -130,22 +130,28 @@ impl LaneTask {
             return Ok(false);
         }
         self.timer = Timer::new(limits::TICK);
+        self.around.pulse.beat();
         self.hear_orders();
-        if self.shared.stop_requested() {
+        if self.around.shared.stop_requested() {
             self.stop();
         }
-        let version = self.shared.target.version();
+        let version = self.around.shared.target.version();
         if version != self.target_version {
-            let (version, topology) = self.shared.target.load();
+            let (version, topology) = self.around.shared.target.load();
             self.target_version = version;
             self.lane.adopt_target(&topology, now_ms);
         }
-        for (_, answer) in self.shared.lookup.take_answers(self.status.id) {
+        for (_, answer) in self
+            .around
+            .shared
+            .lookup
+            .take_answers(self.around.status.id)
+        {
             self.lane.answer(answer)?;
         }
         if let Some(question) = self.lane.take_question() {
-            self.shared.lookup.ask(LookupRequest {
-                lane: self.status.id,
+            self.around.shared.lookup.ask(LookupRequest {
+                lane: self.around.status.id,
                 ticket: now_ms,
                 question,
             });
@@ -153,14 +159,14 @@ impl LaneTask {
         let ticked = self.lane.tick(now_ms);
         self.or_lose_source(ticked, now_ms)?;
         if self.lane.take_hint() {
-            self.shared.hint();
+            self.around.shared.hint();
         }
         Ok(true)
     }
 
     fn hear_orders(&mut self) {
         loop {
-            match self.orders.try_recv() {
+            match self.around.orders.try_recv() {
                 Ok(Order::Follow(node)) => self.lane.follow(node),
                 Ok(Order::End) | Err(TryRecvError::Disconnected) => return self.stop(),
                 Err(TryRecvError::Empty) => return,

@@ -8,6 +8,7 @@
 //! | `executor` | one thread per core, lanes handed to it, the clean end |
 //! | `supervisor` | which lanes there are: follows the source's topology |
 //! | `lane_task` | turns of one lane: read, advance, write |
+//! | `pulse` | executors that miss a wake-up |
 //! | `connection` | one socket: dial, read, vectored write |
 //!
 //! What glommio does and does not do decided some of this. Its TCP streams try the system call first and arm a poll only
@@ -19,6 +20,7 @@
 mod connection;
 mod executor;
 mod lane_task;
+mod pulse;
 mod supervisor;
 
 pub use supervisor::{RuntimeHandle, start};

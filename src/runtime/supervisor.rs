@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
+use super::pulse;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{OnDivergence, SyncPlan};
 use crate::engine::roster::{Place, Roster};
@@ -59,6 +60,7 @@ struct Supervisor {
 /// # Errors
 /// When the machine refuses executors; nothing runs then.
 pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault> {
+    pulse::install()?;
     let executors = plan
         .options
         .cores
@@ -89,15 +91,16 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
 
 impl Supervisor {
     fn run(mut self) -> Result<(), Fault> {
-        while !self.shared.stop_requested() {
+        while !self.executors.iter().all(Executor::has_ended) {
             std::thread::sleep(limits::TICK);
-            self.follow();
+            self.executors.iter_mut().for_each(Executor::watch);
+            if self.shared.stop_requested() {
+                self.executors.iter_mut().for_each(Executor::close);
+            } else {
+                self.follow();
+            }
         }
-        let mut result = Ok(());
-        for executor in self.executors {
-            result = result.and(executor.join());
-        }
-        result
+        self.executors.iter().try_for_each(Executor::result)
     }
 
     /// Starts, moves and ends lanes as the source's topology has it.
@@ -152,12 +155,12 @@ impl Supervisor {
         let (_, target) = self.shared.target.load();
         let lane_status = Arc::clone(&status);
         let executor = &self.executors[status.id as usize % self.executors.len()];
-        let sent = executor.lanes.send(NewLane {
+        let taken = executor.add(NewLane {
             build: Box::new(move || Lane::new(config, target, lane_status)),
             status: Arc::clone(&status),
             orders: heard,
         });
-        if sent.is_err() {
+        if !taken {
             status.fail(Fault::new(
                 FaultKind::Runtime,
                 format!("the executor of core {} has ended", executor.core),
