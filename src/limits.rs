@@ -180,9 +180,9 @@ pub const PURGE_SCAN_COUNT: &[u8] = b"500";
 /// a command waits for it.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// An executor that has not ticked for so long is taken to have missed a wake-up. Several ticks, so that one that is only
-/// busy is rarely meant.
-pub const MISSED_BEAT: std::time::Duration = std::time::Duration::from_millis(200);
+/// An executor that has not ticked for so long is taken to have missed a wake-up. Many ticks, since on a crowded machine
+/// a thread may also just wait for its core; a nudge too many does no harm.
+pub const MISSED_BEAT: std::time::Duration = std::time::Duration::from_millis(500);
 
 /// How long connecting may take.
 pub const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);

@@ -1,10 +1,10 @@
 //! A beat for every executor, and a nudge for one that has stopped beating.
 //!
-//! glommio 0.9 now and then sleeps past its own timers: the thread waits in `io_uring_enter` although a timer of its latency
-//! ring is due (seen on kernel 6.18 about once in a few hundred starts, with every timer of the executor lost at once; it
-//! goes on as soon as the system call is interrupted). A lane that missed its wake-up would be a lane that stands still, so
-//! each executor counts its ticks, and the supervisor interrupts the sleep of one that has not ticked for a while, with
-//! a signal that does nothing else. glommio takes the interrupted call for an ordinary wake-up.
+//! glommio 0.9 can sleep past its own timers: seen once in about 200 starts on kernel 6.18, a thread waited in
+//! `io_uring_enter` for ten seconds although timers of its latency ring had long been due, and went on at once when a
+//! debugger interrupted the system call. A lane that misses its wake-up would be a lane that stands still, so each executor
+//! counts its ticks, and the supervisor interrupts the sleep of one that has not ticked for a while, with a signal that
+//! does nothing else. glommio takes the interrupted call for an ordinary wake-up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
