@@ -268,6 +268,9 @@ impl Targets {
 
     fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
         match self.slot_of_unit(chunks, unit) {
+            Some(slot) if usize::from(self.routes[usize::from(slot)]) >= self.nodes.len() => {
+                self.park(slot).give_back(unit);
+            }
             Some(slot) => self.send(chunks, slot, unit),
             // A command for a master as such (FUNCTION ...): its successor gets it with the topology's copy.
             None => self.push(chunks, self.any().unwrap_or(former), unit),
