@@ -20,8 +20,6 @@ pub struct Parked {
     barriers: Vec<(usize, u64)>,
     /// Who shall get the refused units behind `ASKING`.
     pub ask: Option<usize>,
-    /// Who shall get the units, if a redirect told; otherwise the topology's owner at the time.
-    pub owner: Option<usize>,
     /// Not to be released before this time, in milliseconds.
     pub not_before_ms: u64,
 }
