@@ -58,6 +58,11 @@ impl Parked {
         }
     }
 
+    /// Whether it waits for answers of connection `index`.
+    pub fn waits_on(&self, index: usize) -> bool {
+        self.barriers.iter().any(|(at, _)| *at == index)
+    }
+
     /// Whether it may be released now. `answered_to` gives the run number that a connection has reached.
     pub fn is_ready(&self, now_ms: u64, answered_to: impl Fn(usize) -> u64) -> bool {
         now_ms >= self.not_before_ms

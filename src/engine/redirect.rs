@@ -217,7 +217,7 @@ impl Targets {
     }
 
     /// Gives what a lost connection was given to the present owners, in order.
-    fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
+    pub(super) fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
         for unit in self.nodes[index].writer.withdraw(chunks) {
             self.resend(chunks, index, unit);
         }
