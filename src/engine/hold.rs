@@ -298,6 +298,11 @@ impl Lane {
                     Some(_) => SlotOf::Several,
                 };
                 self.router.told = Some((self.scanned, slot));
+                if let SlotOf::One(slot) = slot {
+                    let open = self.progress().acknowledged;
+                    self.targets.told = self.targets.told.split_off(&open);
+                    self.targets.told.insert(self.scanned, slot);
+                }
                 let verb = frame.verb().to_vec();
                 if crate::command::find(&frame).is_none()
                     && self.targets.learned.get(&verb).is_none()

@@ -387,6 +387,10 @@ impl Lane {
         bytes: &[u8],
         now_ms: u64,
     ) -> Result<(), Fault> {
+        // What it answers was given up, and is not waited for any more.
+        if self.cut.contains(&index) {
+            return Ok(());
+        }
         self.targets
             .received(&mut self.chunks, index, bytes, now_ms)
     }

@@ -12,15 +12,14 @@ use crate::target::Unit;
 
 #[derive(Debug, Default)]
 pub struct Parked {
-    /// Refused units first (`refused` of them), then those that came later.
+    /// Refused units first (`refused` of them), then those taken back from a connection, then those that came later.
     units: VecDeque<Unit>,
     refused: usize,
+    returned: usize,
     /// Connections, by index, and the run number up to which each must have answered.
     barriers: Vec<(usize, u64)>,
     /// Who shall get the refused units behind `ASKING`.
     pub ask: Option<usize>,
-    /// Who shall get the units, if a redirect told; otherwise the topology's owner at the time.
-    pub owner: Option<usize>,
     /// Not to be released before this time, in milliseconds.
     pub not_before_ms: u64,
 }
@@ -30,6 +29,20 @@ impl Parked {
     pub fn refuse(&mut self, unit: Unit) {
         self.units.insert(self.refused, unit);
         self.refused += 1;
+    }
+
+    /// Adds a unit that was taken back from a lost connection: it was sent before whatever came since.
+    pub fn give_back(&mut self, unit: Unit) {
+        let mut place = self.refused + self.returned;
+        while place > 0 && self.units[place - 1].begin > unit.begin {
+            place -= 1;
+        }
+        self.units.insert(place, unit);
+        if place < self.refused {
+            self.refused += 1;
+        } else {
+            self.returned += 1;
+        }
     }
 
     /// Adds a unit that came while the slot was parked.
@@ -43,6 +56,11 @@ impl Parked {
             Some((_, barrier)) => *barrier = (*barrier).max(number),
             None => self.barriers.push((index, number)),
         }
+    }
+
+    /// Whether it waits for answers of connection `index`.
+    pub fn waits_on(&self, index: usize) -> bool {
+        self.barriers.iter().any(|(at, _)| *at == index)
     }
 
     /// Whether it may be released now. `answered_to` gives the run number that a connection has reached.
@@ -67,6 +85,7 @@ impl Parked {
     /// Takes all units out, for a lane that begins anew.
     pub fn drain(&mut self) -> impl Iterator<Item = Unit> + '_ {
         self.refused = 0;
+        self.returned = 0;
         self.units.drain(..)
     }
 }

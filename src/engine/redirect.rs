@@ -99,14 +99,11 @@ impl Targets {
         parked.wait_for(index, barrier);
         parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
         match next {
-            Next::Owner(owner) => {
-                parked.owner = Some(owner);
-                parked.ask = None;
-            }
             Next::Ask(other) => parked.ask = Some(other),
+            Next::Owner(_) => parked.ask = None,
             Next::Retry => {
-                parked.owner = None;
                 parked.ask = None;
+                self.redirected.remove(&slot);
             }
         }
     }
@@ -190,7 +187,6 @@ impl Targets {
                 let barrier = self.nodes[index].writer.next_number();
                 let parked = self.park(slot);
                 parked.wait_for(index, barrier);
-                parked.owner = Some(usize::from(owner));
             } else {
                 self.routes[usize::from(slot)] = owner;
                 left[usize::from(current)] = true;
@@ -221,7 +217,7 @@ impl Targets {
     }
 
     /// Gives what a lost connection was given to the present owners, in order.
-    fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
+    pub(super) fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
         for unit in self.nodes[index].writer.withdraw(chunks) {
             self.resend(chunks, index, unit);
         }
@@ -268,6 +264,9 @@ impl Targets {
 
     fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
         match self.slot_of_unit(chunks, unit) {
+            Some(slot) if usize::from(self.routes[usize::from(slot)]) >= self.nodes.len() => {
+                self.park(slot).give_back(unit);
+            }
             Some(slot) => self.send(chunks, slot, unit),
             // A command for a master as such (FUNCTION ...): its successor gets it with the topology's copy.
             None => self.push(chunks, self.any().unwrap_or(former), unit),
@@ -276,6 +275,13 @@ impl Targets {
 
     /// Looks after everything that waits.
     pub fn tick(&mut self, chunks: &mut Chunks, now_ms: u64) {
+        let redirected = self.redirected.len();
+        self.redirected.retain(|_, (_, until)| *until > now_ms);
+        if self.redirected.len() < redirected {
+            // The topology counts again, and there may be no newer one to come.
+            let topology = Arc::clone(&self.topology);
+            self.adopt(chunks, &topology, now_ms);
+        }
         for index in 0..self.nodes.len() {
             let target = &self.nodes[index];
             let down = matches!(target.link, Link::Down { .. });
@@ -320,31 +326,38 @@ impl Targets {
         let Some(mut parked) = self.parked.remove(&slot) else {
             return;
         };
-        let owner = parked
-            .owner
-            .map_or_else(|| self.owner_by_topology(slot), |index| index as u16);
+        let owner = match self.redirected.get(&slot) {
+            Some(&(index, until)) if until > now_ms => index as u16,
+            _ => self.owner_by_topology(slot),
+        };
         if owner == NOBODY {
             parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
             self.parked.insert(slot, parked);
             self.hint = true;
             return;
         }
+        if let Some(other) = parked.ask.take() {
+            self.reissue_asking(chunks, slot, parked, other);
+            return;
+        }
         self.routes[usize::from(slot)] = owner;
-        self.reissue(chunks, parked, usize::from(owner));
+        for unit in parked.into_units().0 {
+            self.push(chunks, usize::from(owner), unit);
+        }
     }
 
-    fn reissue(&mut self, chunks: &mut Chunks, parked: Parked, owner: usize) {
-        let ask = parked.ask;
-        let (units, refused): (VecDeque<Unit>, usize) = parked.into_units();
-        for (place, unit) in units.into_iter().enumerate() {
-            match ask {
-                Some(other) if place < refused => {
-                    let asking = self.behind_asking(chunks, unit);
-                    self.push(chunks, other, asking);
-                }
-                _ => self.push(chunks, owner, unit),
-            }
+    /// Sends what was refused with `ASK`. All else of the slot waits for the answers: otherwise commands of one slot
+    /// would be on their way to two masters, and a refusal by one of them would let the other overtake.
+    fn reissue_asking(&mut self, chunks: &mut Chunks, slot: Slot, parked: Parked, other: usize) {
+        let (mut units, refused): (VecDeque<Unit>, usize) = parked.into_units();
+        for unit in units.drain(..refused) {
+            let asking = self.behind_asking(chunks, unit);
+            self.push(chunks, other, asking);
         }
+        let barrier = self.nodes[other].writer.next_number();
+        let parked = self.park(slot);
+        parked.wait_for(other, barrier);
+        units.into_iter().for_each(|unit| parked.queue(unit));
     }
 
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.

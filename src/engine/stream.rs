@@ -475,6 +475,7 @@ impl Lane {
         let mut groups: Vec<(Slot, usize, Vec<u8>)> = Vec::new();
         let mut rest = bytes;
         while let Ok(Some(frame)) = scan(rest) {
+            let at = begin.advanced(bytes.len() - rest.len());
             rest = &rest[frame.bytes().len()..];
             let Some(command) =
                 command::find(&frame).or_else(|| self.targets.learned.get(frame.verb()))
@@ -491,8 +492,11 @@ impl Lane {
                 }
                 None => groups.push((slot, 1, part.to_vec())),
             };
-            match self.targets.slot_of_frame(&frame) {
-                SlotOf::One(slot) => add(slot, frame.bytes()),
+            match (
+                self.targets.slot_of_frame(&frame),
+                self.targets.told.get(&at),
+            ) {
+                (SlotOf::One(slot), _) | (_, Some(&slot)) => add(slot, frame.bytes()),
                 _ => command::split_by_slot(&frame, command, add)
                     .map_err(|_| cross_slot(&frame, begin))?,
             }

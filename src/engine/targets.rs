@@ -72,6 +72,8 @@ pub struct Targets {
     pub(super) slots: SlotSet,
     /// Commands that only the source could explain.
     pub learned: Learned,
+    /// Slots of commands whose keys only the source could tell, by where they begin in the stream.
+    pub told: BTreeMap<Offset, Slot>,
     pub(super) continue_on_divergence: bool,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
@@ -100,6 +102,7 @@ impl Targets {
             redirected: BTreeMap::new(),
             slots,
             learned: Learned::default(),
+            told: BTreeMap::new(),
             continue_on_divergence,
             status,
             hint: false,
@@ -357,6 +360,7 @@ impl Targets {
             chunks.release(later.unit.range.chunk);
         }
         self.answers.clear();
+        self.told.clear();
         let mut cut = Vec::new();
         for index in 0..self.nodes.len() {
             let target = &mut self.nodes[index];
@@ -417,7 +421,12 @@ impl Targets {
         if target.link == Link::Up {
             self.status.count(super::status::ErrorCount::TargetLost);
             target.writer.lost(chunks);
+            // Sent again by itself, what is in flight of a parked slot would overtake what was refused.
+            if self.parked.values().any(|parked| parked.waits_on(index)) {
+                self.evacuate(chunks, index);
+            }
         }
+        let target = &mut self.nodes[index];
         let wait = (limits::MIN_REDIAL_MS << target.failures.min(6)).min(limits::MAX_REDIAL_MS);
         target.failures += 1;
         target.link = Link::Down {
@@ -475,7 +484,9 @@ impl Targets {
             }
             rest = &rest[frame.bytes().len()..];
         }
-        None
+        let at = self.told.get(&unit.begin);
+        let mut within = self.told.range(unit.begin..unit.end.max(unit.begin));
+        at.or_else(|| within.next().map(|(_, slot)| slot)).copied()
     }
 
     /// The slot of a command by its keys; in a single server all keys are in one.

@@ -1,0 +1,402 @@
+//! A seed's world: what kind of deployment, network, workload and trouble it has, and one run of it.
+
+use slotstream::engine::status::LaneState;
+use slotstream::slot::{Slot, SlotSet, slot_of};
+
+use crate::cluster::Cluster;
+use crate::model::{Bytes, Value};
+use crate::rng::Rng;
+use crate::source::Source;
+use crate::trace;
+use crate::workload::{Mix, Workload};
+use crate::world::{Network, World};
+
+/// What may happen in one run. Each number: once in so many steps; 0: never.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    pub lossy: bool,
+    pub cut_target: usize,
+    pub cut_source: usize,
+    pub migrate: usize,
+    /// Slots move as a whole, not key by key.
+    pub whole_slots: bool,
+    pub fail_over: usize,
+    pub refuse: usize,
+    pub view: usize,
+    pub stale_views: bool,
+    /// How many bytes the source keeps for partial resyncs; none: all.
+    pub backlog: Option<u64>,
+    pub rename_history: usize,
+}
+
+/// One run's nature.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub masters: usize,
+    pub single_target: bool,
+    pub single_source: bool,
+    pub old_redirects: bool,
+    pub passwords: bool,
+    pub diskless: bool,
+    pub steps: usize,
+    pub writes_percent: usize,
+    pub groups: usize,
+    pub network: Network,
+    pub mix: Mix,
+    pub trouble: Trouble,
+}
+
+const REFUSALS: [&str; 9] = [
+    "LOADING Redis is loading the dataset in memory",
+    "CLUSTERDOWN The cluster is down",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "READONLY You can't write against a read only replica.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "BUSY Redis is busy running a script.",
+    "MISCONF Errors writing to the AOF file: No space left on device",
+    "NOREPLICAS Not enough good replicas to write.",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+];
+
+impl Plan {
+    pub fn of(rng: &mut Rng) -> Self {
+        let single_target = rng.percent(20);
+        let single_source = rng.percent(40);
+        // Replies get lost: only what may be applied twice. A fallback to a new snapshot: nothing may be removed, since
+        // this version leaves keys behind that were removed meanwhile.
+        let lossy = rng.percent(40);
+        let fallback = rng.percent(25);
+        let cluster = !single_target;
+        let mut often = |percent: usize, low: usize, high: usize| match rng.percent(percent) {
+            true => rng.between(low, high),
+            false => 0,
+        };
+        let trouble = Trouble {
+            lossy,
+            cut_target: often(50, 20, 400),
+            cut_source: if fallback {
+                often(100, 100, 500)
+            } else {
+                often(50, 30, 500)
+            },
+            migrate: if cluster { often(60, 5, 60) } else { 0 },
+            whole_slots: often(50, 1, 1) == 1,
+            fail_over: often(30, 100, 800),
+            refuse: often(40, 50, 500),
+            view: often(80, 20, 300),
+            stale_views: often(40, 1, 1) == 1,
+            backlog: (often(0, 1, 1) == 0 && fallback).then_some(300),
+            rename_history: often(20, 200, 1000),
+        };
+        let network = Network {
+            chunk: *rng.pick(&[1, 7, 40, 200, 2_000, 100_000]),
+            stall_percent: *rng.pick(&[0, 10, 50, 80]),
+            step_ms: *rng.pick(&[1, 2, 5, 30]),
+            commands: *rng.pick(&[1, 4, 30, 500]),
+        };
+        let key_by_key = trouble.migrate > 0 && !trouble.whole_slots;
+        let mix = Mix {
+            once_only: !lossy,
+            removals: !fallback,
+            several_keys: rng.percent(70) && !key_by_key,
+            across_slots: single_source && rng.percent(70) && !key_by_key,
+            transactions: rng.percent(70),
+            one_key_transactions: key_by_key,
+            // A flush while slots move may miss keys that are between two masters.
+            flushes: !fallback && rng.percent(30) && trouble.migrate == 0 && trouble.fail_over == 0,
+            unknown: rng.percent(30),
+            functions: rng.percent(20),
+            publish: single_source && rng.percent(30),
+            databases: if single_source && single_target { 3 } else { 1 },
+            fat: network.chunk >= 2_000 && rng.percent(40),
+        };
+        Self {
+            masters: if single_target { 1 } else { rng.between(1, 4) },
+            single_target,
+            single_source,
+            old_redirects: rng.percent(30),
+            passwords: rng.percent(20),
+            diskless: rng.percent(50),
+            steps: rng.between(100, 1500),
+            writes_percent: *rng.pick(&[20, 60, 200, 600]),
+            groups: rng.between(1, 6),
+            network,
+            mix,
+            trouble,
+        }
+    }
+}
+
+/// One run from a seed. Panics when anything is not as it must be.
+pub fn run(seed: u64) {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::of(&mut rng);
+    trace::note(|| format!("{plan:?}"));
+    run_plan(&plan, rng);
+}
+
+pub fn run_plan(plan: &Plan, mut rng: Rng) {
+    let slots = source_slots(plan, &mut rng);
+    let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
+    let mut world = build(plan, rng, &slots, &mut workload);
+    let foreign = add_foreign_keys(&mut world, &slots);
+    for _ in 0..plan.steps {
+        let mut writes = plan.writes_percent;
+        while writes >= 100 || world.rng.percent(writes) {
+            workload.act(&mut world.source, &mut world.tracker, &mut world.rng);
+            writes = writes.saturating_sub(100);
+        }
+        stir(&mut world, plan, &workload);
+        world.step();
+        world.check_running();
+    }
+    settle(&mut world);
+    world.run_until_equal();
+    world.check_equal();
+    for (key, node) in &foreign {
+        let kept = world.cluster.nodes[*node].store.keys.get(&(0, key.clone()));
+        assert!(
+            kept.is_some(),
+            "a key of another lane is gone: {}",
+            key.escape_ascii()
+        );
+    }
+    finish(&mut world);
+}
+
+/// A lane of a cluster source has some of the slots, one of a single source all.
+fn source_slots(plan: &Plan, rng: &mut Rng) -> SlotSet {
+    if plan.single_source {
+        return SlotSet::all();
+    }
+    let mut slots = SlotSet::new();
+    let first = rng.below(8000);
+    slots.insert_range(first as Slot, (first + rng.between(200, 8000)) as Slot);
+    slots
+}
+
+fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) -> World {
+    let mut cluster = Cluster::new(plan.masters, plan.single_target);
+    cluster.old_redirects = plan.old_redirects;
+    let mut source = Source::new(rng.below(1_000_000) as u64);
+    source.diskless = plan.diskless;
+    source.snapshot_delay_ms = rng.below(300) as u64;
+    if plan.passwords {
+        source.password = Some("secret".into());
+        cluster.password = Some("hidden".into());
+    }
+    let mut world = World::new(rng, plan.network.clone(), source, cluster, slots.clone());
+    world.lossy = plan.trouble.lossy;
+    world.tracker.repeats = plan.trouble.lossy;
+    for _ in 0..world.rng.below(40) {
+        let group = world.rng.below(plan.groups);
+        workload.write(group, &mut world.source, &mut world.tracker, &mut world.rng);
+    }
+    world
+}
+
+/// Keys of other lanes at the target, which must stay.
+fn add_foreign_keys(world: &mut World, slots: &SlotSet) -> Vec<(Bytes, usize)> {
+    let mut foreign = Vec::new();
+    if world.cluster.single {
+        return foreign;
+    }
+    for number in 0..30 {
+        let key = format!("foreign{number}").into_bytes();
+        let slot = slot_of(&key);
+        if !slots.contains(slot) {
+            let node = world.cluster.owners[usize::from(slot)];
+            let value = Value::Text(b"foreign".to_vec());
+            world.cluster.nodes[node]
+                .store
+                .keys
+                .insert((0, key.clone()), value);
+            foreign.push((key, node));
+        }
+    }
+    foreign
+}
+
+fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
+    end_refusals(world);
+    let trouble = &plan.trouble;
+    let due = |world: &mut World, every: usize| every > 0 && world.rng.once_in(every);
+    if due(world, trouble.cut_target) {
+        let index = world.rng.below(world.connections());
+        world.cut_target(index);
+    }
+    // A copy that is begun again leaves keys behind that were removed meanwhile.
+    let harmless = !plan.mix.removals
+        || world.status.state() == LaneState::Streaming
+        || world.tracker.executed == 0;
+    if due(world, trouble.cut_source) && harmless {
+        world.cut_source();
+        if world.rng.percent(30) {
+            world.source_down_until_ms = world.now_ms + world.rng.below(400) as u64;
+        }
+    }
+    if let Some(backlog) = trouble.backlog {
+        world.source.shrink_backlog(backlog);
+    }
+    // An id two histories old leads to a copy.
+    let known = world.status.replid() == world.source.replid;
+    if due(world, trouble.rename_history) && harmless && known {
+        world.cut_source();
+        world.source.rename_history();
+    }
+    if due(world, trouble.refuse) {
+        let node = world.rng.below(world.cluster.nodes.len());
+        let error = (*world.rng.pick(&REFUSALS)).to_owned();
+        let until = world.now_ms + world.rng.below(500) as u64;
+        trace::note(|| format!("node {node} refuses until {until}: {error}"));
+        world.cluster.nodes[node].refusal = Some((error, until));
+    }
+    if due(world, trouble.migrate) {
+        migrate_on(world, plan, workload);
+    }
+    if due(world, trouble.fail_over) {
+        fail_over(world);
+    }
+    if due(world, trouble.view) {
+        let delay = world.rng.below(if trouble.stale_views { 1500 } else { 50 });
+        world.publish_view(delay as u64);
+    }
+}
+
+/// A master that refused serves again, once nothing is on its way to it.
+///
+/// Were it sooner, a command could be refused and a later one on the same key, sent before the refusal was known, be
+/// taken: pipelining without waiting cannot keep their order, and this version does not claim to.
+fn end_refusals(world: &mut World) {
+    for node in 0..world.cluster.nodes.len() {
+        let over =
+            matches!(world.cluster.nodes[node].refusal, Some((_, until)) if until <= world.now_ms);
+        if over && world.is_drained(node) {
+            trace::note(|| format!("node {node} refuses no more"));
+            world.cluster.nodes[node].refusal = None;
+        }
+    }
+}
+
+/// The next thing that happens to a slot on its way, or a new slot that sets off.
+///
+/// A master begins to take what it refused before only while nothing is on its way to it: see [`end_refusals`].
+fn migrate_on(world: &mut World, plan: &Plan, workload: &Workload) {
+    let nodes = world.cluster.nodes.len();
+    if nodes < 2 || !hear_of_finished(world) {
+        return;
+    }
+    let moving = world.cluster.moving();
+    if moving.is_empty() || (moving.len() < 3 && world.rng.percent(20)) {
+        let group = world.rng.pick(&workload.groups).clone();
+        let slot = slot_of(&group[0]);
+        let from = world.cluster.owners[usize::from(slot)];
+        let to = world.rng.below(nodes);
+        let fresh = !world.cluster.nodes[to].visited.contains(&slot) || world.is_drained(to);
+        if to != from && fresh && !moving.iter().any(|(other, ..)| *other == slot) {
+            trace::note(|| format!("slot {slot} begins to move from node {from} to {to}"));
+            world.cluster.begin_move(slot, to);
+            if plan.trouble.whole_slots {
+                arrive(world, slot, from, to);
+            }
+        }
+        return;
+    }
+    let (slot, from, to) = *world.rng.pick(&moving);
+    let keys = world.cluster.keys_in(from, slot);
+    if !keys.is_empty() {
+        let key = world.rng.pick(&keys).clone();
+        trace::note(|| {
+            let name = key.1.escape_ascii();
+            format!("key {name} moves from node {from} to {to}")
+        });
+        world.cluster.move_key(&key, from, to);
+        return;
+    }
+    // Usually the taker is told first; told the other way round, both redirect to each other for a moment.
+    if world.cluster.owners[usize::from(slot)] == to || world.rng.percent(20) {
+        trace::note(|| format!("node {from} hears that slot {slot} is node {to}'s"));
+        world.cluster.finish_at_giver(slot, from, to);
+        world.cluster.finish_later.push((slot, to));
+    } else if !world.cluster.nodes[to].visited.contains(&slot) || world.is_drained(to) {
+        trace::note(|| format!("node {to} has slot {slot} now"));
+        world.cluster.finish_at_taker(slot, to);
+    }
+}
+
+/// Tells takers of their slots; whether all know.
+fn hear_of_finished(world: &mut World) -> bool {
+    let takers = world.cluster.finish_later.clone();
+    let done = takers.iter().all(|(_, to)| world.is_drained(*to));
+    if done && !takers.is_empty() {
+        trace::note(|| format!("(slot, taker) {takers:?} hear that they own"));
+        world.cluster.hear_of_finished();
+    }
+    done
+}
+
+/// All keys of a slot arrive, and both sides know it.
+fn arrive(world: &mut World, slot: Slot, from: usize, to: usize) {
+    for key in world.cluster.keys_in(from, slot) {
+        world.cluster.move_key(&key, from, to);
+    }
+    world.cluster.finish_at_taker(slot, to);
+    world.cluster.finish_at_giver(slot, from, to);
+}
+
+/// A node fails, its replica takes over with all the data.
+fn fail_over(world: &mut World) {
+    let node = world.rng.below(world.cluster.nodes.len());
+    if world.cluster.is_moving(node) {
+        return;
+    }
+    trace::note(|| format!("node {node} fails over"));
+    for index in 0..world.connections() {
+        if world.node_of(index) == Some(node) {
+            world.cut_target(index);
+        }
+    }
+    world.cluster.fail_over(node);
+    let delay = world.rng.below(500) as u64;
+    world.publish_view(delay);
+}
+
+/// No more trouble: slots in motion arrive, everybody knows everything.
+pub fn settle(world: &mut World) {
+    trace::note(|| "trouble ends".into());
+    for node in &mut world.cluster.nodes {
+        if let Some((_, until)) = &mut node.refusal {
+            *until = 0;
+        }
+    }
+    // A fast network: then there are moments in which nothing is on its way.
+    world.network.step_ms = world.network.step_ms.min(2);
+    world.network.stall_percent = world.network.stall_percent.min(10);
+    world.network.chunk = world.network.chunk.max(20_000);
+    world.network.commands = world.network.commands.max(200);
+    world.run_until(60_000, "the end of refusals and moves", |world| {
+        end_refusals(world);
+        for (slot, from, to) in world.cluster.moving() {
+            if world.is_drained(to) {
+                arrive(world, slot, from, to);
+            }
+        }
+        let over = world
+            .cluster
+            .nodes
+            .iter()
+            .all(|node| node.refusal.is_none());
+        hear_of_finished(world) && over && world.cluster.moving().is_empty()
+    });
+    world.cluster.gossip();
+    world.source_down_until_ms = 0;
+    world.publish_view(2_000);
+}
+
+/// The lane is told to stop, and has nothing left to do.
+fn finish(world: &mut World) {
+    world.lane.stop();
+    world.run_until(10_000, "the end", |world| world.lane.is_done());
+    world.lane.finish();
+    world.check_equal();
+}

@@ -1,0 +1,427 @@
+//! The simulated target: masters with their own views of who owns which slot, slots that move, windows of refusal.
+//!
+//! Redirects follow `getNodeByQuery` of `cluster.c`, refusals `processCommand` of `server.c`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
+use slotstream::topology::{Node as TopologyNode, Shard, Topology};
+
+use crate::model::{Bytes, Key, Reply, Store, decode, key_places, show, verb};
+use crate::tracker::Tracker;
+
+pub struct Node {
+    pub id: String,
+    pub port: u16,
+    pub alive: bool,
+    pub store: Store,
+    /// This node's view: owner of each slot, by index.
+    view: Vec<usize>,
+    migrating: BTreeMap<Slot, usize>,
+    importing: BTreeMap<Slot, usize>,
+    /// Refuses data with this error, until then at least.
+    pub refusal: Option<(String, u64)>,
+    /// Slots that this master once owned or took keys of.
+    pub visited: BTreeSet<Slot>,
+}
+
+pub struct Cluster {
+    pub nodes: Vec<Node>,
+    pub single: bool,
+    /// Servers before 7.0 answer ASK where later ones answer TRYAGAIN.
+    pub old_redirects: bool,
+    /// How the owners are told to the lane.
+    pub owners: Vec<usize>,
+    pub password: Option<String>,
+    /// Slots of which this lane may write keys.
+    pub lane: SlotSet,
+    pub counts: Counts,
+    /// Slots whose takers have not heard yet that they own them.
+    pub finish_later: Vec<(Slot, usize)>,
+}
+
+/// What happened, for tests that want it to have happened.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counts {
+    pub moved: u32,
+    pub ask: u32,
+    pub try_again: u32,
+    pub refused: u32,
+    pub scans: u32,
+    pub flushes: u32,
+    pub published: u32,
+    pub functions: u32,
+}
+
+/// One client connection, as a target master sees it.
+#[derive(Default)]
+pub struct Session {
+    pub node: usize,
+    pub input: Bytes,
+    pub output: Bytes,
+    authenticated: bool,
+    named: bool,
+    database: u32,
+    asking: bool,
+    queue: Option<Vec<Vec<Bytes>>>,
+    /// A command of the open transaction was refused.
+    broken: bool,
+    /// The lane gave this connection up: what it still does is no longer followed.
+    pub forsaken: bool,
+}
+
+impl Session {
+    pub fn new(node: usize) -> Self {
+        Self {
+            node,
+            ..Self::default()
+        }
+    }
+}
+
+impl Cluster {
+    pub fn new(masters: usize, single: bool) -> Self {
+        let share = |slot: usize| slot * masters / SLOT_COUNT;
+        let owners: Vec<usize> = (0..SLOT_COUNT).map(share).collect();
+        let node = |index: usize| Node {
+            id: format!("node{index}"),
+            port: 7000 + index as u16,
+            alive: true,
+            store: Store::default(),
+            view: owners.clone(),
+            migrating: BTreeMap::new(),
+            importing: BTreeMap::new(),
+            refusal: None,
+            visited: BTreeSet::new(),
+        };
+        Self {
+            nodes: (0..masters).map(node).collect(),
+            single,
+            old_redirects: false,
+            owners: owners.clone(),
+            password: None,
+            lane: SlotSet::all(),
+            counts: Counts::default(),
+            finish_later: Vec::new(),
+        }
+    }
+
+    /// The topology as the cluster would tell it now.
+    pub fn topology(&self) -> Arc<Topology> {
+        if self.single {
+            let node = self
+                .nodes
+                .iter()
+                .find(|node| node.alive)
+                .expect("one is alive");
+            return Arc::new(Topology::single("10.0.0.1", node.port));
+        }
+        let mut shards = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.alive) {
+            let slots = (0..SLOT_COUNT).filter(|&slot| self.owners[slot] == index);
+            shards.push(Shard {
+                master: TopologyNode::new(node.id.clone(), "10.0.0.1", node.port),
+                replicas: Vec::new(),
+                slots: slots.map(|slot| slot as Slot).collect(),
+            });
+        }
+        Arc::new(Topology::cluster(shards, Vec::new()).expect("a sound cluster"))
+    }
+
+    pub fn node_at(&self, port: u16) -> Option<usize> {
+        self.nodes
+            .iter()
+            .position(|node| node.port == port && node.alive)
+    }
+
+    // Changes of the cluster.
+
+    /// Slots that are on their way, with the nodes that give and take.
+    pub fn moving(&self) -> Vec<(Slot, usize, usize)> {
+        let of = |index: usize| {
+            let slots = self.nodes[index].migrating.iter();
+            slots.map(move |(&slot, &to)| (slot, index, to))
+        };
+        (0..self.nodes.len()).flat_map(of).collect()
+    }
+
+    pub fn begin_move(&mut self, slot: Slot, to: usize) {
+        let from = self.owners[usize::from(slot)];
+        assert!(from != to);
+        self.nodes[from].visited.insert(slot);
+        self.nodes[to].importing.insert(slot, from);
+        self.nodes[from].migrating.insert(slot, to);
+    }
+
+    /// Keys of a slot at one node.
+    pub fn keys_in(&self, node: usize, slot: Slot) -> Vec<Key> {
+        let keys = self.nodes[node].store.keys.keys();
+        keys.filter(|key| slot_of(&key.1) == slot)
+            .cloned()
+            .collect()
+    }
+
+    /// `MIGRATE` of one key.
+    pub fn move_key(&mut self, key: &Key, from: usize, to: usize) {
+        let value = self.nodes[from]
+            .store
+            .keys
+            .remove(key)
+            .expect("it is there");
+        let former = self.nodes[to].store.keys.insert(key.clone(), value);
+        assert!(former.is_none(), "a key in two places");
+    }
+
+    /// `SETSLOT ... NODE` at the taker; the giver hears of it by gossip, later.
+    pub fn finish_at_taker(&mut self, slot: Slot, to: usize) {
+        self.nodes[to].importing.remove(&slot);
+        self.nodes[to].view[usize::from(slot)] = to;
+        self.owners[usize::from(slot)] = to;
+    }
+
+    /// `SETSLOT ... NODE` at the giver: it redirects from now on, even if the taker does not know yet.
+    pub fn finish_at_giver(&mut self, slot: Slot, from: usize, to: usize) {
+        self.nodes[from].migrating.remove(&slot);
+        self.nodes[from].view[usize::from(slot)] = to;
+        self.owners[usize::from(slot)] = to;
+    }
+
+    /// Whether a slot is on its way from or to this node.
+    pub fn is_moving(&self, node: usize) -> bool {
+        !self.nodes[node].migrating.is_empty() || !self.nodes[node].importing.is_empty()
+    }
+
+    /// The takers hear of the slots that they own.
+    pub fn hear_of_finished(&mut self) {
+        for (slot, to) in std::mem::take(&mut self.finish_later) {
+            self.nodes[to].importing.remove(&slot);
+            self.nodes[to].view[usize::from(slot)] = to;
+        }
+    }
+
+    /// Everybody knows the owners.
+    pub fn gossip(&mut self) {
+        self.hear_of_finished();
+        assert!(self.moving().is_empty(), "no slot is on its way any more");
+        let owners = self.owners.clone();
+        for node in &mut self.nodes {
+            node.view.clone_from(&owners);
+        }
+    }
+
+    /// A replica with the same data takes over, under its own id and address.
+    pub fn fail_over(&mut self, index: usize) {
+        let former = &mut self.nodes[index];
+        former.id.push('x');
+        former.port += 100;
+        // Open slots are not handed on by a failover; the workload does not fail over while slots move.
+        assert!(former.migrating.is_empty() && former.importing.is_empty());
+    }
+
+    // Serving.
+
+    /// Executes up to `commands` of what a connection has received.
+    pub fn serve(&mut self, session: &mut Session, commands: usize, tracker: &mut Tracker) {
+        for _ in 0..commands {
+            let Some((args, length)) = decode(&session.input) else {
+                return;
+            };
+            session.input.drain(..length);
+            let text = crate::trace::is_on().then(|| show(&args));
+            let reply = self.handle(session, args, tracker);
+            if let Some(text) = text {
+                let mark = if session.forsaken { " (forsaken)" } else { "" };
+                crate::trace::note(|| format!("node {}{mark}: {text} -> {reply:?}", session.node));
+            }
+            reply.encode(&mut session.output);
+        }
+    }
+
+    fn handle(&mut self, session: &mut Session, args: Vec<Bytes>, tracker: &mut Tracker) -> Reply {
+        let verb = verb(&args);
+        let asking = std::mem::take(&mut session.asking);
+        if !session.named && !matches!(verb.as_str(), "AUTH" | "CLIENT" | "SELECT") {
+            panic!("data came before the greeting was answered: {verb}");
+        }
+        match verb.as_str() {
+            "AUTH" => {
+                let right = self.password.as_deref().map(str::as_bytes);
+                session.authenticated = args.last().map(Vec::as_slice) == right;
+                assert!(session.authenticated, "the lane knows the password");
+                return Reply::Simple("OK");
+            }
+            _ if self.password.is_some() && !session.authenticated => {
+                return Reply::Error("NOAUTH Authentication required.".into());
+            }
+            "CLIENT" => {
+                session.named = true;
+                return Reply::Simple("OK");
+            }
+            "SELECT" => {
+                session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");
+                return Reply::Simple("OK");
+            }
+            "ASKING" => {
+                session.asking = true;
+                return Reply::Simple("OK");
+            }
+            _ => {}
+        }
+        // A transaction keeps the permission until its end.
+        let in_transaction = session.queue.is_some() || verb == "MULTI";
+        session.asking = asking && in_transaction && verb != "EXEC";
+        match verb.as_str() {
+            "MULTI" => {
+                session.queue = Some(Vec::new());
+                session.broken = false;
+                Reply::Simple("OK")
+            }
+            "EXEC" => self.exec(session, asking, tracker),
+            _ => {
+                let commands = [args];
+                if let Err(error) = self.admit(session, &commands, asking) {
+                    session.broken = true;
+                    return Reply::Error(error);
+                }
+                let [args] = commands;
+                match &mut session.queue {
+                    Some(queue) => {
+                        queue.push(args);
+                        Reply::Simple("QUEUED")
+                    }
+                    None => self.apply(session, &args, tracker),
+                }
+            }
+        }
+    }
+
+    fn exec(&mut self, session: &mut Session, asking: bool, tracker: &mut Tracker) -> Reply {
+        let queue = session.queue.take().expect("EXEC follows MULTI");
+        if session.broken {
+            return Reply::Error(
+                "EXECABORT Transaction discarded because of previous errors.".into(),
+            );
+        }
+        if let Err(error) = self.admit(session, &queue, asking) {
+            let redirect = ["MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN"]
+                .iter()
+                .any(|word| error.starts_with(word));
+            return Reply::Error(match redirect {
+                true => error,
+                false => format!("EXECABORT Transaction discarded because of: {error}"),
+            });
+        }
+        Reply::Array(
+            queue
+                .iter()
+                .map(|args| self.apply(session, args, tracker))
+                .collect(),
+        )
+    }
+
+    /// Whether these commands may be executed here and now: refusals, then redirects.
+    fn admit(
+        &mut self,
+        session: &Session,
+        commands: &[Vec<Bytes>],
+        asking: bool,
+    ) -> Result<(), String> {
+        if let Some((error, _)) = &self.nodes[session.node].refusal {
+            self.counts.refused += 1;
+            return Err(error.clone());
+        }
+        if self.single {
+            return Ok(());
+        }
+        self.redirect(session, commands, asking)
+    }
+
+    fn redirect(
+        &mut self,
+        session: &Session,
+        commands: &[Vec<Bytes>],
+        asking: bool,
+    ) -> Result<(), String> {
+        let keys = || {
+            commands
+                .iter()
+                .flat_map(|args| key_places(args).into_iter().map(|at| &args[at]))
+        };
+        let Some(first) = keys().next() else {
+            return Ok(());
+        };
+        let slot = slot_of(first);
+        assert!(keys().all(|key| slot_of(key) == slot), "CROSSSLOT");
+        assert!(session.database == 0, "a cluster has one database");
+        let distinct: BTreeSet<&Bytes> = keys().collect();
+        let me = &self.nodes[session.node];
+        let owner = me.view[usize::from(slot)];
+        let has = |key: &&Bytes| me.store.keys.contains_key(&(0, (*key).clone()));
+        let existing = distinct.iter().filter(|key| has(key)).count();
+        let missing = distinct.len() - existing;
+        let migrating = me.migrating.get(&slot).filter(|_| owner == session.node);
+        if let Some(&to) = migrating {
+            if missing == 0 {
+                return Ok(());
+            }
+            if existing > 0 && !self.old_redirects {
+                self.counts.try_again += 1;
+                return Err("TRYAGAIN Multiple keys request during rehashing of slot".into());
+            }
+            self.counts.ask += 1;
+            return Err(format!("ASK {slot} 10.0.0.1:{}", self.nodes[to].port));
+        }
+        if me.importing.contains_key(&slot) && asking {
+            if distinct.len() > 1 && missing > 0 {
+                self.counts.try_again += 1;
+                return Err("TRYAGAIN Multiple keys request during rehashing of slot".into());
+            }
+            return Ok(());
+        }
+        if owner != session.node {
+            self.counts.moved += 1;
+            return Err(format!("MOVED {slot} 10.0.0.1:{}", self.nodes[owner].port));
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, session: &Session, args: &[Bytes], tracker: &mut Tracker) -> Reply {
+        let name = verb(args);
+        match name.as_str() {
+            "SCAN" => self.counts.scans += 1,
+            "PUBLISH" => self.counts.published += 1,
+            "FUNCTION" => self.counts.functions += 1,
+            _ => {}
+        }
+        let node = &mut self.nodes[session.node];
+        if !session.forsaken {
+            if matches!(name.as_str(), "FLUSHALL" | "FLUSHDB") {
+                self.counts.flushes += 1;
+                let all = |key: &&Key| name == "FLUSHALL" || key.0 == session.database;
+                tracker.executes_flush(
+                    session.node,
+                    node.store.keys.keys().filter(all).cloned().collect(),
+                );
+            }
+            for at in key_places(args) {
+                let slot = slot_of(&args[at]);
+                assert!(
+                    self.lane.contains(slot),
+                    "a key of another lane was written: {:?}",
+                    args[at]
+                );
+            }
+            tracker.executes(session.node, session.database, args);
+        }
+        let reply = node.store.execute(session.database, args);
+        if let Reply::Error(error) = &reply {
+            assert!(
+                tracker.repeats || session.forsaken,
+                "{} failed: {error}",
+                show(args)
+            );
+        }
+        reply
+    }
+}

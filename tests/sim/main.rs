@@ -1,0 +1,108 @@
+//! The simulation: one lane between a simulated source master and a simulated target cluster, on virtual time.
+//!
+//! Everything follows from a seed. `cargo test --test sim` runs a few hundred seeds and the named sequences;
+//! `SIM_SEEDS=10000` runs more of them, `SIM_SEED=17` runs one, with the last `SIM_EVENTS` events. A seed that fails is run again with its events kept, and
+//! these are printed with the command that replays it.
+//!
+//! | file | part |
+//! |---|---|
+//! | `model`, `rdb` | data, commands on it, snapshots of it |
+//! | `source` | the source master: stream, backlog, handshake |
+//! | `cluster` | target masters: redirects, refusals, slots that move |
+//! | `world` | network, clock, and the lane's turns |
+//! | `tracker` | what is checked while a run goes |
+//! | `workload`, `chaos` | what a seed makes happen |
+//! | `sequences` | named sequences of events |
+
+mod chaos;
+mod cluster;
+mod model;
+mod rdb;
+mod rng;
+mod sequences;
+
+mod source;
+mod trace;
+mod tracker;
+mod workload;
+mod world;
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
+use std::sync::Once;
+
+/// How many seeds run unless `SIM_SEEDS` says otherwise.
+const SEEDS: u64 = 300;
+
+/// How many failed seeds are named.
+const NAMED_FAILURES: usize = 20;
+
+thread_local! {
+    /// What the panic of the seed that runs on this thread said, while seeds run.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{variable} must be a number, not {text:?}")),
+    )
+}
+
+/// Keeps what the panics of failed seeds say, instead of printing each with its stack; others print as ever.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = take_hook();
+        set_hook(Box::new(move |panic| {
+            let kept =
+                PANIC.with_borrow_mut(|kept| kept.as_mut().map(|kept| *kept = panic.to_string()));
+            if kept.is_none() {
+                print(panic);
+            }
+        }));
+    });
+}
+
+/// Runs one seed; gives why it failed.
+fn failure(seed: u64) -> Option<String> {
+    keep_panics();
+    PANIC.set(Some(String::new()));
+    let result = catch_unwind(AssertUnwindSafe(|| chaos::run(seed)));
+    let said = PANIC.take();
+    result.is_err().then(|| said.unwrap_or_default())
+}
+
+/// Runs a failed seed again and shows what happened.
+fn show(seed: u64) {
+    trace::start();
+    let repeated = failure(seed);
+    let events = trace::take();
+    eprintln!("\nthe last {} events of seed {seed}:", events.len());
+    events.iter().for_each(|event| eprintln!("{event}"));
+    match repeated {
+        Some(why) => eprintln!("{why}"),
+        None => eprintln!("seed {seed} did not fail a second time: something is left to chance"),
+    }
+}
+
+#[test]
+fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
+    let seeds = match number("SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 1..number("SIM_SEEDS").unwrap_or(SEEDS) + 1,
+    };
+    let failed: Vec<(u64, String)> = seeds
+        .filter_map(|seed| Some((seed, failure(seed)?)))
+        .take(NAMED_FAILURES)
+        .collect();
+    let Some((first, _)) = failed.first() else {
+        return;
+    };
+    show(*first);
+    for (seed, why) in &failed {
+        eprintln!("seed {seed}: {}", why.replace('\n', " "));
+    }
+    panic!("seed {first} failed; replay with: SIM_SEED={first} cargo test --test sim seed");
+}

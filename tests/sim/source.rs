@@ -1,0 +1,281 @@
+//! The simulated source master: its data, its stream, and what it says to a replica.
+//!
+//! ```text
+//! log   [ lost from the backlog | backlog                    ]
+//!       first                   ^ backlog_start              ^ offset
+//! ```
+//!
+//! A connection is served as `replication.c` of the servers does: greeting, `PSYNC`, `+CONTINUE` where the offset is in
+//! the backlog, else a snapshot of the moment, keepalive newlines before it, and the stream behind it.
+
+use crate::model::{Bytes, Key, Store, decode, encode, hash, show, verb};
+use crate::rdb;
+use crate::rng::Rng;
+use crate::tracker::Tracker;
+
+pub struct Source {
+    pub store: Store,
+    pub replid: String,
+    /// The history before this one, and up to where it is the same.
+    former: Option<(String, u64)>,
+    /// The stream from offset `first` on.
+    log: Bytes,
+    first: u64,
+    pub backlog_start: u64,
+    /// The database that the stream has selected; none where the next command must select it.
+    selected: Option<u32>,
+    pub password: Option<String>,
+    pub diskless: bool,
+    pub full_syncs: u32,
+    pub partial_syncs: u32,
+    /// The highest offset that a replica acknowledged.
+    pub acked: u64,
+    pub acks: u32,
+    pub snapshot_delay_ms: u64,
+}
+
+/// One replica connection, as the server sees it.
+pub struct Session {
+    input: Bytes,
+    authenticated: bool,
+    stage: Stage,
+    /// Bytes to be sent before the stream: replies, snapshot.
+    pub output: Bytes,
+}
+
+enum Stage {
+    Greeting,
+    /// The snapshot is being made.
+    Saving {
+        ready_at_ms: u64,
+        newline_at_ms: u64,
+        snapshot: Bytes,
+        at: u64,
+    },
+    /// The snapshot is sent, the stream waits for an acknowledgement (diskless).
+    Waiting {
+        at: u64,
+    },
+    Streaming {
+        sent: u64,
+    },
+}
+
+impl Source {
+    pub fn new(first: u64) -> Self {
+        Self {
+            store: Store::default(),
+            replid: replid(1),
+            former: None,
+            log: Vec::new(),
+            first,
+            backlog_start: first,
+            selected: None,
+            password: None,
+            diskless: false,
+            full_syncs: 0,
+            partial_syncs: 0,
+            acked: 0,
+            acks: 0,
+            snapshot_delay_ms: 0,
+        }
+    }
+
+    /// The stream's offset: how many bytes were ever written to it.
+    pub fn offset(&self) -> u64 {
+        self.first + self.log.len() as u64
+    }
+
+    /// Executes a write and puts it into the stream.
+    pub fn write(&mut self, tracker: &mut Tracker, database: u32, args: &[Bytes]) {
+        self.select(database);
+        let flush = matches!(verb(args).as_str(), "FLUSHALL" | "FLUSHDB");
+        let doomed: Vec<Key> = match flush {
+            true => self.store.keys.keys().cloned().collect(),
+            false => Vec::new(),
+        };
+        let reply = self.store.execute(database, args);
+        assert!(
+            !reply.is_error(),
+            "the workload sends what works: {} -> {reply:?}",
+            show(args)
+        );
+        self.log.extend_from_slice(&encode(args));
+        let end = self.offset();
+        tracker.wrote(database, args, end);
+        let gone = doomed
+            .into_iter()
+            .filter(|key| !self.store.keys.contains_key(key));
+        tracker.flushed(gone, end);
+    }
+
+    /// Puts a command without data into the stream.
+    pub fn say(&mut self, words: &[&str]) {
+        let args: Vec<Bytes> = words.iter().map(|word| word.as_bytes().to_vec()).collect();
+        self.log.extend_from_slice(&encode(&args));
+    }
+
+    pub fn select(&mut self, database: u32) {
+        if self.selected != Some(database) {
+            self.selected = Some(database);
+            self.say(&["SELECT", &database.to_string()]);
+        }
+    }
+
+    /// Keeps only the last `bytes` of the stream for partial resyncs.
+    pub fn shrink_backlog(&mut self, bytes: u64) {
+        self.backlog_start = self.backlog_start.max(self.offset().saturating_sub(bytes));
+    }
+
+    /// Another node has taken over, with the same data and a history of a new name.
+    pub fn rename_history(&mut self) {
+        let next = replid(self.full_syncs as u64 * 1000 + self.offset());
+        self.former = Some((std::mem::replace(&mut self.replid, next), self.offset()));
+        // A promoted node has selected nothing yet.
+        self.selected = None;
+    }
+
+    pub fn accept(&self) -> Session {
+        Session {
+            input: Vec::new(),
+            authenticated: self.password.is_none(),
+            stage: Stage::Greeting,
+            output: Vec::new(),
+        }
+    }
+
+    /// Takes received bytes of one connection, and lets it do what is due.
+    pub fn serve(
+        &mut self,
+        session: &mut Session,
+        received: &[u8],
+        tracker: &mut Tracker,
+        rng: &mut Rng,
+        now_ms: u64,
+    ) {
+        session.input.extend_from_slice(received);
+        while let Some((args, length)) = decode(&session.input) {
+            session.input.drain(..length);
+            self.hear(session, &args, tracker, rng, now_ms);
+        }
+        match &mut session.stage {
+            Stage::Saving {
+                ready_at_ms,
+                newline_at_ms,
+                snapshot,
+                at,
+            } => {
+                if now_ms >= *ready_at_ms {
+                    let at = *at;
+                    self.frame(&mut session.output, snapshot, rng);
+                    session.stage = match self.diskless {
+                        true => Stage::Waiting { at },
+                        false => Stage::Streaming { sent: at },
+                    };
+                } else if now_ms >= *newline_at_ms {
+                    *newline_at_ms = now_ms + 20;
+                    session.output.push(b'\n');
+                }
+            }
+            Stage::Streaming { sent } if session.output.is_empty() => {
+                let from = (*sent - self.first) as usize;
+                let most = (self.log.len() - from).min(256 * 1024);
+                session
+                    .output
+                    .extend_from_slice(&self.log[from..from + most]);
+                *sent += most as u64;
+            }
+            _ => {}
+        }
+    }
+
+    fn hear(
+        &mut self,
+        session: &mut Session,
+        args: &[Bytes],
+        tracker: &mut Tracker,
+        rng: &mut Rng,
+        now_ms: u64,
+    ) {
+        let out = &mut session.output;
+        match verb(args).as_str() {
+            "AUTH" => {
+                let right = self.password.as_deref().map(str::as_bytes);
+                session.authenticated = args.last().map(Vec::as_slice) == right;
+                assert!(session.authenticated, "the lane knows the password");
+                out.extend_from_slice(b"+OK\r\n");
+            }
+            _ if !session.authenticated => {
+                out.extend_from_slice(b"-NOAUTH Authentication required.\r\n")
+            }
+            "PING" => out.extend_from_slice(b"+PONG\r\n"),
+            "REPLCONF" if args[1].eq_ignore_ascii_case(b"ack") => {
+                let offset: u64 = String::from_utf8_lossy(&args[2]).parse().expect("a number");
+                assert!(
+                    offset <= self.offset(),
+                    "acknowledged what was never written: {offset}"
+                );
+                self.acked = self.acked.max(offset);
+                self.acks += 1;
+                tracker.check_acknowledged(offset);
+                if let Stage::Waiting { at } = session.stage {
+                    session.stage = Stage::Streaming { sent: at };
+                }
+            }
+            "REPLCONF" if args[1] == b"version" && rng.percent(50) => {
+                out.extend_from_slice(b"-ERR Unrecognized REPLCONF option: version\r\n");
+            }
+            "REPLCONF" => out.extend_from_slice(b"+OK\r\n"),
+            "PSYNC" => self.psync(session, args, tracker, now_ms),
+            other => panic!("a replica does not say {other}"),
+        }
+    }
+
+    fn psync(&mut self, session: &mut Session, args: &[Bytes], tracker: &mut Tracker, now_ms: u64) {
+        let id = String::from_utf8_lossy(&args[1]).into_owned();
+        let wanted = String::from_utf8_lossy(&args[2])
+            .parse::<u64>()
+            .unwrap_or(0);
+        let same = id == self.replid
+            || self
+                .former
+                .as_ref()
+                .is_some_and(|(former, until)| *former == id && wanted <= until + 1);
+        // The byte after the last received one is asked for by its number, counted from 1.
+        if same && wanted > self.backlog_start && wanted <= self.offset() + 1 {
+            self.partial_syncs += 1;
+            let line = format!("+CONTINUE {}\r\n", self.replid);
+            session.output.extend_from_slice(line.as_bytes());
+            session.stage = Stage::Streaming { sent: wanted - 1 };
+            return;
+        }
+        self.full_syncs += 1;
+        self.selected = None;
+        let at = self.offset();
+        tracker.begin_copy(at, self.store.keys.keys().cloned());
+        let line = format!("+FULLRESYNC {} {at}\r\n", self.replid);
+        session.output.extend_from_slice(line.as_bytes());
+        session.stage = Stage::Saving {
+            ready_at_ms: now_ms + self.snapshot_delay_ms,
+            newline_at_ms: now_ms,
+            snapshot: rdb::snapshot(&self.store),
+            at,
+        };
+    }
+
+    fn frame(&self, out: &mut Bytes, snapshot: &[u8], rng: &mut Rng) {
+        if self.diskless {
+            let mark = format!("{:020}{:020}", rng.next(), rng.next());
+            out.extend_from_slice(format!("$EOF:{mark}\r\n").as_bytes());
+            out.extend_from_slice(snapshot);
+            out.extend_from_slice(mark.as_bytes());
+        } else {
+            out.extend_from_slice(format!("${}\r\n", snapshot.len()).as_bytes());
+            out.extend_from_slice(snapshot);
+        }
+    }
+}
+
+fn replid(number: u64) -> String {
+    format!("{:016x}{:024x}", hash(&number.to_le_bytes()), number)
+}

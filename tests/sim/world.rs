@@ -1,0 +1,689 @@
+//! The network, the clock and the lane between the simulated source and the simulated target.
+//!
+//! ```text
+//! source -> to_lane  -> [ Lane ] -> wire    -> session.input  -> cluster
+//!        <- to_source <-         <- session.output            <-
+//! ```
+//!
+//! Every arrow moves a random part of what is there, or nothing. [`World::step`] is one moment: time passes, servers do
+//! something, then the lane has one turn, in the order in which `runtime::lane_task` has its turns. Nothing here reads a
+//! clock or a socket; the seed decides everything.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use slotstream::engine::lane::{Lane, LaneConfig};
+use slotstream::engine::lookup::{LookupAnswer, LookupQuestion};
+use slotstream::engine::options::DatabaseMap;
+use slotstream::engine::status::LaneStatus;
+use slotstream::fault::{Fault, FaultKind, Policy};
+use slotstream::limits;
+use slotstream::rdb::{Lineage, TargetFormat};
+use slotstream::slot::SlotSet;
+use slotstream::target::Greeting;
+use slotstream::topology::{Node, Topology};
+
+use crate::cluster::{self, Cluster};
+use crate::model::{self, Bytes, Store};
+use crate::rng::Rng;
+use crate::source::{self, Source};
+use crate::trace;
+use crate::tracker::Tracker;
+
+pub const SOURCE_PORT: u16 = 6400;
+
+/// How the network behaves.
+#[derive(Debug, Clone)]
+pub struct Network {
+    /// The most bytes that one hop moves at a time.
+    pub chunk: usize,
+    /// How often a hop moves nothing, in percent.
+    pub stall_percent: usize,
+    /// The most that one step of time lasts.
+    pub step_ms: usize,
+    /// The most commands that a target executes at a time.
+    pub commands: usize,
+}
+
+enum SourceSocket {
+    None,
+    Dialing {
+        at_ms: u64,
+    },
+    Up {
+        session: source::Session,
+        to_source: Bytes,
+        to_lane: Bytes,
+    },
+}
+
+enum TargetSocket {
+    None,
+    Dialing {
+        at_ms: u64,
+        port: u16,
+    },
+    Up {
+        session: cluster::Session,
+        wire: Bytes,
+    },
+}
+
+pub struct World {
+    pub now_ms: u64,
+    pub rng: Rng,
+    pub network: Network,
+    pub lane: Lane,
+    pub status: Arc<LaneStatus>,
+    pub source: Source,
+    /// Nobody listens there until then.
+    pub source_down_until_ms: u64,
+    pub cluster: Cluster,
+    pub tracker: Tracker,
+    /// Cut connections may lose replies of what was executed.
+    pub lossy: bool,
+    /// The target stands still: nothing is read there.
+    pub frozen: bool,
+    source_socket: SourceSocket,
+    sockets: Vec<TargetSocket>,
+    views: Vec<(u64, Arc<Topology>)>,
+    adopted: Arc<Topology>,
+    pub asked: Option<(u64, LookupQuestion)>,
+    pub questions: u32,
+    next_tick_ms: u64,
+    full_syncs: u64,
+    /// The fault that ended the lane.
+    pub ended: Option<Fault>,
+}
+
+impl World {
+    /// `slots`: of the source master.
+    pub fn new(
+        rng: Rng,
+        network: Network,
+        source: Source,
+        mut cluster: Cluster,
+        slots: SlotSet,
+    ) -> Self {
+        let topology = cluster.topology();
+        let status = Arc::new(LaneStatus::new(0, "source".into(), "10.0.0.2:6400".into()));
+        let auth = |password: &Option<String>| password.clone().map(|password| (None, password));
+        let config = LaneConfig {
+            source: Node::new("source", "10.0.0.2", SOURCE_PORT),
+            source_auth: auth(&source.password),
+            slots: slots.clone(),
+            listening_port: 1,
+            target: Greeting {
+                auth: auth(&cluster.password),
+                name: "sim".into(),
+            },
+            format: TargetFormat {
+                lineage: Lineage::Redis,
+                max_rdb_version: 9,
+                restores_modules: false,
+            },
+            database_map: DatabaseMap::default(),
+            continue_on_divergence: false,
+        };
+        cluster.lane = slots;
+        Self {
+            now_ms: 0,
+            rng,
+            network,
+            lane: Lane::new(config, Arc::clone(&topology), Arc::clone(&status)),
+            status,
+            source,
+            source_down_until_ms: 0,
+            cluster,
+            tracker: Tracker::default(),
+            lossy: false,
+            frozen: false,
+            source_socket: SourceSocket::None,
+            sockets: Vec::new(),
+            views: Vec::new(),
+            adopted: topology,
+            asked: None,
+            questions: 0,
+            next_tick_ms: 0,
+            full_syncs: 0,
+            ended: None,
+        }
+    }
+
+    /// One moment.
+    pub fn step(&mut self) {
+        self.now_ms += self.rng.below(self.network.step_ms + 1) as u64;
+        trace::at(self.now_ms);
+        self.serve_source();
+        if !self.frozen {
+            (0..self.sockets.len()).for_each(|index| self.serve_target(index));
+        }
+        if let Err(fault) = self.turn() {
+            trace::note(|| format!("the lane ends: {fault}"));
+            self.ended.get_or_insert(fault);
+        }
+        let progress = self.lane.progress();
+        progress.check();
+        assert!(progress.received.0 <= self.source.offset());
+        self.tracker.check_acknowledged(progress.acknowledged.0);
+    }
+
+    /// Runs until `done`, at most for `limit_ms` of virtual time.
+    pub fn run_until(
+        &mut self,
+        limit_ms: u64,
+        what: &str,
+        mut done: impl FnMut(&mut World) -> bool,
+    ) {
+        let end = self.now_ms + limit_ms;
+        while !done(self) {
+            self.check_running();
+            assert!(
+                self.now_ms < end,
+                "no progress: {what} has not come in {limit_ms} ms; {:?}, source at {}, {} writes not executed",
+                self.lane.progress(),
+                self.source.offset(),
+                self.tracker.open()
+            );
+            self.step();
+        }
+    }
+
+    /// Runs until everything written is executed, answered, and told to the source.
+    pub fn run_until_equal(&mut self) {
+        self.run_until(120_000, "everything", |world| {
+            let offset = world.source.offset();
+            world.lane.progress().acknowledged.0 == offset
+                && world.source.acked == offset
+                && world.tracker.open() == 0
+        });
+    }
+
+    pub fn check_running(&self) {
+        if let Some(fault) = &self.ended {
+            panic!("the lane ended: {:?} {fault}", fault.kind);
+        }
+    }
+
+    // Servers.
+
+    fn hop(&mut self, available: usize) -> usize {
+        if available == 0 || self.rng.percent(self.network.stall_percent) {
+            return 0;
+        }
+        self.rng.between(1, self.network.chunk.min(available))
+    }
+
+    fn serve_source(&mut self) {
+        if !self.source_is_up() {
+            return;
+        }
+        let socket = std::mem::replace(&mut self.source_socket, SourceSocket::None);
+        let SourceSocket::Up {
+            mut session,
+            mut to_source,
+            mut to_lane,
+        } = socket
+        else {
+            unreachable!("checked before");
+        };
+        let arrived = self.hop(to_source.len());
+        let bytes: Bytes = to_source.drain(..arrived).collect();
+        self.source.serve(
+            &mut session,
+            &bytes,
+            &mut self.tracker,
+            &mut self.rng,
+            self.now_ms,
+        );
+        let sent = self.hop(session.output.len());
+        to_lane.extend(session.output.drain(..sent));
+        self.source_socket = SourceSocket::Up {
+            session,
+            to_source,
+            to_lane,
+        };
+    }
+
+    fn serve_target(&mut self, index: usize) {
+        let TargetSocket::Up {
+            mut session,
+            mut wire,
+        } = self.take_socket(index)
+        else {
+            return;
+        };
+        let arrived = self.hop(wire.len());
+        session.input.extend(wire.drain(..arrived));
+        let commands = self.rng.below(self.network.commands + 1);
+        self.cluster
+            .serve(&mut session, commands, &mut self.tracker);
+        self.sockets[index] = TargetSocket::Up { session, wire };
+    }
+
+    /// Takes a connection out; one that is not up stays where it is.
+    fn take_socket(&mut self, index: usize) -> TargetSocket {
+        match self.sockets[index] {
+            TargetSocket::Up { .. } => {
+                std::mem::replace(&mut self.sockets[index], TargetSocket::None)
+            }
+            _ => TargetSocket::None,
+        }
+    }
+
+    // Faults.
+
+    pub fn source_is_up(&self) -> bool {
+        matches!(self.source_socket, SourceSocket::Up { .. })
+    }
+
+    /// Bytes on their way to the lane.
+    pub fn source_wire(&self) -> usize {
+        match &self.source_socket {
+            SourceSocket::Up { to_lane, .. } => to_lane.len(),
+            _ => 0,
+        }
+    }
+
+    /// The source connection breaks; what is on its way is lost.
+    pub fn cut_source(&mut self) {
+        if self.source_is_up() {
+            trace::note(|| "the source connection is cut".into());
+            self.source_socket = SourceSocket::None;
+            self.lose_source(lost());
+        }
+    }
+
+    pub fn connections(&self) -> usize {
+        self.sockets.len()
+    }
+
+    /// Whether nothing that the lane meant for this master is on its way, or waits to be sent to it.
+    pub fn is_drained(&self, node: usize) -> bool {
+        (0..self.sockets.len()).all(|index| match &self.sockets[index] {
+            TargetSocket::Up { session, wire } if session.node == node => {
+                let mut pieces = [IoSlice::new(&[]); limits::MAX_PIECES];
+                wire.is_empty()
+                    && session.input.is_empty()
+                    && session.output.is_empty()
+                    && self.lane.target_gather(index, &mut pieces) == 0
+            }
+            _ => true,
+        })
+    }
+
+    /// The master that a connection leads to.
+    pub fn node_of(&self, index: usize) -> Option<usize> {
+        match self.sockets.get(index) {
+            Some(TargetSocket::Up { session, .. }) => Some(session.node),
+            _ => None,
+        }
+    }
+
+    /// A target connection breaks. In a lossy run some of what is on its way is executed and some replies are lost;
+    /// otherwise all replies arrive and the rest was never seen by the target.
+    pub fn cut_target(&mut self, index: usize) {
+        if index >= self.sockets.len() {
+            return;
+        }
+        let TargetSocket::Up {
+            mut session,
+            mut wire,
+        } = self.take_socket(index)
+        else {
+            return;
+        };
+        trace::note(|| format!("target connection {index} is cut"));
+        if self.lossy {
+            let arrived = self.rng.below(wire.len() + 1);
+            session.input.extend(wire.drain(..arrived));
+            let commands = self.rng.below(40);
+            self.cluster
+                .serve(&mut session, commands, &mut self.tracker);
+            let told = self.rng.below(session.output.len() + 1);
+            session.output.truncate(told);
+        }
+        let result = self
+            .lane
+            .target_received(index, &session.output, self.now_ms);
+        let fault = result.err().unwrap_or_else(lost);
+        self.lose_target(index, fault);
+    }
+
+    /// The lane has given a connection up: it may still do some of what it was sent.
+    fn close_target(&mut self, index: usize) {
+        trace::note(|| format!("the lane closes target connection {index}"));
+        if let TargetSocket::Up {
+            mut session,
+            mut wire,
+        } = self.take_socket(index)
+        {
+            session.forsaken = true;
+            let arrived = self.rng.below(wire.len() + 1);
+            session.input.extend(wire.drain(..arrived));
+            let commands = self.rng.below(40);
+            self.cluster
+                .serve(&mut session, commands, &mut self.tracker);
+        }
+        self.sockets[index] = TargetSocket::None;
+    }
+
+    /// Another view of the target is on its way to the lane.
+    pub fn publish_view(&mut self, delay_ms: u64) {
+        self.views
+            .push((self.now_ms + delay_ms, self.cluster.topology()));
+    }
+
+    fn or_end(&mut self, result: Result<(), Fault>) {
+        if let Err(fault) = result {
+            trace::note(|| format!("the lane ends: {fault}"));
+            self.ended.get_or_insert(fault);
+        }
+    }
+
+    fn lose_source(&mut self, fault: Fault) {
+        let result = self.lane.source_lost(fault, self.now_ms);
+        self.or_end(result);
+    }
+
+    fn lose_target(&mut self, index: usize, fault: Fault) {
+        self.sockets[index] = TargetSocket::None;
+        let result = self.lane.target_lost(index, fault, self.now_ms);
+        self.or_end(result);
+    }
+
+    // The lane's turn; see `runtime::lane_task`.
+
+    fn turn(&mut self) -> Result<(), Fault> {
+        if self.now_ms >= self.next_tick_ms {
+            self.next_tick_ms = self.now_ms + limits::TICK.as_millis() as u64;
+            self.tick()?;
+        }
+        self.dial()?;
+        self.read_source()?;
+        for index in 0..self.sockets.len() {
+            self.read_target(index)?;
+        }
+        let advanced = self.lane.advance();
+        self.or_lose_source(advanced)?;
+        for index in self.lane.take_cut() {
+            self.close_target(index);
+        }
+        for index in 0..self.sockets.len() {
+            self.write_target(index);
+        }
+        self.write_source();
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), Fault> {
+        let now_ms = self.now_ms;
+        let due: Vec<Arc<Topology>> = {
+            let (due, later) = std::mem::take(&mut self.views)
+                .into_iter()
+                .partition(|view| view.0 <= now_ms);
+            self.views = later;
+            let due: Vec<(u64, Arc<Topology>)> = due;
+            due.into_iter().map(|view| view.1).collect()
+        };
+        for topology in due {
+            if topology != self.adopted {
+                trace::note(|| "the lane gets a view of the target".into());
+                self.adopted = Arc::clone(&topology);
+                self.lane.adopt_target(&topology, now_ms);
+            }
+        }
+        if let Some((at_ms, question)) = self.asked.take() {
+            if at_ms <= now_ms {
+                self.lane.answer(answer(&question))?;
+            } else {
+                self.asked = Some((at_ms, question));
+            }
+        }
+        if let Some(question) = self.lane.take_question() {
+            trace::note(|| format!("the lane asks {question:?}"));
+            self.questions += 1;
+            self.asked = Some((now_ms + self.rng.below(200) as u64, question));
+        }
+        let ticked = self.lane.tick(now_ms);
+        self.or_lose_source(ticked)?;
+        if self.lane.take_hint() {
+            let delay = 20 + self.rng.below(200) as u64;
+            self.publish_view(delay);
+        }
+        Ok(())
+    }
+
+    fn or_lose_source(&mut self, result: Result<(), Fault>) -> Result<(), Fault> {
+        let Err(fault) = result else { return Ok(()) };
+        trace::note(|| format!("the source is given up: {fault}"));
+        self.source_socket = SourceSocket::None;
+        self.lane.source_lost(fault, self.now_ms)
+    }
+
+    fn dial(&mut self) -> Result<(), Fault> {
+        if let Some((_, port)) = self.lane.dial_source(self.now_ms) {
+            assert_eq!(port, SOURCE_PORT);
+            let at_ms = self.now_ms + self.rng.below(20) as u64;
+            self.source_socket = SourceSocket::Dialing { at_ms };
+        }
+        if let SourceSocket::Dialing { at_ms } = self.source_socket
+            && at_ms <= self.now_ms
+        {
+            if self.now_ms < self.source_down_until_ms {
+                self.or_lose_source(Err(unreachable()))?;
+            } else {
+                trace::note(|| "the source connection is up".into());
+                let session = self.source.accept();
+                self.source_socket = SourceSocket::Up {
+                    session,
+                    to_source: Vec::new(),
+                    to_lane: Vec::new(),
+                };
+                self.lane.source_connected();
+            }
+        }
+        while let Some((index, _, port)) = self.lane.dial_target(self.now_ms) {
+            self.sockets
+                .resize_with(self.lane.target_count(), || TargetSocket::None);
+            let at_ms = self.now_ms + self.rng.below(20) as u64;
+            self.sockets[index] = TargetSocket::Dialing { at_ms, port };
+        }
+        for index in 0..self.sockets.len() {
+            let TargetSocket::Dialing { at_ms, port } = self.sockets[index] else {
+                continue;
+            };
+            if at_ms > self.now_ms {
+                continue;
+            }
+            match self.cluster.node_at(port) {
+                Some(node) => {
+                    trace::note(|| format!("target connection {index} to node {node} is up"));
+                    let session = cluster::Session::new(node);
+                    self.sockets[index] = TargetSocket::Up {
+                        session,
+                        wire: Vec::new(),
+                    };
+                    self.lane.target_connected(index);
+                }
+                None => {
+                    trace::note(|| {
+                        format!("nobody is at port {port} for target connection {index}")
+                    });
+                    self.lose_target(index, unreachable());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read_source(&mut self) -> Result<(), Fault> {
+        let available = self.source_wire();
+        let count = self.hop(available);
+        let SourceSocket::Up { to_lane, .. } = &mut self.source_socket else {
+            return Ok(());
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let Some(space) = self.lane.source_space() else {
+            return Ok(());
+        };
+        let count = count.min(space.len());
+        assert!(count > 0, "the lane offers no room");
+        space[..count].copy_from_slice(&to_lane[..count]);
+        to_lane.drain(..count);
+        let result = self.lane.source_received(count, self.now_ms);
+        let full_syncs = self.status.full_syncs.load(Relaxed);
+        if full_syncs != self.full_syncs {
+            self.full_syncs = full_syncs;
+            trace::note(|| "the lane hears of a snapshot".into());
+            self.tracker.heard_of_copy();
+        }
+        self.or_lose_source(result)
+    }
+
+    fn read_target(&mut self, index: usize) -> Result<(), Fault> {
+        let available = match &self.sockets[index] {
+            TargetSocket::Up { session, .. } => session.output.len(),
+            _ => 0,
+        };
+        let count = self.hop(available).min(limits::REPLY_READ_BYTES);
+        let TargetSocket::Up { session, .. } = &mut self.sockets[index] else {
+            return Ok(());
+        };
+        if count == 0 {
+            return Ok(());
+        }
+        let bytes: Bytes = session.output.drain(..count).collect();
+        if let Err(fault) = self.lane.target_received(index, &bytes, self.now_ms) {
+            if fault.policy() == Policy::Stop {
+                return Err(fault);
+            }
+            trace::note(|| format!("target connection {index} is given up: {fault}"));
+            self.lose_target(index, fault);
+        }
+        Ok(())
+    }
+
+    fn write_target(&mut self, index: usize) {
+        let TargetSocket::Up { session, wire } = &mut self.sockets[index] else {
+            return;
+        };
+        for _ in 0..4 {
+            let room = (self.network.chunk * 4).saturating_sub(wire.len());
+            if room == 0 || self.rng.percent(self.network.stall_percent) {
+                return;
+            }
+            let mut pieces = [IoSlice::new(&[]); limits::MAX_PIECES];
+            let count = self.lane.target_gather(index, &mut pieces);
+            let total: usize = pieces[..count].iter().map(|piece| piece.len()).sum();
+            if count == 0 {
+                return;
+            }
+            assert!(total > 0, "the lane gathers nothing");
+            let written = self.rng.between(1, total.min(room));
+            let bytes = pieces[..count]
+                .iter()
+                .flat_map(|piece| piece.iter().copied());
+            wire.extend(bytes.take(written));
+            self.lane.target_written(index, written);
+        }
+        let _ = session;
+    }
+
+    fn write_source(&mut self) {
+        let count = self.lane.source_output().len();
+        let count = self.hop(count);
+        if let SourceSocket::Up { to_source, .. } = &mut self.source_socket
+            && count > 0
+        {
+            to_source.extend_from_slice(&self.lane.source_output()[..count]);
+            self.lane.source_written(count);
+        }
+    }
+
+    // The end.
+
+    /// All keys of the target's masters that belong to the lane, each at the owner of its slot.
+    pub fn union_of_targets(&self) -> Store {
+        let mut union = Store::default();
+        for (index, node) in self.cluster.nodes.iter().enumerate() {
+            for (key, value) in &node.store.keys {
+                let slot = slotstream::slot::slot_of(&key.1);
+                let owner = self.cluster.owners[usize::from(slot)];
+                assert!(
+                    self.cluster.single || owner == index,
+                    "{key:?} is at node {index}, not at {owner}"
+                );
+                if self.cluster.lane.contains(slot) {
+                    union.keys.insert(key.clone(), value.clone());
+                }
+            }
+        }
+        union
+    }
+
+    /// Panics with the first difference between source and target.
+    pub fn check_equal(&self) {
+        let target = self.union_of_targets();
+        for (key, value) in &self.source.store.keys {
+            assert_eq!(
+                target.keys.get(key),
+                Some(value),
+                "the target differs at {}",
+                name(key)
+            );
+        }
+        for key in target.keys.keys() {
+            assert!(
+                self.source.store.keys.contains_key(key),
+                "the target has {} too much",
+                name(key)
+            );
+        }
+    }
+}
+
+fn name(key: &model::Key) -> String {
+    format!("{}:{}", key.0, key.1.escape_ascii())
+}
+
+/// What a source that knows the commands of the simulated module answers.
+fn answer(question: &LookupQuestion) -> LookupAnswer {
+    match question {
+        LookupQuestion::Positions { verb } if verb == b"SIM.SET" => LookupAnswer::Positions {
+            first: 1,
+            last: 1,
+            step: 1,
+            movable: false,
+            write: true,
+        },
+        LookupQuestion::Positions { verb } if verb == b"SIM.PAIR" => LookupAnswer::Positions {
+            first: 0,
+            last: 0,
+            step: 0,
+            movable: true,
+            write: true,
+        },
+        LookupQuestion::Keys { args } => {
+            let places = model::key_places(args);
+            LookupAnswer::Keys(places.into_iter().map(|at| args[at].clone()).collect())
+        }
+        LookupQuestion::Positions { verb } => {
+            LookupAnswer::Unknown(format!("ERR unknown command {}", verb.escape_ascii()))
+        }
+    }
+}
+
+fn lost() -> Fault {
+    Fault::new(
+        FaultKind::ConnectionLost,
+        "the connection was closed by the other side",
+    )
+}
+
+fn unreachable() -> Fault {
+    Fault::new(FaultKind::Unreachable, "cannot connect")
+}
