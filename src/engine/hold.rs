@@ -9,7 +9,7 @@ use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
 use crate::chunk::Range;
 use crate::command::{KeySpec, Kind, SlotOf, SlotOp};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Value, parse_value, push_command, scan};
@@ -96,6 +96,10 @@ impl Lane {
         }
         self.take_answers(&mut flush)?;
         let Some(purge) = flush.purges.first_mut() else {
+            // A flush that is refused and tried again must not remove what comes after it.
+            if !flush.started || !self.targets.is_idle() {
+                self.hold = Some(Hold::Flush(flush));
+            }
             return Ok(());
         };
         if !purge.asked && self.targets.is_idle() {
@@ -239,11 +243,16 @@ impl Lane {
             return Ok(());
         };
         for (target, answer) in std::mem::take(&mut self.targets.answers) {
-            if target != purge.target || !purge.asked {
-                continue;
-            }
             purge.asked = false;
-            let (cursor, keys) = parse_scan(&answer)?;
+            if target != purge.target {
+                // The master that was asked is gone, and another got the question: its slots are elsewhere now.
+                flush.purges.clear();
+                flush.started = false;
+                return Ok(());
+            }
+            let Some((cursor, keys)) = parse_scan(&answer)? else {
+                return Ok(());
+            };
             let slots = &purge.slots;
             let doomed: Vec<Vec<u8>> = keys
                 .into_iter()
@@ -331,8 +340,8 @@ impl Lane {
     }
 }
 
-/// The reply of `SCAN`: next cursor, keys.
-fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
+/// The reply of `SCAN`: next cursor, keys; `None` if it must be asked again.
+fn parse_scan(answer: &[u8]) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, Fault> {
     let unreadable = || {
         let text = answer[..answer.len().min(100)].escape_ascii();
         Fault::new(
@@ -342,8 +351,16 @@ fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
             ),
         )
     };
-    let Some((Value::Array(items), _)) = parse_value(answer) else {
-        return Err(unreadable());
+    let items = match parse_value(answer) {
+        Some((Value::Array(items), _)) => items,
+        Some((Value::Error(text), _)) => {
+            let kind = FaultKind::of_reply(&String::from_utf8_lossy(&text));
+            return match kind.policy() {
+                Policy::Retry => Ok(None),
+                Policy::Stop => Err(unreadable()),
+            };
+        }
+        _ => return Err(unreadable()),
     };
     let [Value::Bulk(cursor), Value::Array(keys)] = items.as_slice() else {
         return Err(unreadable());
@@ -352,5 +369,5 @@ fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
         Value::Bulk(key) => Some(key.clone()),
         _ => None,
     });
-    Ok((cursor.clone(), keys.collect()))
+    Ok(Some((cursor.clone(), keys.collect())))
 }
