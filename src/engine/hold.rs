@@ -242,36 +242,35 @@ impl Lane {
         let Some(purge) = flush.purges.first_mut() else {
             return Ok(());
         };
-        for (target, answer) in std::mem::take(&mut self.targets.answers) {
-            purge.asked = false;
-            if target != purge.target {
-                // The master that was asked is gone, and another got the question: its slots are elsewhere now.
-                flush.purges.clear();
-                flush.started = false;
-                return Ok(());
-            }
-            let Some((cursor, keys)) = parse_scan(&answer)? else {
-                return Ok(());
-            };
-            let slots = &purge.slots;
-            let doomed: Vec<Vec<u8>> = keys
-                .into_iter()
-                .filter(|key| slots.contains(crate::slot::slot_of(key)))
-                .collect();
-            purge.cursor = cursor;
-            let (target, database) = (purge.target, purge.database);
-            if !doomed.is_empty() {
-                self.push_built(target, database, flush.begin, Form::Command, |out| {
-                    for key in &doomed {
-                        push_command(out, &[b"UNLINK", key]);
-                    }
-                    doomed.len()
-                });
-            }
-            if purge.cursor == b"0" {
-                flush.purges.remove(0);
-            }
-            break;
+        // One question is asked at a time.
+        let Some((target, answer)) = self.targets.answers.pop() else {
+            return Ok(());
+        };
+        purge.asked = false;
+        if target != purge.target {
+            // The master that was asked is gone, and another got the question: its slots are elsewhere now.
+            flush.purges.clear();
+            flush.started = false;
+            return Ok(());
+        }
+        let Some(page) = parse_scan(&answer)? else {
+            return Ok(());
+        };
+        let slots = &purge.slots;
+        let of_slots = |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key));
+        let doomed: Vec<Vec<u8>> = page.keys.into_iter().filter(of_slots).collect();
+        purge.cursor = page.cursor;
+        let (target, database) = (purge.target, purge.database);
+        if !doomed.is_empty() {
+            self.push_built(target, database, flush.begin, Form::Command, |out| {
+                for key in &doomed {
+                    push_command(out, &[b"UNLINK", key]);
+                }
+                doomed.len()
+            });
+        }
+        if purge.cursor == b"0" {
+            flush.purges.remove(0);
         }
         Ok(())
     }
@@ -340,8 +339,14 @@ impl Lane {
     }
 }
 
-/// The reply of `SCAN`: next cursor, keys; `None` if it must be asked again.
-fn parse_scan(answer: &[u8]) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, Fault> {
+/// A reply of `SCAN`.
+struct Page {
+    cursor: Vec<u8>,
+    keys: Vec<Vec<u8>>,
+}
+
+/// Reads the reply of `SCAN`; `None` if it must be asked again.
+fn parse_scan(answer: &[u8]) -> Result<Option<Page>, Fault> {
     let unreadable = || {
         let text = answer[..answer.len().min(100)].escape_ascii();
         Fault::new(
@@ -369,5 +374,8 @@ fn parse_scan(answer: &[u8]) -> Result<Option<(Vec<u8>, Vec<Vec<u8>>)>, Fault> {
         Value::Bulk(key) => Some(key.clone()),
         _ => None,
     });
-    Ok(Some((cursor.clone(), keys.collect())))
+    Ok(Some(Page {
+        cursor: cursor.clone(),
+        keys: keys.collect(),
+    }))
 }

@@ -94,10 +94,12 @@ impl Targets {
 
     fn park_refused(&mut self, index: usize, slot: Slot, unit: Unit, next: Next, now_ms: u64) {
         let barrier = self.nodes[index].writer.next_number();
-        let bounced = self
-            .redirected
-            .get(&slot)
-            .is_some_and(|&(_, until)| until > now_ms);
+        // A slot that is parked already is refused for commands that were on their way: no new redirect.
+        let bounced = !self.parked.contains_key(&slot)
+            && self
+                .redirected
+                .get(&slot)
+                .is_some_and(|&(_, until)| until > now_ms);
         let wait = match next {
             Next::Retry => limits::RETRY_REFUSED_MS,
             Next::Owner(_) if bounced => limits::RETRY_REDIRECT_MS,

@@ -119,9 +119,11 @@ impl Writer {
         {
             while self
                 .behind
-                .pop_back_if(|(_, begin)| *begin >= unit.begin)
-                .is_some()
-            {}
+                .back()
+                .is_some_and(|(_, begin)| *begin >= unit.begin)
+            {
+                self.behind.pop_back();
+            }
             self.behind.push_back((self.next_number(), unit.begin));
         }
         self.runs.push_back(Run::new(unit));
