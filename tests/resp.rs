@@ -3,8 +3,11 @@
 use proptest::prelude::*;
 use slotstream::resp::{ReplyScanner, ReplySink, push_command, scan};
 
+/// Length and arguments of a command.
+type Command = (usize, Vec<Vec<u8>>);
+
 /// The naive twin of `scan`: a line, a length, the bytes, one after the other. `Ok(None)`: cut short.
-fn naive_scan(bytes: &[u8]) -> Result<Option<(usize, Vec<Vec<u8>>)>, ()> {
+fn naive_scan(bytes: &[u8]) -> Result<Option<Command>, ()> {
     let mut rest = bytes;
     let Some(argc) = naive_number(&mut rest, b'*')? else {
         return Ok(None);
