@@ -204,6 +204,11 @@ impl Chunks {
         chunk.filled -= start;
     }
 
+    /// Whether the chunk is larger than usual, and so should be given back after use.
+    pub fn is_oversized(&self, id: ChunkId) -> bool {
+        self.chunks[id.0 as usize].bytes.capacity() > self.usual_size
+    }
+
     /// Whether nobody but the caller holds the chunk.
     pub fn is_sole(&self, id: ChunkId) -> bool {
         self.chunks[id.0 as usize].holds == 1

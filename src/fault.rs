@@ -140,9 +140,12 @@ impl Fault {
         self.kind.class()
     }
 
-    /// The same fault with `who` (an address, a lane) put before the message.
+    /// The same fault with `who` (an address, a lane) put before the message, unless it begins with that already.
     pub fn at(mut self, who: impl std::fmt::Display) -> Self {
-        self.message = format!("{who}: {}", self.message);
+        let who = who.to_string();
+        if !self.message.starts_with(&who) {
+            self.message = format!("{who}: {}", self.message);
+        }
         self
     }
 }

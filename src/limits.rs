@@ -53,6 +53,17 @@ pub const MIN_READ_BYTES: usize = 64 * 1024;
 /// command larger than this is still taken, alone.
 pub const LANE_BUFFER_BYTES: usize = 8 << 20;
 
+/// The longest transaction of the source, in bytes: what may have been received of it when its end is not in sight.
+pub const MAX_TRANSACTION_BYTES: usize = MAX_FRAME_BYTES;
+
+/// The largest chunk that a unit of the stream may need: an open transaction and one more command behind it.
+pub const MAX_UNIT_CHUNK_BYTES: usize = 3 << 30;
+
+const _: () = assert!(
+    MAX_TRANSACTION_BYTES + MAX_FRAME_BYTES + CHUNK_BYTES < MAX_UNIT_CHUNK_BYTES
+        && MAX_UNIT_CHUNK_BYTES < u32::MAX as usize
+);
+
 /// Unused chunks that a lane keeps.
 pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
 
@@ -164,6 +175,19 @@ pub const MAX_REDIAL_MS: u64 = 2_000;
 pub const MAX_TARGET_NODES: usize = 4096;
 
 const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 2);
+
+/// Chunks in which a lane builds commands; connections share them when there are more of those.
+pub const STAGING_CHUNKS: usize = 8;
+
+// Chunks that are only half full must leave room to go on.
+const _: () = assert!((STAGING_CHUNKS + 2) * CHUNK_BYTES * 4 <= LANE_BUFFER_BYTES * 3);
+
+/// A peer that owes us something and says nothing for so long is taken as gone, in milliseconds: the default of the
+/// servers' `repl-timeout`. A source says something every 10 s, a target is silent only while it runs one long command.
+pub const MAX_SILENCE_MS: u64 = 60_000;
+
+/// How often routes are compared with the topology, for what a redirect or a wait had kept from it, in milliseconds.
+pub const RECONCILE_INTERVAL_MS: u64 = 1_000;
 
 /// How often a replica tells its source where it is, in milliseconds (`replicationCron` of the servers does the same).
 pub const ACK_INTERVAL_MS: u64 = 1000;

@@ -13,6 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::lane::{Lane, SourceLink};
 use super::options::Destination;
 use super::status::ErrorCount;
+use super::targets::Targets;
 use crate::chunk::Chunks;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
@@ -144,7 +145,7 @@ impl Lane {
         if copy.decoded && copy.is_complete()? {
             let early = copy.buffer[copy.start..copy.filled].to_vec();
             self.start_streaming(&early);
-        } else if !is_full(&self.chunks) {
+        } else if !is_full(&self.chunks, &self.targets) {
             copy.grow_if_full();
         }
         Ok(())
@@ -160,7 +161,7 @@ impl Lane {
         let (at, format) = (copy.at, copy.format);
         let mut reader = copy.decoder.read(&buffer[copy.start..copy.filled]);
         let (chunks, targets) = (&mut self.chunks, &mut self.targets);
-        while !is_full(chunks) {
+        while !is_full(chunks, targets) {
             match reader.next().map_err(snapshot_fault)? {
                 Item::NeedMore => break,
                 Item::End { .. } => {
@@ -216,8 +217,8 @@ impl Lane {
 }
 
 /// Whether so much waits for answers that no more should be built.
-fn is_full(chunks: &Chunks) -> bool {
-    chunks.in_use() > limits::LANE_BUFFER_BYTES
+fn is_full(chunks: &Chunks, targets: &Targets) -> bool {
+    chunks.in_use() > limits::LANE_BUFFER_BYTES && !targets.is_idle()
 }
 
 fn snapshot_fault(error: RdbError) -> Fault {
@@ -244,7 +245,7 @@ impl super::stream::Router {
     pub(super) fn target_of(
         &mut self,
         config: &super::lane::LaneConfig,
-        targets: &super::targets::Targets,
+        targets: &Targets,
         database: u32,
     ) -> Result<Option<u32>, Fault> {
         if let Some((known, destination)) = self.last_mapped

@@ -9,7 +9,7 @@ use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
 use crate::chunk::Range;
 use crate::command::{KeySpec, Kind, SlotOf, SlotOp};
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Value, parse_value, push_command, scan};
@@ -96,6 +96,10 @@ impl Lane {
         }
         self.take_answers(&mut flush)?;
         let Some(purge) = flush.purges.first_mut() else {
+            // A flush that is refused and tried again must not remove what comes after it.
+            if !flush.started || !self.targets.is_idle() {
+                self.hold = Some(Hold::Flush(flush));
+            }
             return Ok(());
         };
         if !purge.asked && self.targets.is_idle() {
@@ -238,31 +242,35 @@ impl Lane {
         let Some(purge) = flush.purges.first_mut() else {
             return Ok(());
         };
-        for (target, answer) in std::mem::take(&mut self.targets.answers) {
-            if target != purge.target || !purge.asked {
-                continue;
-            }
-            purge.asked = false;
-            let (cursor, keys) = parse_scan(&answer)?;
-            let slots = &purge.slots;
-            let doomed: Vec<Vec<u8>> = keys
-                .into_iter()
-                .filter(|key| slots.contains(crate::slot::slot_of(key)))
-                .collect();
-            purge.cursor = cursor;
-            let (target, database) = (purge.target, purge.database);
-            if !doomed.is_empty() {
-                self.push_built(target, database, flush.begin, Form::Command, |out| {
-                    for key in &doomed {
-                        push_command(out, &[b"UNLINK", key]);
-                    }
-                    doomed.len()
-                });
-            }
-            if purge.cursor == b"0" {
-                flush.purges.remove(0);
-            }
-            break;
+        // One question is asked at a time.
+        let Some((target, answer)) = self.targets.answers.pop() else {
+            return Ok(());
+        };
+        purge.asked = false;
+        if target != purge.target {
+            // The master that was asked is gone, and another got the question: its slots are elsewhere now.
+            flush.purges.clear();
+            flush.started = false;
+            return Ok(());
+        }
+        let Some(page) = parse_scan(&answer)? else {
+            return Ok(());
+        };
+        let slots = &purge.slots;
+        let of_slots = |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key));
+        let doomed: Vec<Vec<u8>> = page.keys.into_iter().filter(of_slots).collect();
+        purge.cursor = page.cursor;
+        let (target, database) = (purge.target, purge.database);
+        if !doomed.is_empty() {
+            self.push_built(target, database, flush.begin, Form::Command, |out| {
+                for key in &doomed {
+                    push_command(out, &[b"UNLINK", key]);
+                }
+                doomed.len()
+            });
+        }
+        if purge.cursor == b"0" {
+            flush.purges.remove(0);
         }
         Ok(())
     }
@@ -336,8 +344,14 @@ impl Lane {
     }
 }
 
-/// The reply of `SCAN`: next cursor, keys.
-fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
+/// A reply of `SCAN`.
+struct Page {
+    cursor: Vec<u8>,
+    keys: Vec<Vec<u8>>,
+}
+
+/// Reads the reply of `SCAN`; `None` if it must be asked again.
+fn parse_scan(answer: &[u8]) -> Result<Option<Page>, Fault> {
     let unreadable = || {
         let text = answer[..answer.len().min(100)].escape_ascii();
         Fault::new(
@@ -347,8 +361,16 @@ fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
             ),
         )
     };
-    let Some((Value::Array(items), _)) = parse_value(answer) else {
-        return Err(unreadable());
+    let items = match parse_value(answer) {
+        Some((Value::Array(items), _)) => items,
+        Some((Value::Error(text), _)) => {
+            let kind = FaultKind::of_reply(&String::from_utf8_lossy(&text));
+            return match kind.policy() {
+                Policy::Retry => Ok(None),
+                Policy::Stop => Err(unreadable()),
+            };
+        }
+        _ => return Err(unreadable()),
     };
     let [Value::Bulk(cursor), Value::Array(keys)] = items.as_slice() else {
         return Err(unreadable());
@@ -357,5 +379,8 @@ fn parse_scan(answer: &[u8]) -> Result<(Vec<u8>, Vec<Vec<u8>>), Fault> {
         Value::Bulk(key) => Some(key.clone()),
         _ => None,
     });
-    Ok((cursor.clone(), keys.collect()))
+    Ok(Some(Page {
+        cursor: cursor.clone(),
+        keys: keys.collect(),
+    }))
 }

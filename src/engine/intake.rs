@@ -16,8 +16,6 @@ pub struct Intake {
     chunk: ChunkId,
     open: usize,
     cursor: usize,
-    /// The open unit is larger than half a chunk: the next chunk must be at least so large.
-    wanted: usize,
 }
 
 impl Intake {
@@ -26,7 +24,6 @@ impl Intake {
             chunk: chunks.take(limits::CHUNK_BYTES),
             open: 0,
             cursor: 0,
-            wanted: limits::CHUNK_BYTES,
         }
     }
 
@@ -46,15 +43,16 @@ impl Intake {
             self.cursor -= self.open;
             self.open = 0;
         }
-        if chunks.free(self.chunk).len() < limits::MIN_READ_BYTES {
-            self.wanted = (pending * 2).max(limits::CHUNK_BYTES);
-            if chunks.allocated() + self.wanted > limits::LANE_BUFFER_BYTES + limits::CHUNK_BYTES
+        let oversized = chunks.is_oversized(self.chunk) && pending < limits::MIN_READ_BYTES;
+        if oversized || chunks.free(self.chunk).len() < limits::MIN_READ_BYTES {
+            let wanted = (pending * 2).clamp(limits::CHUNK_BYTES, limits::MAX_UNIT_CHUNK_BYTES);
+            if chunks.allocated() + wanted > limits::LANE_BUFFER_BYTES + limits::CHUNK_BYTES
                 && !alone
-                && !chunks.has_spare(self.wanted)
+                && !chunks.has_spare(wanted)
             {
                 return None;
             }
-            let next = chunks.take(self.wanted);
+            let next = chunks.take(wanted);
             chunks.carry(self.chunk, self.open, next);
             chunks.release(self.chunk);
             self.chunk = next;

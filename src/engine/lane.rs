@@ -31,9 +31,9 @@ use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
-use super::targets::Targets;
+use super::targets::{Targets, silence};
 use crate::chunk::Chunks;
-use crate::fault::{Fault, FaultKind, Policy};
+use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::{Offset, Position, Progress, ReplicationId};
 use crate::rdb::TargetFormat;
@@ -80,8 +80,12 @@ pub struct Lane {
     pub(super) scanned: Offset,
     /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
     copied_at: Offset,
+    /// Whether the whole snapshot was decoded and handed to the target connections. Before, there is nothing to resume.
+    copied: bool,
     /// Whether everything of the snapshot is answered.
     settled: bool,
+    /// When the source last said something, or was last not listened to.
+    heard_ms: u64,
     /// Handshake bytes that were received and not understood yet.
     hello: Vec<u8>,
     hello_filled: usize,
@@ -120,7 +124,9 @@ impl Lane {
             history: None,
             scanned: Offset::default(),
             copied_at: Offset::default(),
+            copied: false,
             settled: false,
+            heard_ms: 0,
             hello: Vec::new(),
             hello_filled: 0,
             output: Vec::new(),
@@ -161,7 +167,7 @@ impl Lane {
         self.output.clear();
         self.hello.resize(limits::MIN_READ_BYTES, 0);
         self.hello_filled = 0;
-        let resume = self.history.map(|id| Position {
+        let resume = self.history.filter(|_| self.copied).map(|id| Position {
             id,
             offset: self.received(),
         });
@@ -183,12 +189,14 @@ impl Lane {
         if fault.policy() == Policy::Stop {
             return Err(fault);
         }
-        match self.link {
-            SourceLink::Copying(_) => self.begin_anew(),
-            // The offset of a snapshot that has not come is no place to go on from.
-            SourceLink::Handshake(ref session) if session.awaits_snapshot() => self.begin_anew(),
-            SourceLink::Streaming => self.status.count(ErrorCount::SourceLost),
-            _ => {}
+        if matches!(
+            self.link,
+            SourceLink::Copying(_) | SourceLink::Streaming | SourceLink::Handshake(_)
+        ) {
+            self.status.count(ErrorCount::SourceLost);
+        }
+        if self.history.is_some() && !self.copied {
+            self.begin_anew();
         }
         self.output.clear();
         let wait = (limits::MIN_REDIAL_MS << self.failures.min(6)).min(limits::MAX_REDIAL_MS);
@@ -220,6 +228,7 @@ impl Lane {
     /// # Errors
     /// The connection must be closed and [`Lane::source_lost`] be told, with this fault.
     pub fn source_received(&mut self, bytes: usize, now_ms: u64) -> Result<(), Fault> {
+        self.heard_ms = now_ms;
         match &mut self.link {
             SourceLink::Handshake(_) => {
                 self.hello_filled += bytes;
@@ -243,7 +252,7 @@ impl Lane {
             let input = &self.hello[..self.hello_filled];
             let (used, event) = session
                 .handle(input, &mut self.output)
-                .map_err(source_fault)?;
+                .map_err(|error| source_fault(&self.config.source, error))?;
             self.hello.copy_within(used..self.hello_filled, 0);
             self.hello_filled -= used;
             match event {
@@ -255,7 +264,6 @@ impl Lane {
                     self.history = Some(position.id);
                     self.scanned = position.offset;
                     self.copied_at = position.offset;
-                    self.settled = false;
                     self.status.full_syncs.fetch_add(1, Relaxed);
                     self.status.set_replid(position.id.as_str());
                     self.set_state(LaneState::WaitingForSnapshot);
@@ -293,6 +301,7 @@ impl Lane {
     /// Goes on with the stream, whose first bytes came together with what was before it.
     pub(super) fn start_streaming(&mut self, mut early: &[u8]) {
         self.link = SourceLink::Streaming;
+        self.copied = true;
         self.failures = 0;
         while !early.is_empty() {
             let space = self
@@ -315,8 +324,9 @@ impl Lane {
     /// Forgets the history: a snapshot will come.
     fn begin_anew(&mut self) {
         self.history = None;
+        self.copied = false;
         self.settled = false;
-        self.cut.extend(self.targets.abandon(&mut self.chunks));
+        self.targets.abandon(&mut self.chunks);
         self.intake.clear(&mut self.chunks);
         self.router = Router::new();
         self.hold = None;
@@ -395,7 +405,7 @@ impl Lane {
             .received(&mut self.chunks, index, bytes, now_ms)
     }
 
-    /// Connections that must be closed at once: what they carried was given up.
+    /// Connections that must be closed at once: they were given up because nothing came from them.
     pub fn take_cut(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.cut)
     }
@@ -407,10 +417,14 @@ impl Lane {
         self.targets.adopt(&mut self.chunks, topology, now_ms);
     }
 
-    /// The source master has another address, or another node has taken its place.
-    pub fn follow(&mut self, master: Node) {
+    /// The source master has another address, or another node has taken its place. Whether the connection to the
+    /// former one must be given up: a master that was cut off from its cluster would keep it for ever.
+    #[must_use]
+    pub fn follow(&mut self, master: Node) -> bool {
         self.status.set_source(&master.name());
+        let other = self.config.source.id != master.id;
         self.config.source = master;
+        other && !matches!(self.link, SourceLink::Down { .. })
     }
 
     /// A question for the source that must be answered before the lane can go on.
@@ -438,7 +452,10 @@ impl Lane {
     /// As for [`Lane::advance`].
     pub fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
         self.targets.tick(&mut self.chunks, now_ms);
+        let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
+        self.cut.extend(silent);
         self.advance()?;
+        self.check_silence(now_ms)?;
         let due = now_ms >= self.next_ack_ms || self.ack_now;
         let attached = matches!(self.link, SourceLink::Copying(_) | SourceLink::Streaming);
         if attached && due {
@@ -465,6 +482,17 @@ impl Lane {
             self.send_ack();
         }
         self.publish();
+        Ok(())
+    }
+
+    /// Finds a source that says nothing although it is listened to.
+    fn check_silence(&mut self, now_ms: u64) -> Result<(), Fault> {
+        if self.source_space().is_none() {
+            self.heard_ms = now_ms;
+        } else if now_ms.saturating_sub(self.heard_ms) >= limits::MAX_SILENCE_MS {
+            self.heard_ms = now_ms;
+            return Err(silence());
+        }
         Ok(())
     }
 
@@ -566,21 +594,12 @@ impl Lane {
     }
 }
 
-fn source_fault(error: SourceError) -> Fault {
-    let fix = "give user and password in the URI, in SLOTSTREAM_SOURCE_PASSWORD or with --source-password-file";
+fn source_fault(source: &Node, error: SourceError) -> Fault {
     match error {
-        SourceError::NoAuth => Fault::new(FaultKind::NoPassword, format!("{error}: {fix}")),
-        SourceError::WrongPassword => {
-            Fault::new(FaultKind::WrongPassword, format!("{error}: {fix}"))
+        SourceError::NotReady(_) => Fault::new(FaultKind::MasterLinkDown, error.to_string()),
+        SourceError::Refused { ref text, .. } => {
+            Fault::from_reply(Side::Source, &source.name(), text)
         }
-        SourceError::NoPermission { command, ref text } => Fault::new(
-            FaultKind::NoPermission,
-            format!(
-                "{command} is not permitted ({text}): allow it with ACL SETUSER <user> +psync +replconf +ping"
-            ),
-        ),
-        SourceError::NotReady(_) => Fault::new(FaultKind::Loading, error.to_string()),
-        SourceError::Refused { .. } => Fault::new(FaultKind::Refused, error.to_string()),
         SourceError::Protocol { .. } => Fault::new(FaultKind::Protocol, error.to_string()),
     }
 }

@@ -18,3 +18,5 @@ pub mod shared;
 pub mod status;
 mod stream;
 mod targets;
+#[cfg(test)]
+mod tests;

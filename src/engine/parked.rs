@@ -10,12 +10,15 @@ use std::collections::VecDeque;
 use crate::position::Offset;
 use crate::target::Unit;
 
+/// Units of one slot, in the order of its three queues.
 #[derive(Debug, Default)]
 pub struct Parked {
-    /// Refused units first (`refused` of them), then those taken back from a connection, then those that came later.
-    units: VecDeque<Unit>,
-    refused: usize,
-    returned: usize,
+    /// Refused by the target, in the order in which they were sent.
+    pub refused: VecDeque<Unit>,
+    /// Sent behind those, to a connection that was lost before it answered.
+    pub returned: VecDeque<Unit>,
+    /// Came while the slot was parked.
+    pub queued: VecDeque<Unit>,
     /// Connections, by index, and the run number up to which each must have answered.
     barriers: Vec<(usize, u64)>,
     /// Who shall get the refused units behind `ASKING`.
@@ -25,29 +28,15 @@ pub struct Parked {
 }
 
 impl Parked {
-    /// Adds a unit that was refused, behind those refused before.
-    pub fn refuse(&mut self, unit: Unit) {
-        self.units.insert(self.refused, unit);
-        self.refused += 1;
-    }
-
-    /// Adds a unit that was taken back from a lost connection: it was sent before whatever came since.
+    /// Adds a unit that was taken back from a lost connection: it was sent before whatever came since, and may have been
+    /// sent before what another connection refused or gave back.
     pub fn give_back(&mut self, unit: Unit) {
-        let mut place = self.refused + self.returned;
-        while place > 0 && self.units[place - 1].begin > unit.begin {
-            place -= 1;
-        }
-        self.units.insert(place, unit);
-        if place < self.refused {
-            self.refused += 1;
-        } else {
-            self.returned += 1;
-        }
-    }
-
-    /// Adds a unit that came while the slot was parked.
-    pub fn queue(&mut self, unit: Unit) {
-        self.units.push_back(unit);
+        let queue = match self.refused.back() {
+            Some(last) if last.begin > unit.begin => &mut self.refused,
+            _ => &mut self.returned,
+        };
+        let place = queue.partition_point(|other| other.begin <= unit.begin);
+        queue.insert(place, unit);
     }
 
     /// Waits until connection `index` has answered every run below `number`.
@@ -72,20 +61,15 @@ impl Parked {
                 .all(|&(index, number)| answered_to(index) >= number)
     }
 
-    /// The units, and how many at the front were refused.
-    pub fn into_units(self) -> (VecDeque<Unit>, usize) {
-        (self.units, self.refused)
+    /// All units, in order.
+    pub fn into_units(self) -> impl Iterator<Item = Unit> {
+        let first = self.refused.into_iter().chain(self.returned);
+        first.chain(self.queued)
     }
 
     /// Where the earliest unit begins.
     pub fn begin(&self) -> Option<Offset> {
-        self.units.iter().map(|unit| unit.begin).min()
-    }
-
-    /// Takes all units out, for a lane that begins anew.
-    pub fn drain(&mut self) -> impl Iterator<Item = Unit> + '_ {
-        self.refused = 0;
-        self.returned = 0;
-        self.units.drain(..)
+        let first = self.refused.iter().chain(&self.returned);
+        first.chain(&self.queued).map(|unit| unit.begin).min()
     }
 }

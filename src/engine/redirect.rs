@@ -7,15 +7,13 @@
 //! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then |
 //! | everything else | target and source differ: stop, or count and go on |
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::parked::Parked;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::{Chunks, Range};
 use crate::command;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
 use crate::resp::{ErrorKind, scan};
 use crate::slot::{SLOT_COUNT, Slot};
@@ -46,12 +44,23 @@ impl Targets {
         now_ms: u64,
     ) -> Result<(), Fault> {
         let unit = without_asking(unit);
+        let who = self.nodes[index].node.name();
+        if is_select(chunks, unit) {
+            // What follows would go to another database: nothing more may be sent on this connection.
+            chunks.release(unit.range.chunk);
+            return Err(Fault::from_reply(Side::Target, &who, text));
+        }
         if let Some(count) = counted_as(&kind) {
             self.status.count(count);
         }
         let next = match &kind {
-            ErrorKind::Moved { address, .. } => self.node_at(index, address).map(Next::Owner),
-            ErrorKind::Ask { address, .. } => self.node_at(index, address).map(Next::Ask),
+            ErrorKind::Moved { address, .. } => Some(
+                self.node_at(index, address)
+                    .map_or(Next::Retry, Next::Owner),
+            ),
+            ErrorKind::Ask { address, .. } => {
+                Some(self.node_at(index, address).map_or(Next::Retry, Next::Ask))
+            }
             ErrorKind::NoAuth | ErrorKind::NoPermission => None,
             kind => counted_as(kind).map(|_| Next::Retry),
         };
@@ -61,7 +70,11 @@ impl Targets {
             return result;
         };
         self.hint = true;
-        match self.slot_of_unit(chunks, unit) {
+        let told = match kind {
+            ErrorKind::Moved { slot, .. } | ErrorKind::Ask { slot, .. } => Some(slot),
+            _ => None,
+        };
+        match self.slot_of_unit(chunks, unit).or(told) {
             Some(slot) => self.park_refused(index, slot, unit, next, now_ms),
             None => {
                 let target = match next {
@@ -81,10 +94,12 @@ impl Targets {
 
     fn park_refused(&mut self, index: usize, slot: Slot, unit: Unit, next: Next, now_ms: u64) {
         let barrier = self.nodes[index].writer.next_number();
-        let bounced = self
-            .redirected
-            .get(&slot)
-            .is_some_and(|&(_, until)| until > now_ms);
+        // A slot that is parked already is refused for commands that were on their way: no new redirect.
+        let bounced = !self.parked.contains_key(&slot)
+            && self
+                .redirected
+                .get(&slot)
+                .is_some_and(|&(_, until)| until > now_ms);
         let wait = match next {
             Next::Retry => limits::RETRY_REFUSED_MS,
             Next::Owner(_) if bounced => limits::RETRY_REDIRECT_MS,
@@ -95,7 +110,7 @@ impl Targets {
             self.redirected.insert(slot, (owner, until));
         }
         let parked = self.park(slot);
-        parked.refuse(unit);
+        parked.refused.push_back(unit);
         parked.wait_for(index, barrier);
         parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
         match next {
@@ -116,24 +131,16 @@ impl Targets {
         unit: Unit,
         text: &str,
     ) -> Result<(), Fault> {
+        let who = self.nodes[index].node.name();
+        let kind = FaultKind::of_reply(text);
+        if matches!(kind, FaultKind::NoPermission | FaultKind::NoPassword) {
+            return Err(Fault::from_reply(Side::Target, &who, text));
+        }
         if is_harmless(text, unit) {
             self.status.count(ErrorCount::Replayed);
             return Ok(());
         }
-        let what = scan(chunks.get(unit.range))
-            .ok()
-            .flatten()
-            .map_or_else(String::new, |frame| command::describe(&frame));
-        let who = self.nodes[index].node.name();
-        let kind = FaultKind::of_reply(text);
-        if matches!(kind, FaultKind::NoPermission | FaultKind::NoPassword) {
-            let fix =
-                "allow the target's user to write (for example: ACL SETUSER <user> on +@all ~*)";
-            return Err(Fault::new(
-                kind,
-                format!("target {who} refused {what}: {text}; {fix}"),
-            ));
-        }
+        let what = describe_unit(chunks, unit);
         self.status.count(ErrorCount::Divergence);
         let message = format!("target {who} answered '{text}' to {what}: target and source differ");
         if self.continue_on_divergence {
@@ -161,7 +168,7 @@ impl Targets {
             return Some(index);
         }
         // Its id will be known with the next topology; until then the address stands for it.
-        Some(self.add_node(Node::new(address, host, port)))
+        self.add_node(Node::new(address, host, port))
     }
 
     /// Takes a new view of the target over.
@@ -169,10 +176,19 @@ impl Targets {
         self.topology = Arc::clone(topology);
         self.merge_provisional(topology);
         self.learn_nodes(topology);
-        self.redirected.retain(|_, (_, until)| *until > now_ms);
+        self.reconcile(chunks, now_ms);
+    }
+
+    /// Gives every slot to its owner by the topology, unless a redirect knows better or the slot waits for something.
+    /// Done again and again, since both pass without a new topology.
+    fn reconcile(&mut self, chunks: &mut Chunks, now_ms: u64) {
+        self.reconcile_at_ms = now_ms + limits::RECONCILE_INTERVAL_MS;
+        let nodes = &self.nodes;
+        self.redirected
+            .retain(|_, (index, until)| *until > now_ms && nodes[*index].link == Link::Up);
         let mut left = vec![false; self.nodes.len()];
         for slot in 0..SLOT_COUNT as Slot {
-            let owner = self.owner_by_topology(slot);
+            let owner = self.owners[usize::from(slot)];
             let current = self.routes[usize::from(slot)];
             if owner == NOBODY || owner == current || current == PARKED {
                 continue;
@@ -289,6 +305,9 @@ impl Targets {
                 self.evacuate(chunks, index);
             }
         }
+        if now_ms >= self.reconcile_at_ms {
+            self.reconcile(chunks, now_ms);
+        }
         self.release_ready(chunks, now_ms);
     }
 
@@ -328,7 +347,7 @@ impl Targets {
         };
         let owner = match self.redirected.get(&slot) {
             Some(&(index, until)) if until > now_ms => index as u16,
-            _ => self.owner_by_topology(slot),
+            _ => self.owners[usize::from(slot)],
         };
         if owner == NOBODY {
             parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
@@ -337,27 +356,20 @@ impl Targets {
             return;
         }
         if let Some(other) = parked.ask.take() {
-            self.reissue_asking(chunks, slot, parked, other);
+            // All else of the slot waits for the answers: otherwise commands of one slot would be on their way to two
+            // masters, and a refusal by one of them would let the other overtake.
+            for unit in std::mem::take(&mut parked.refused) {
+                let asking = self.behind_asking(chunks, unit);
+                self.push(chunks, other, asking);
+            }
+            parked.wait_for(other, self.nodes[other].writer.next_number());
+            self.parked.insert(slot, parked);
             return;
         }
         self.routes[usize::from(slot)] = owner;
-        for unit in parked.into_units().0 {
+        for unit in parked.into_units() {
             self.push(chunks, usize::from(owner), unit);
         }
-    }
-
-    /// Sends what was refused with `ASK`. All else of the slot waits for the answers: otherwise commands of one slot
-    /// would be on their way to two masters, and a refusal by one of them would let the other overtake.
-    fn reissue_asking(&mut self, chunks: &mut Chunks, slot: Slot, parked: Parked, other: usize) {
-        let (mut units, refused): (VecDeque<Unit>, usize) = parked.into_units();
-        for unit in units.drain(..refused) {
-            let asking = self.behind_asking(chunks, unit);
-            self.push(chunks, other, asking);
-        }
-        let barrier = self.nodes[other].writer.next_number();
-        let parked = self.park(slot);
-        parked.wait_for(other, barrier);
-        units.into_iter().for_each(|unit| parked.queue(unit));
     }
 
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
@@ -408,11 +420,43 @@ fn counted_as(kind: &ErrorKind) -> Option<ErrorCount> {
     })
 }
 
+/// Whether a unit is the `SELECT` that we put before others; those of the stream are never sent.
+fn is_select(chunks: &Chunks, unit: Unit) -> bool {
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    frame.is_some_and(|frame| frame.verb().eq_ignore_ascii_case(b"SELECT"))
+}
+
+/// The first command of a unit that says something, in a few words.
+fn describe_unit(chunks: &Chunks, unit: Unit) -> String {
+    let mut rest = chunks.get(unit.range);
+    while let Ok(Some(frame)) = scan(rest) {
+        if unit.form != Form::Transaction {
+            return command::describe(&frame);
+        }
+        if !frame.verb().eq_ignore_ascii_case(b"MULTI") {
+            return format!("the transaction with {}", command::describe(&frame));
+        }
+        rest = &rest[frame.bytes().len()..];
+    }
+    String::new()
+}
+
+/// Failures that do not depend on what the keys hold, so that a command which meets one was never applied.
+const NEVER_APPLIED: &[&str] = &[
+    "ERR unknown command",
+    "ERR unknown subcommand",
+    "ERR wrong number of arguments",
+    "ERR syntax error",
+    "ERR Bad data format",
+    "ERR DUMP payload version or checksum are wrong",
+    "CROSSSLOT",
+];
+
 /// Failures that say no more than that the effect is there already.
 fn is_harmless(text: &str, unit: Unit) -> bool {
-    // Sent before: whatever it fails with now, it may have succeeded then.
     let built = unit.begin == unit.end;
-    unit.again
+    // Sent before: what the data makes it fail with now, it may have succeeded with then.
+    (unit.again && !NEVER_APPLIED.iter().any(|start| text.starts_with(start)))
         || text.starts_with("BUSYGROUP")
         // FUNCTION DELETE reaches every lane, and each sends it to each master.
         || text.starts_with("ERR Library not found")

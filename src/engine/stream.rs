@@ -21,6 +21,7 @@ use super::status::ErrorCount;
 use super::targets::Targets;
 use crate::command::{self, Command, FunctionOp, KeySpec, Kind, SlotOf, SlotOp};
 use crate::fault::{Fault, FaultKind};
+use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Frame, push_command, scan};
 use crate::slot::Slot;
@@ -297,10 +298,12 @@ impl Lane {
         let unit = self.unit_at_cursor(length, 1, Form::Command);
         self.pass(length);
         self.commands += 1;
-        if let Some(index) = self.targets.any() {
-            self.targets.push(&mut self.chunks, index, unit);
-        } else {
-            self.targets.send(&mut self.chunks, 0, unit);
+        match self.targets.any() {
+            // In a single server everything keeps its order, and the one slot may be waiting.
+            Some(index) if !self.targets.is_single() => {
+                self.targets.push(&mut self.chunks, index, unit);
+            }
+            _ => self.targets.send(&mut self.chunks, 0, unit),
         }
     }
 
@@ -413,6 +416,14 @@ impl Lane {
         }
         open.frames += 1;
         self.keep_open(length);
+        if self.intake.open_bytes() > limits::MAX_TRANSACTION_BYTES {
+            let text = format!(
+                "the transaction before offset {} is larger than {} bytes",
+                self.scanned,
+                limits::MAX_TRANSACTION_BYTES
+            );
+            return Err(Fault::new(FaultKind::TooLarge, text));
+        }
         Ok(())
     }
 

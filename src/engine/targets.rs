@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use super::parked::Parked;
 use super::status::LaneStatus;
-use crate::chunk::{ChunkId, Chunks};
+use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
-use crate::fault::{Fault, FaultKind, Policy};
+use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Frame, push_command, scan};
@@ -26,6 +26,9 @@ use crate::topology::{Node, Topology, TopologyKind};
 /// Marks in `routes` beside indices of `nodes`.
 pub(super) const PARKED: u16 = u16::MAX;
 pub(super) const NOBODY: u16 = u16::MAX - 1;
+
+/// No database of any server: the next unit is preceded by a `SELECT`.
+const UNKNOWN_DATABASE: u32 = u32::MAX;
 
 /// The state of a connection, as far as dialling goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +49,8 @@ pub(super) struct Target {
     pub needed: bool,
     /// The database of what was last pushed.
     database: u32,
-    staging: Option<ChunkId>,
+    /// When it last answered, or last had nothing to answer.
+    heard_ms: u64,
 }
 
 /// A unit without a slot that was refused and will be tried again at the same master.
@@ -63,6 +67,10 @@ pub struct Targets {
     greeting: Greeting,
     pub(super) nodes: Vec<Target>,
     pub(super) routes: Box<[u16]>,
+    /// Who owns each slot by the topology.
+    pub(super) owners: Box<[u16]>,
+    /// When routes are compared with the owners again.
+    pub(super) reconcile_at_ms: u64,
     /// In the order of slots: nothing that the lane does may hang on chance.
     pub(super) parked: BTreeMap<Slot, Parked>,
     pub(super) later: Vec<Later>,
@@ -77,6 +85,9 @@ pub struct Targets {
     pub(super) continue_on_divergence: bool,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
+    /// Where commands are built for connections, a few of which share one: neighbours of one connection should be
+    /// neighbours in memory, but a chunk for each of many masters would be more memory than a lane may have.
+    stagings: [Option<ChunkId>; limits::STAGING_CHUNKS],
     /// Built commands that belong to no connection yet.
     pub(super) staging: Option<ChunkId>,
     outcomes: Vec<Outcome>,
@@ -97,6 +108,8 @@ impl Targets {
             greeting,
             nodes: Vec::new(),
             routes: vec![NOBODY; SLOT_COUNT].into(),
+            owners: vec![NOBODY; SLOT_COUNT].into(),
+            reconcile_at_ms: 0,
             parked: BTreeMap::new(),
             later: Vec::new(),
             redirected: BTreeMap::new(),
@@ -106,14 +119,13 @@ impl Targets {
             continue_on_divergence,
             status,
             hint: false,
+            stagings: [None; limits::STAGING_CHUNKS],
             staging: None,
             outcomes: Vec::new(),
             answers: Vec::new(),
         };
         targets.learn_nodes(&topology);
-        for slot in 0..SLOT_COUNT as Slot {
-            targets.routes[usize::from(slot)] = targets.owner_by_topology(slot);
-        }
+        targets.routes.copy_from_slice(&targets.owners);
         targets.mark_needed();
         targets
     }
@@ -140,23 +152,32 @@ impl Targets {
 
     // Topology.
 
-    /// Adds masters that are new and takes changed addresses over.
+    /// Adds masters that are new, takes changed addresses and owners over.
     pub(super) fn learn_nodes(&mut self, topology: &Topology) {
+        self.owners.fill(NOBODY);
         for shard in &topology.shards {
-            match self.nodes.iter_mut().find(|t| t.node.id == shard.master.id) {
-                Some(known) => known.node = shard.master.clone(),
-                None => {
-                    self.add_node(shard.master.clone());
-                }
+            let known = self.nodes.iter().position(|t| t.node.id == shard.master.id);
+            if let Some(index) = known {
+                self.nodes[index].node = shard.master.clone();
+            }
+            let Some(index) = known.or_else(|| self.add_node(shard.master.clone())) else {
+                continue;
+            };
+            if topology.kind == TopologyKind::Single {
+                self.owners.fill(index as u16);
+                return;
+            }
+            for slot in shard.slots.iter() {
+                self.owners[usize::from(slot)] = index as u16;
             }
         }
     }
 
-    pub(super) fn add_node(&mut self, node: Node) -> usize {
-        assert!(
-            self.nodes.len() < limits::MAX_TARGET_NODES,
-            "the topology bounds masters; those that left stay few"
-        );
+    /// A connection for a master that has none; `None` when there are too many.
+    pub(super) fn add_node(&mut self, node: Node) -> Option<usize> {
+        if self.nodes.len() >= limits::MAX_TARGET_NODES {
+            return None;
+        }
         self.nodes.push(Target {
             node,
             writer: Writer::new(self.greeting.clone()),
@@ -164,20 +185,9 @@ impl Targets {
             failures: 0,
             needed: false,
             database: 0,
-            staging: None,
+            heard_ms: 0,
         });
-        self.nodes.len() - 1
-    }
-
-    pub(super) fn owner_by_topology(&self, slot: Slot) -> u16 {
-        let owner = if self.is_single() {
-            self.topology.shards.first().map(|shard| &shard.master)
-        } else {
-            self.topology.master_of(slot)
-        };
-        owner
-            .and_then(|node| self.nodes.iter().position(|t| t.node.id == node.id))
-            .map_or(NOBODY, |index| index as u16)
+        Some(self.nodes.len() - 1)
     }
 
     pub(super) fn mark_needed(&mut self) {
@@ -185,7 +195,10 @@ impl Targets {
             target.needed = false;
         }
         for slot in self.slots.iter() {
-            let route = self.routes[usize::from(slot)];
+            let mut route = self.routes[usize::from(slot)];
+            if route == PARKED {
+                route = self.owners[usize::from(slot)];
+            }
             if let Some(target) = self.nodes.get_mut(usize::from(route)) {
                 target.needed = true;
             }
@@ -201,7 +214,7 @@ impl Targets {
         if usize::from(route) < self.nodes.len() {
             self.push(chunks, usize::from(route), unit);
         } else {
-            self.park(slot).queue(unit);
+            self.park(slot).queued.push_back(unit);
         }
     }
 
@@ -227,8 +240,7 @@ impl Targets {
         like: Unit,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) -> Unit {
-        let chunk = staging_chunk(chunks, &mut self.staging);
-        let (range, frames) = chunks.append(chunk, write);
+        let (range, frames) = append_staged(chunks, &mut self.staging, write);
         Unit {
             range,
             form,
@@ -252,12 +264,12 @@ impl Targets {
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
         let route = usize::from(self.routes[usize::from(slot)]);
-        let staging = match self.nodes.get_mut(route) {
-            Some(target) => &mut target.staging,
-            None => &mut self.staging,
+        let staging = if route < self.nodes.len() {
+            &mut self.stagings[route % limits::STAGING_CHUNKS]
+        } else {
+            &mut self.staging
         };
-        let chunk = staging_chunk(chunks, staging);
-        let (range, frames) = chunks.append(chunk, write);
+        let (range, frames) = append_staged(chunks, staging, write);
         if frames == 0 {
             chunks.release(range.chunk);
             return;
@@ -289,7 +301,7 @@ impl Targets {
         write: impl Fn(&mut Vec<u8>),
     ) -> usize {
         let like = Unit {
-            range: crate::chunk::Range {
+            range: Range {
                 chunk: staging_chunk(chunks, &mut self.staging),
                 start: 0,
                 end: 0,
@@ -347,36 +359,43 @@ impl Targets {
         !self.parked.is_empty() || !self.later.is_empty()
     }
 
-    /// Gives everything up, for a lane that begins anew with a snapshot. Connections with commands on their way
-    /// must be closed; their indices are returned.
-    pub fn abandon(&mut self, chunks: &mut Chunks) -> Vec<usize> {
-        for (slot, mut parked) in std::mem::take(&mut self.parked) {
-            parked
-                .drain()
-                .for_each(|unit| chunks.release(unit.range.chunk));
-            self.routes[usize::from(slot)] = self.owner_by_topology(slot);
+    /// Gives everything up, for a lane that begins anew with a snapshot. What is on its way is followed by the new copy
+    /// on the same connection: were the connection cut instead, the target could execute old commands after new ones.
+    pub fn abandon(&mut self, chunks: &mut Chunks) {
+        for (slot, parked) in std::mem::take(&mut self.parked) {
+            for unit in parked.into_units() {
+                chunks.release(unit.range.chunk);
+            }
+            self.routes[usize::from(slot)] = self.owners[usize::from(slot)];
         }
         for later in self.later.drain(..) {
             chunks.release(later.unit.range.chunk);
         }
         self.answers.clear();
         self.told.clear();
-        let mut cut = Vec::new();
+        for target in &mut self.nodes {
+            target.writer.abandon(chunks);
+            // A `SELECT` may have been given up.
+            target.database = UNKNOWN_DATABASE;
+        }
+    }
+
+    /// Connections that have left commands without an answer for too long, taken as lost. They must be closed.
+    ///
+    /// # Errors
+    /// As for [`Targets::lost`].
+    pub fn take_silent(&mut self, chunks: &mut Chunks, now_ms: u64) -> Result<Vec<usize>, Fault> {
+        let mut silent = Vec::new();
         for index in 0..self.nodes.len() {
             let target = &mut self.nodes[index];
-            if target.writer.is_idle() {
-                continue;
-            }
-            let was_up = target.link == Link::Up;
-            for unit in target.writer.withdraw(chunks) {
-                chunks.release(unit.range.chunk);
-            }
-            if was_up {
-                target.link = Link::Down { redial_at_ms: 0 };
-                cut.push(index);
+            if target.link != Link::Up || !target.writer.awaits() {
+                target.heard_ms = now_ms;
+            } else if now_ms.saturating_sub(target.heard_ms) >= limits::MAX_SILENCE_MS {
+                silent.push(index);
+                self.lost(chunks, index, silence(), now_ms)?;
             }
         }
-        cut
+        Ok(silent)
     }
 
     // Connections.
@@ -449,6 +468,7 @@ impl Targets {
         now_ms: u64,
     ) -> Result<(), Fault> {
         let mut outcomes = std::mem::take(&mut self.outcomes);
+        self.nodes[index].heard_ms = now_ms;
         let result = self.nodes[index]
             .writer
             .replies(bytes, chunks, &mut outcomes);
@@ -471,12 +491,15 @@ impl Targets {
         if self.is_waiting() {
             self.release_ready(chunks, now_ms);
         }
-        result.map_err(writer_fault)?;
+        result.map_err(|error| writer_fault(&self.nodes[index].node.name(), error))?;
         fault.map_or(Ok(()), Err)
     }
 
-    /// The first slot that the frames of a unit name, and whether they name one.
+    /// The slot by which a unit keeps its order; `None` for what belongs to no slot of a cluster.
     pub(super) fn slot_of_unit(&self, chunks: &Chunks, unit: Unit) -> Option<Slot> {
+        if self.is_single() {
+            return Some(0);
+        }
         let mut rest = chunks.get(unit.range);
         while let Ok(Some(frame)) = scan(rest) {
             if let SlotOf::One(slot) = self.slot_of_frame(&frame) {
@@ -489,33 +512,46 @@ impl Targets {
         at.or_else(|| within.next().map(|(_, slot)| slot)).copied()
     }
 
-    /// The slot of a command by its keys; in a single server all keys are in one.
+    /// The slot of a command in a cluster, by its keys.
     pub(super) fn slot_of_frame(&self, frame: &Frame<'_>) -> SlotOf {
-        let Some(command) = command::find(frame).or_else(|| self.learned.get(frame.verb())) else {
-            return SlotOf::None;
-        };
-        match command::one_slot(frame, command) {
-            Ok(SlotOf::None) | Err(_) => SlotOf::None,
-            Ok(_) if self.is_single() => SlotOf::One(0),
-            Ok(slot) => slot,
-        }
+        command::find(frame)
+            .or_else(|| self.learned.get(frame.verb()))
+            .and_then(|command| command::one_slot(frame, command).ok())
+            .unwrap_or(SlotOf::None)
     }
 }
 
-fn writer_fault(error: WriterError) -> Fault {
+/// The fault of a peer that says nothing although it should.
+pub(super) fn silence() -> Fault {
+    Fault::new(
+        FaultKind::ConnectionLost,
+        format!(
+            "nothing was heard for {} s although something is due",
+            limits::MAX_SILENCE_MS / 1000
+        ),
+    )
+}
+
+fn writer_fault(who: &str, error: WriterError) -> Fault {
     match error {
-        WriterError::Refused { command, text } => {
-            let kind = FaultKind::of_reply(&text);
-            let fix = match kind {
-                FaultKind::NoPassword | FaultKind::WrongPassword => {
-                    "; give user and password in the URI, in SLOTSTREAM_TARGET_PASSWORD or with --target-password-file"
-                }
-                _ => "",
-            };
-            Fault::new(kind, format!("{command} was refused: {text}{fix}"))
-        }
+        WriterError::Refused { text, .. } => Fault::from_reply(Side::Target, who, &text),
         error => Fault::new(FaultKind::Protocol, error.to_string()),
     }
+}
+
+/// Appends to the staging chunk. One that had to grow is kept no longer than what it holds.
+fn append_staged(
+    chunks: &mut Chunks,
+    staging: &mut Option<ChunkId>,
+    write: impl FnOnce(&mut Vec<u8>) -> usize,
+) -> (Range, usize) {
+    let chunk = staging_chunk(chunks, staging);
+    let appended = chunks.append(chunk, write);
+    if chunks.is_oversized(chunk) {
+        chunks.release(chunk);
+        *staging = None;
+    }
+    appended
 }
 
 /// A chunk with room to append to: the current one, or a fresh one when that is half full.

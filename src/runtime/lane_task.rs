@@ -62,6 +62,8 @@ struct LaneTask {
     replies: Box<[u8]>,
     timer: Timer,
     target_version: u64,
+    /// Number of the last question to the source.
+    ticket: u64,
     /// When the lane was told to stop; it then has so long to finish.
     stopping_since: Option<Instant>,
 }
@@ -72,12 +74,14 @@ pub(super) async fn run(lane: Lane, around: Surroundings) {
         lane,
         target_version: 0,
         around,
+        ticket: 0,
         source: Socket::None,
         targets: Vec::new(),
         replies: vec![0; limits::REPLY_READ_BYTES].into(),
         timer: Timer::new(Duration::ZERO),
         stopping_since: None,
     };
+    let _guard = FailOnPanic(Arc::clone(&task.around.status));
     loop {
         match poll_fn(|cx| task.turn(cx)).await {
             Ok(false) => glommio::executor().yield_if_needed().await,
@@ -89,6 +93,18 @@ pub(super) async fn run(lane: Lane, around: Surroundings) {
                 task.around.status.fail(fault);
                 return;
             }
+        }
+    }
+}
+
+/// A lane whose task panics is shown as failed: nobody else would notice that its executor is gone.
+struct FailOnPanic(Arc<LaneStatus>);
+
+impl Drop for FailOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let text = "a lane ended by a mistake of this program; please report what stands above";
+            self.0.fail(Fault::new(FaultKind::Runtime, text));
         }
     }
 }
@@ -131,7 +147,7 @@ impl LaneTask {
         }
         self.timer = Timer::new(limits::TICK);
         self.around.pulse.beat();
-        self.hear_orders();
+        self.hear_orders(now_ms)?;
         if self.around.shared.stop_requested() {
             self.stop();
         }
@@ -141,18 +157,22 @@ impl LaneTask {
             self.target_version = version;
             self.lane.adopt_target(&topology, now_ms);
         }
-        for (_, answer) in self
-            .around
-            .shared
-            .lookup
-            .take_answers(self.around.status.id)
-        {
-            self.lane.answer(answer)?;
+        let answers = {
+            let (desk, lane) = (&self.around.shared.lookup, self.around.status.id);
+            desk.take_answers(lane)
+        };
+        for (ticket, answer) in answers {
+            // A lane that began anew in the meantime waits for something else.
+            if ticket == self.ticket {
+                let answered = self.lane.answer(answer);
+                self.or_lose_source(answered, now_ms)?;
+            }
         }
         if let Some(question) = self.lane.take_question() {
+            self.ticket += 1;
             self.around.shared.lookup.ask(LookupRequest {
                 lane: self.around.status.id,
-                ticket: now_ms,
+                ticket: self.ticket,
                 question,
             });
         }
@@ -164,12 +184,21 @@ impl LaneTask {
         Ok(true)
     }
 
-    fn hear_orders(&mut self) {
+    fn hear_orders(&mut self, now_ms: u64) -> Result<(), Fault> {
         loop {
             match self.around.orders.try_recv() {
-                Ok(Order::Follow(node)) => self.lane.follow(node),
-                Ok(Order::End) | Err(TryRecvError::Disconnected) => return self.stop(),
-                Err(TryRecvError::Empty) => return,
+                Ok(Order::Follow(node)) => {
+                    if self.lane.follow(node) {
+                        let moved = "another node is the master now";
+                        let fault = Fault::new(FaultKind::ConnectionLost, moved);
+                        self.or_lose_source(Err(fault), now_ms)?;
+                    }
+                }
+                Ok(Order::End) | Err(TryRecvError::Disconnected) => {
+                    self.stop();
+                    return Ok(());
+                }
+                Err(TryRecvError::Empty) => return Ok(()),
             }
         }
     }

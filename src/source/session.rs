@@ -42,13 +42,8 @@ pub enum Event {
 /// Why the source does not serve us.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    #[error("the source wants a password")]
-    NoAuth,
-    #[error("the source refused user or password")]
-    WrongPassword,
-    #[error("the source does not permit {command}: {text}")]
-    NoPermission { command: &'static str, text: String },
-    /// It will serve us later: it loads its data, or waits for its own master.
+    /// It will serve us later: it is failing over, or waits for its own master. Other passing refusals are told by the
+    /// first word of `Refused`.
     #[error("the source is not ready: {0}")]
     NotReady(String),
     #[error("the source refused {command}: {text}")]
@@ -103,11 +98,6 @@ impl Session {
         }
     }
 
-    /// Whether a snapshot was announced and has not begun.
-    pub fn awaits_snapshot(&self) -> bool {
-        matches!(self.state, State::AwaitSnapshot)
-    }
-
     /// Takes received bytes up to the next event; gives how many it used.
     ///
     /// # Errors
@@ -126,7 +116,7 @@ impl Session {
                 continue;
             }
             let Some(end) = memchr::memchr(b'\n', rest) else {
-                if rest.len() > limits::MAX_REPLY_LINE {
+                if rest.len() >= limits::MAX_REPLY_LINE {
                     return Err(self.protocol(&rest[..80]));
                 }
                 return Ok((used, Event::More));
@@ -186,7 +176,8 @@ impl Session {
                 let id = words.next().and_then(ReplicationId::parse);
                 let offset = words
                     .next()
-                    .and_then(|word| std::str::from_utf8(word).ok()?.parse().ok());
+                    .and_then(|word| std::str::from_utf8(word).ok()?.parse::<i64>().ok())
+                    .and_then(|offset| u64::try_from(offset).ok());
                 let (Some(id), Some(offset)) = (id, offset) else {
                     return Err(self.protocol(line));
                 };
@@ -235,16 +226,11 @@ fn check_greeting_reply(command: &'static str, line: &[u8]) -> Result<(), Source
 
 fn refusal(command: &'static str, line: &[u8]) -> SourceError {
     let text = String::from_utf8_lossy(&line[1..]).into_owned();
-    match text.split(' ').next().unwrap_or_default() {
-        "NOAUTH" => SourceError::NoAuth,
-        "WRONGPASS" => SourceError::WrongPassword,
-        "NOPERM" => SourceError::NoPermission { command, text },
-        "LOADING" | "NOMASTERLINK" | "BUSY" | "MASTERDOWN" => SourceError::NotReady(text),
-        _ if command == "AUTH" => SourceError::WrongPassword,
-        // `-ERR Can't SYNC while failing over`, `... while not connected with my master`.
-        _ if text.contains("SYNC while") => SourceError::NotReady(text),
-        _ => SourceError::Refused { command, text },
+    // `-ERR Can't SYNC while failing over`, `... while not connected with my master`.
+    if text.starts_with("ERR") && text.contains("SYNC while") {
+        return SourceError::NotReady(text);
     }
+    SourceError::Refused { command, text }
 }
 
 fn parse_framing(line: &[u8]) -> Option<Framing> {
@@ -362,20 +348,23 @@ mod tests {
             let mut session = Session::start(&greeting(None), &mut Vec::new());
             run(&mut session, text.as_bytes(), 1000).unwrap_err()
         };
-        assert_eq!(
+        assert!(matches!(
             refused("-NOAUTH Authentication required.\r\n"),
-            SourceError::NoAuth
-        );
+            SourceError::Refused {
+                command: "PING",
+                ..
+            }
+        ));
         let greeted = "+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
         assert!(matches!(
             refused(&format!("{greeted}-NOPERM this user\r\n")),
-            SourceError::NoPermission {
+            SourceError::Refused {
                 command: "PSYNC",
                 ..
             }
         ));
         assert!(matches!(
-            refused(&format!("{greeted}-NOMASTERLINK Can't SYNC while\r\n")),
+            refused(&format!("{greeted}-ERR Can't SYNC while failing over\r\n")),
             SourceError::NotReady(_)
         ));
         assert!(matches!(

@@ -10,6 +10,8 @@
 //! ```
 
 mod run;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use run::{Form, Unit};

@@ -66,11 +66,16 @@ impl Run {
             && self.unit.range.end == unit.range.start
             && self.unit.database == unit.database
             && self.unit.again == unit.again
+            && self.unit.begin <= unit.begin
+            && is_verbatim(&self.unit) == is_verbatim(unit)
             && self.unit.range.len() + unit.range.len() <= limit;
         if joins {
             self.unit.range.end = unit.range.end;
             self.unit.frames += unit.frames;
-            self.unit.end = unit.end;
+            // What was built here stands at one offset, and must not come to look like a piece of the stream.
+            if is_verbatim(unit) {
+                self.unit.end = unit.end;
+            }
         }
         joins
     }
@@ -124,7 +129,7 @@ impl Run {
 
     /// The stream's offset at a place of the range: bytes count only if the range is the stream's own.
     fn offset_at(&self, place: u32) -> Offset {
-        if self.unit.end.since(self.unit.begin) == self.unit.range.len() as u64 {
+        if is_verbatim(&self.unit) {
             self.unit.begin.advanced(place as usize)
         } else if place as usize == self.unit.range.len() {
             self.unit.end
@@ -132,6 +137,11 @@ impl Run {
             self.unit.begin
         }
     }
+}
+
+/// Whether the range is a piece of the stream as it came, so that its bytes are offsets.
+fn is_verbatim(unit: &Unit) -> bool {
+    unit.end.since(unit.begin) == unit.range.len() as u64
 }
 
 fn frame_length(bytes: &[u8]) -> u32 {

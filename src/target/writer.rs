@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::run::{Form, Run, Unit};
-use crate::chunk::Chunks;
+use crate::chunk::{Chunks, Range};
+use crate::fault::FaultKind;
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{ErrorKind, ReplyError, ReplyScanner, ReplySink, push_command};
@@ -74,6 +75,8 @@ pub struct Writer {
     flight_bytes: usize,
     flight_frames: u64,
     queued_bytes: usize,
+    /// Runs at the front that were given up after they were sent: their replies are counted and mean nothing.
+    void: usize,
     /// Why the open transaction of the front run will be refused.
     refused: Option<String>,
     answer: Vec<u8>,
@@ -95,6 +98,7 @@ impl Writer {
             flight_bytes: 0,
             flight_frames: 0,
             queued_bytes: 0,
+            void: 0,
             refused: None,
             answer: Vec::new(),
         }
@@ -103,8 +107,7 @@ impl Writer {
     /// Takes a unit over, with one hold on its chunk.
     pub fn push(&mut self, chunks: &mut Chunks, unit: Unit) {
         self.queued_bytes += unit.range.len();
-        let untouched = self.runs.len() > self.sent + usize::from(self.sent_bytes > 0);
-        if untouched
+        if self.runs.len() > self.touched()
             && let Some(last) = self.runs.back_mut()
             && last.merge(&unit, limits::MAX_RUN_BYTES)
         {
@@ -116,9 +119,11 @@ impl Writer {
         {
             while self
                 .behind
-                .pop_back_if(|(_, begin)| *begin >= unit.begin)
-                .is_some()
-            {}
+                .back()
+                .is_some_and(|(_, begin)| *begin >= unit.begin)
+            {
+                self.behind.pop_back();
+            }
             self.behind.push_back((self.next_number(), unit.begin));
         }
         self.runs.push_back(Run::new(unit));
@@ -152,10 +157,15 @@ impl Writer {
 
     /// Everything before this offset that was pushed is answered; `None` if that is all.
     pub fn unanswered_from(&self) -> Option<Offset> {
-        let front = self.runs.front()?.unit.begin;
+        let front = self.runs.get(self.void)?.unit.begin;
         // Every other run begins no earlier than the one before it.
         let behind = self.behind.front().map_or(front, |(_, begin)| *begin);
         Some(front.min(behind))
+    }
+
+    /// Whether something was sent that has no answer yet.
+    pub fn awaits(&self) -> bool {
+        self.flight_frames > 0 || !self.hello_due.is_empty()
     }
 
     /// Starts on a new connection.
@@ -191,12 +201,16 @@ impl Writer {
     }
 
     /// The connection is gone: everything without an answer is queued again.
-    pub fn lost(&mut self, chunks: &Chunks) {
+    pub fn lost(&mut self, chunks: &mut Chunks) {
         self.link = Link::Down;
         self.scanner.reset();
         self.refused = None;
         self.answer.clear();
-        let touched = self.sent + usize::from(self.sent_bytes > 0);
+        for run in self.runs.drain(..self.void) {
+            chunks.release(run.unit.range.chunk);
+        }
+        let touched = self.touched().saturating_sub(self.void);
+        self.front += std::mem::take(&mut self.void) as u64;
         for run in self.runs.iter_mut().take(touched) {
             run.forget_answered(chunks);
             run.unit.again = true;
@@ -209,12 +223,31 @@ impl Writer {
     }
 
     /// Takes back everything without an answer, in order, each unit with its hold; the connection must be down.
-    pub fn withdraw(&mut self, chunks: &Chunks) -> Vec<Unit> {
+    pub fn withdraw(&mut self, chunks: &mut Chunks) -> Vec<Unit> {
         self.lost(chunks);
         self.front += self.runs.len() as u64;
         self.queued_bytes = 0;
         self.behind.clear();
         self.runs.drain(..).map(|run| run.unit).collect()
+    }
+
+    /// Gives everything up. What is on its way stays on its way, so that what is pushed from now on reaches the target
+    /// behind it; its replies mean nothing any more, and a lost connection does not send it again.
+    pub fn abandon(&mut self, chunks: &mut Chunks) {
+        self.void = self.touched();
+        self.behind.clear();
+        for run in self.runs.drain(self.void..) {
+            chunks.release(run.unit.range.chunk);
+        }
+        self.queued_bytes = match self.sent_bytes {
+            0 => 0,
+            sent => self.runs[self.sent].unit.range.len() - sent,
+        };
+    }
+
+    /// How many runs are sent, one sent in part included.
+    fn touched(&self) -> usize {
+        self.sent + usize::from(self.sent_bytes > 0)
     }
 
     /// Fills `pieces` with what should be written now, in order; gives how many. Nothing while answers are due
@@ -252,7 +285,7 @@ impl Writer {
     ) -> usize {
         let mut count = 0;
         let (mut bytes, mut frames) = (self.flight_bytes, self.flight_frames);
-        let mut open: Option<crate::chunk::Range> = None;
+        let mut open: Option<Range> = None;
         let mut skip = self.sent_bytes;
         for run in self.runs.range(self.sent..) {
             // A question travels alone: its answer is then told from the replies around it.
@@ -367,12 +400,16 @@ impl Writer {
                 .is_some_and(|run| run.unit.form == Form::Question)
     }
 
-    /// The front run, if any of it has been sent.
-    fn awaited(&mut self) -> Option<&mut Run> {
-        if self.sent == 0 && self.sent_bytes == 0 {
+    /// The front run, and how many replies may come for what of it has been sent, if any may.
+    fn awaited(&mut self) -> Option<(&mut Run, u32)> {
+        if self.touched() == 0 {
             return None;
         }
-        self.runs.front_mut()
+        // The last command of a run that is sent in part is on its way at most in part.
+        let unsent = u32::from(self.sent == 0);
+        let run = self.runs.front_mut()?;
+        let due = (run.unit.frames - run.answered).saturating_sub(unsent);
+        (due > 0).then_some((run, due))
     }
 
     fn answered(
@@ -390,18 +427,25 @@ impl Writer {
             }
         }
         while count > 0 {
-            let whole = self.sent > 0;
-            let Some(run) = self.awaited() else {
+            let void = self.void > 0;
+            let refused = self.refused.is_some();
+            let Some((run, due)) = self.awaited() else {
                 return false;
             };
-            if !whole && u64::from(run.unit.frames - run.answered) <= count {
-                return false;
-            }
-            let now = u64::from(run.unit.frames - run.answered).min(count);
+            let now = u64::from(due).min(count);
             run.answered += now as u32;
             count -= now;
-            if run.unit.form == Form::Question {
-                outcomes.push(Outcome::Answer(std::mem::take(&mut self.answer)));
+            let (unit, whole) = (run.unit, run.answered == run.unit.frames);
+            if unit.form == Form::Question {
+                let answer = std::mem::take(&mut self.answer);
+                if !void {
+                    outcomes.push(Outcome::Answer(answer));
+                }
+            } else if unit.form == Form::Transaction && whole && refused && !void {
+                // What follows the `EXEC` succeeded, but the transaction itself did not.
+                let text = self.refused.take().unwrap_or_default();
+                chunks.hold(unit.range.chunk);
+                outcomes.push(rejected(unit, text));
             }
             self.settle(chunks);
         }
@@ -427,6 +471,7 @@ impl Writer {
         }
         self.front += 1;
         self.sent -= 1;
+        self.void = self.void.saturating_sub(1);
         self.refused = None;
     }
 
@@ -441,25 +486,25 @@ impl Writer {
         if self.link == Link::Greeting {
             let command = self.hello_due.front().copied().unwrap_or("the greeting");
             // Without permission to name itself a connection still works.
-            if command == "CLIENT SETNAME" {
+            if command == "CLIENT SETNAME" && is_about_the_command(&text) {
                 self.answered(1, chunks, outcomes);
                 return Ok(());
             }
             return Err(WriterError::Refused { command, text });
         }
-        let transaction_refusal = self.refused.clone();
-        let Some(run) = self.awaited() else {
-            return Err(WriterError::Unasked);
-        };
-        if run.unit.form == Form::Question {
-            if !nested {
-                run.answered += 1;
-                let answer = std::mem::take(&mut self.answer);
-                outcomes.push(Outcome::Answer(answer));
-                self.settle(chunks);
-            }
+        if nested && (self.void > 0 || self.awaits_answer()) {
             return Ok(());
         }
+        if self.void > 0 || self.awaits_answer() {
+            return match self.answered(1, chunks, outcomes) {
+                true => Ok(()),
+                false => Err(WriterError::Unasked),
+            };
+        }
+        let transaction_refusal = self.refused.clone();
+        let Some((run, _)) = self.awaited() else {
+            return Err(WriterError::Unasked);
+        };
         if nested {
             let unit = run.unit;
             outcomes.push(Outcome::FailedInside { unit, text });
@@ -479,13 +524,23 @@ impl Writer {
         };
         chunks.hold(unit.range.chunk);
         run.answered += 1;
-        outcomes.push(Outcome::Rejected {
-            unit,
-            kind: ErrorKind::of(text.as_bytes()),
-            text,
-        });
+        outcomes.push(rejected(unit, text));
         self.settle(chunks);
         Ok(())
+    }
+}
+
+fn rejected(unit: Unit, text: String) -> Outcome {
+    let kind = ErrorKind::of(text.as_bytes());
+    Outcome::Rejected { unit, kind, text }
+}
+
+/// Whether a refusal concerns one command and not the connection as such.
+fn is_about_the_command(text: &str) -> bool {
+    match FaultKind::of_reply(text) {
+        FaultKind::NoPermission => true,
+        FaultKind::Refused => !text.starts_with("DENIED"),
+        _ => false,
     }
 }
 

@@ -1,0 +1,443 @@
+//! A lane driven by hand: what the source and the targets say, and what they get.
+
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::lane::{Lane, LaneConfig};
+use super::lookup::{LookupAnswer, LookupQuestion};
+use super::status::{ErrorCount, LaneState, LaneStatus};
+use crate::fault::{Fault, FaultKind};
+use crate::limits;
+use crate::rdb::{Lineage, TargetFormat};
+use crate::resp::push_command;
+use crate::slot::SlotSet;
+use crate::target::Greeting;
+use crate::topology::{Node, Shard, Topology};
+
+const ID: &str = "0123456789abcdef0123456789abcdef01234567";
+const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+/// Keys in slots 15495 and 3300: of the second and the first of two masters.
+const HIGH: &str = "a";
+const LOW: &str = "b";
+
+struct Rig {
+    lane: Lane,
+    now_ms: u64,
+}
+
+/// Masters on ports 1, 2, ... with equal shares of the slots.
+fn cluster(ids: &[&str]) -> Topology {
+    let share = 16384 / ids.len() as u16;
+    let shards = ids.iter().zip(0..).map(|(id, at): (_, u16)| {
+        let mut slots = SlotSet::new();
+        let last = if usize::from(at) + 1 == ids.len() {
+            16383
+        } else {
+            (at + 1) * share - 1
+        };
+        slots.insert_range(at * share, last);
+        Shard {
+            master: Node::new(*id, "h", id.parse().unwrap_or(at + 1)),
+            replicas: Vec::new(),
+            slots,
+        }
+    });
+    Topology::cluster(shards.collect(), Vec::new()).unwrap()
+}
+
+fn command(line: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+    push_command(&mut out, &words);
+    out
+}
+
+fn commands(lines: &[&str]) -> Vec<u8> {
+    lines.iter().flat_map(|line| command(line)).collect()
+}
+
+fn lost() -> Fault {
+    Fault::new(FaultKind::ConnectionLost, "lost")
+}
+
+impl Rig {
+    fn new(target: Topology) -> Self {
+        let config = LaneConfig {
+            source: Node::new("s", "s", 1),
+            source_auth: None,
+            slots: SlotSet::all(),
+            listening_port: 1,
+            target: Greeting {
+                auth: None,
+                name: "n".into(),
+            },
+            format: TargetFormat::of_server(Lineage::Redis, 7, 0),
+            database_map: Default::default(),
+            continue_on_divergence: false,
+        };
+        let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));
+        Self {
+            lane: Lane::new(config, Arc::new(target), status),
+            now_ms: 0,
+        }
+    }
+
+    /// A lane that streams from offset 100, its targets connected.
+    fn streaming(target: Topology) -> Self {
+        let mut rig = Self::new(target);
+        rig.attach();
+        rig.hear(GREETED);
+        rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
+        rig.hear(b"$18\r\nREDIS0009\xff\0\0\0\0\0\0\0\0");
+        rig.connect_targets();
+        assert_eq!(rig.lane.status.state(), LaneState::Streaming);
+        rig
+    }
+
+    fn attach(&mut self) -> Vec<u8> {
+        self.now_ms += 10_000;
+        self.lane.dial_source(self.now_ms).expect("to be dialled");
+        self.lane.source_connected();
+        let greeting = self.lane.source_output().to_vec();
+        self.lane.source_written(greeting.len());
+        greeting
+    }
+
+    fn try_hear(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+        while !bytes.is_empty() {
+            let space = self.lane.source_space().expect("room");
+            let count = space.len().min(bytes.len());
+            space[..count].copy_from_slice(&bytes[..count]);
+            self.lane.source_received(count, self.now_ms)?;
+            bytes = &bytes[count..];
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        self.try_hear(bytes).unwrap();
+    }
+
+    fn connect_targets(&mut self) {
+        while let Some((index, ..)) = self.lane.dial_target(self.now_ms) {
+            self.lane.target_connected(index);
+            let hello = self.sent(index);
+            let due = hello.iter().filter(|byte| **byte == b'*').count();
+            self.reply(index, &b"+OK\r\n".repeat(due));
+        }
+        self.lane.tick(self.now_ms).unwrap();
+    }
+
+    fn sent(&mut self, index: usize) -> Vec<u8> {
+        let mut sent = Vec::new();
+        loop {
+            let mut pieces = [IoSlice::new(&[]); limits::MAX_PIECES];
+            let count = self.lane.target_gather(index, &mut pieces);
+            let bytes: Vec<u8> = pieces[..count]
+                .iter()
+                .flat_map(|piece| piece.to_vec())
+                .collect();
+            if bytes.is_empty() {
+                return sent;
+            }
+            self.lane.target_written(index, bytes.len());
+            sent.extend(bytes);
+        }
+    }
+
+    fn try_reply(&mut self, index: usize, bytes: &[u8]) -> Result<(), Fault> {
+        self.lane.target_received(index, bytes, self.now_ms)?;
+        self.lane.advance()
+    }
+
+    fn reply(&mut self, index: usize, bytes: &[u8]) {
+        self.try_reply(index, bytes).unwrap();
+    }
+
+    fn wait(&mut self, ms: u64) {
+        self.now_ms += ms;
+        self.lane.tick(self.now_ms).unwrap();
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.lane.progress().acknowledged.0
+    }
+}
+
+#[test]
+fn a_history_whose_snapshot_never_came_is_not_resumed() {
+    let mut rig = Rig::new(cluster(&["x"]));
+    rig.attach();
+    rig.hear(GREETED);
+    rig.hear(format!("+FULLRESYNC {ID} 100\r\n\n").as_bytes());
+    rig.lane.source_lost(lost(), rig.now_ms).unwrap();
+    rig.attach();
+    rig.hear(GREETED);
+    let output = rig.lane.source_output();
+    assert!(output.ends_with(&command("PSYNC ? -1")));
+}
+
+#[test]
+fn a_stream_is_resumed_behind_the_last_byte_received() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.hear(&command("SET a 1")[..10]);
+    rig.lane.source_lost(lost(), rig.now_ms).unwrap();
+    rig.attach();
+    rig.hear(GREETED);
+    let wanted = command(&format!("PSYNC {ID} 111"));
+    assert!(rig.lane.source_output().ends_with(&wanted));
+    rig.hear(b"+CONTINUE\r\n");
+    rig.hear(&command("SET a 1")[10..]);
+    assert_eq!(rig.sent(0), command("SET a 1"));
+}
+
+#[test]
+fn commands_pass_as_they_came_and_what_is_between_them_does_not() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    let stream = commands(&["SELECT 0", "sET a 1", "PING", "INCR b", "REPLCONF GETACK *"]);
+    rig.hear(&stream);
+    assert_eq!(rig.sent(0), commands(&["sET a 1", "INCR b"]));
+    assert_eq!(rig.acknowledged(), 100 + 23);
+    rig.reply(0, b"+OK\r\n:1\r\n");
+    assert_eq!(rig.acknowledged(), 100 + stream.len() as u64);
+}
+
+#[test]
+fn a_transaction_stays_one_and_is_split_only_between_slots() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    let whole = ["MULTI", "SET a 1", "INCR a", "EXEC"];
+    rig.hear(&commands(&whole));
+    assert_eq!(rig.sent(1), commands(&whole));
+    rig.reply(1, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:2\r\n");
+    let several = ["MULTI", "SET a 1", "SET b 2", "INCR a", "EXEC"];
+    rig.hear(&commands(&several));
+    assert_eq!(rig.sent(1), commands(&whole));
+    assert_eq!(rig.sent(0), command("SET b 2"));
+    rig.hear(&commands(&["MULTI", "PUBLISH c m", "SET b 1", "EXEC"]));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), commands(&["PUBLISH c m", "SET b 1"]));
+}
+
+#[test]
+fn a_moved_slot_follows_in_order_once_its_former_owner_has_answered() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&commands(&["SET b 1", "SET b 2"]));
+    rig.sent(0);
+    rig.reply(0, b"-MOVED 3300 h:2\r\n");
+    rig.hear(&command("SET b 3"));
+    rig.wait(0);
+    assert!(rig.sent(1).is_empty(), "the second has no answer yet");
+    assert_eq!(rig.acknowledged(), 100);
+    rig.reply(0, b"-MOVED 3300 h:2\r\n");
+    assert_eq!(rig.sent(1), commands(&["SET b 1", "SET b 2", "SET b 3"]));
+}
+
+#[test]
+fn a_slot_that_is_asked_for_waits_for_the_answer_before_it_goes_on() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&command("SET b 1"));
+    rig.sent(0);
+    rig.reply(0, b"-ASK 3300 h:2\r\n");
+    rig.hear(&command("SET b 2"));
+    assert_eq!(rig.sent(1), commands(&["ASKING", "SET b 1"]));
+    assert!(rig.sent(0).is_empty());
+    rig.reply(1, b"+OK\r\n+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET b 2"));
+}
+
+#[test]
+fn what_a_lost_master_left_unanswered_goes_before_what_waited() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&commands(&["SET b 1", "SET b 2"]));
+    rig.sent(0);
+    rig.reply(0, b"-TRYAGAIN x\r\n");
+    rig.hear(&command("SET b 3"));
+    rig.lane.target_lost(0, lost(), rig.now_ms).unwrap();
+    let promoted = Arc::new(cluster(&["z", "y"]));
+    rig.lane.adopt_target(&promoted, rig.now_ms);
+    rig.wait(limits::RETRY_REFUSED_MS);
+    rig.connect_targets();
+    assert_eq!(rig.sent(2), commands(&["SET b 1", "SET b 2", "SET b 3"]));
+}
+
+#[test]
+fn a_redirect_to_a_master_that_died_gives_way_to_the_topology() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&command("SET b 1"));
+    rig.sent(0);
+    rig.reply(0, b"-MOVED 3300 h:9\r\n");
+    let promoted = Arc::new(cluster(&["x", "z"]));
+    rig.lane.adopt_target(&promoted, rig.now_ms);
+    rig.wait(limits::TRUST_REDIRECT_MS + limits::RECONCILE_INTERVAL_MS);
+    rig.wait(limits::RECONCILE_INTERVAL_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+}
+
+#[test]
+fn too_many_redirects_to_unknown_masters_do_no_harm() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    for port in 1000..1000 + limits::MAX_TARGET_NODES + 10 {
+        let unknown = format!("-MOVED 15495 h:{port}\r\n");
+        rig.hear(&command("PUBLISH a 1"));
+        rig.sent(0);
+        rig.reply(0, unknown.as_bytes());
+    }
+    assert!(rig.lane.target_count() <= limits::MAX_TARGET_NODES);
+}
+
+#[test]
+fn a_copy_goes_on_with_more_masters_than_buffers() {
+    let ids: Vec<String> = (1..=40).map(|id| id.to_string()).collect();
+    let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+    let mut rig = Rig::new(cluster(&ids));
+    rig.attach();
+    rig.hear(GREETED);
+    rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
+    let mut snapshot = b"REDIS0009".to_vec();
+    for key in 0..400 {
+        snapshot.extend_from_slice(b"\0\x04");
+        snapshot.extend_from_slice(format!("{key:04}\x01v").as_bytes());
+    }
+    snapshot.extend_from_slice(b"\xff\0\0\0\0\0\0\0\0");
+    rig.hear(format!("${}\r\n", snapshot.len()).as_bytes());
+    rig.hear(&snapshot);
+    rig.connect_targets();
+    let mut restored = 0;
+    for index in 0..ids.len() {
+        let sent = rig.sent(index);
+        let count = sent.windows(7).filter(|part| part == b"RESTORE").count();
+        rig.reply(index, &b"+OK\r\n".repeat(count));
+        restored += count;
+    }
+    assert_eq!(restored, 400);
+    assert_eq!(rig.lane.status.state(), LaneState::Streaming);
+    assert!(rig.lane.chunks.in_use() <= limits::LANE_BUFFER_BYTES);
+}
+
+#[test]
+fn a_new_snapshot_follows_what_is_on_its_way_on_the_same_connection() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.hear(&command("SET a 1"));
+    rig.sent(0);
+    rig.lane.source_lost(lost(), rig.now_ms).unwrap();
+    rig.attach();
+    rig.hear(GREETED);
+    rig.hear(format!("+FULLRESYNC {ID} 500\r\n").as_bytes());
+    rig.hear(b"$25\r\nREDIS0009\xfe\0\0\x01k\x01v\xff\0\0\0\0\0\0\0\0");
+    assert_eq!(rig.acknowledged(), 500);
+    assert!(rig.lane.take_cut().is_empty());
+    assert!(rig.sent(0).is_empty(), "the former command has no answer");
+    rig.reply(0, b"-ERR whatever\r\n");
+    let sent = rig.sent(0);
+    assert!(sent.windows(7).any(|part| part == b"RESTORE"));
+}
+
+#[test]
+fn a_silent_target_and_a_silent_source_are_given_up() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.wait(1);
+    rig.hear(&command("SET a 1"));
+    rig.sent(0);
+    rig.wait(limits::MAX_SILENCE_MS - 1);
+    assert!(rig.lane.take_cut().is_empty());
+    rig.hear(&command("PING"));
+    rig.wait(2);
+    assert_eq!(rig.lane.take_cut(), [0]);
+    rig.now_ms += limits::MAX_SILENCE_MS;
+    let fault = rig.lane.tick(rig.now_ms).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::ConnectionLost);
+}
+
+#[test]
+fn a_command_sent_again_may_fail_by_its_data_but_not_by_its_permission() {
+    for (reply, goes_on) in [
+        ("WRONGTYPE x", true),
+        ("NOPERM x", false),
+        ("ERR unknown command 'x'", false),
+    ] {
+        let mut rig = Rig::streaming(cluster(&["x"]));
+        rig.hear(&command("LPUSH a 1"));
+        rig.sent(0);
+        rig.lane.target_lost(0, lost(), rig.now_ms).unwrap();
+        rig.now_ms += 10_000;
+        rig.connect_targets();
+        rig.sent(0);
+        let result = rig.try_reply(0, format!("-{reply}\r\n").as_bytes());
+        assert_eq!(result.is_ok(), goes_on, "{reply}");
+        let replayed = rig.lane.status.counted(ErrorCount::Replayed);
+        assert_eq!(replayed, u64::from(goes_on));
+    }
+}
+
+#[test]
+fn a_single_server_keeps_the_order_of_commands_without_keys() {
+    let mut rig = Rig::streaming(Topology::single("h", 1));
+    rig.hear(&command("SET a 1"));
+    rig.sent(0);
+    rig.hear(&command("SWAPDB 0 1"));
+    rig.reply(0, b"-BUSY x\r\n");
+    rig.sent(0);
+    rig.reply(0, b"-BUSY x\r\n");
+    rig.hear(&command("SWAPDB 1 2"));
+    assert!(rig.sent(0).is_empty());
+    rig.wait(limits::RETRY_REFUSED_MS);
+    let all = commands(&["SET a 1", "SWAPDB 0 1", "SWAPDB 1 2"]);
+    assert_eq!(rig.sent(0), all);
+}
+
+#[test]
+fn a_database_is_selected_again_after_an_idle_reconnect_and_a_refused_select_stops() {
+    let mut rig = Rig::streaming(Topology::single("h", 1));
+    rig.hear(&commands(&["SELECT 3", "SET a 1"]));
+    assert_eq!(rig.sent(0), commands(&["SELECT 3", "SET a 1"]));
+    rig.reply(0, b"+OK\r\n+OK\r\n");
+    rig.lane.target_lost(0, lost(), rig.now_ms).unwrap();
+    rig.now_ms += 10_000;
+    rig.connect_targets();
+    rig.hear(&command("SET b 1"));
+    assert_eq!(rig.sent(0), commands(&["SELECT 3", "SET b 1"]));
+    assert!(
+        rig.try_reply(0, b"-ERR DB index is out of range\r\n")
+            .is_err()
+    );
+}
+
+#[test]
+fn a_refused_flush_is_repeated_before_anything_behind_it() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.hear(&commands(&["SET a 1", "FLUSHALL", "SET a 2"]));
+    assert_eq!(rig.sent(0), command("SET a 1"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("FLUSHALL"));
+    rig.reply(0, b"-BUSY x\r\n");
+    assert!(rig.sent(0).is_empty());
+    rig.wait(limits::RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("FLUSHALL"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET a 2"));
+}
+
+#[test]
+fn an_unknown_command_waits_for_the_source_to_explain_it() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&commands(&["X.SET b 1", "SET b 2"]));
+    let verb = b"X.SET".to_vec();
+    let asked = rig.lane.take_question();
+    assert_eq!(asked, Some(LookupQuestion::Positions { verb }));
+    assert!(rig.sent(0).is_empty());
+    let answer = LookupAnswer::Positions {
+        first: 1,
+        last: 1,
+        step: 1,
+        movable: false,
+        write: true,
+    };
+    rig.lane.answer(answer).unwrap();
+    assert_eq!(rig.sent(0), commands(&["X.SET b 1", "SET b 2"]));
+}
+
+#[test]
+fn keys_of_the_tests_are_where_they_are_said_to_be() {
+    assert_eq!(crate::slot::slot_of(HIGH.as_bytes()), 15495);
+    assert_eq!(crate::slot::slot_of(LOW.as_bytes()), 3300);
+}
