@@ -146,6 +146,14 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// What it has logged.
+    pub fn output(&self) -> String {
+        match self {
+            Follower::Slotstream { process, .. } => process.iter().map(Sync::output).collect(),
+            Follower::Replicas { servers, .. } => servers.iter().map(Server::log).collect(),
+        }
+    }
+
     /// Ends it; the program has to end well.
     pub fn stop(self) -> Result<()> {
         match self {

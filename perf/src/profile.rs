@@ -1,16 +1,22 @@
 //! Where a process spends its time, by `perf record`, where that is installed.
 
 use anyhow::{Context, Result, bail};
+use lab::wait_until;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 /// Samples per second and CPU; prime, so that nothing periodic falls in step with it.
 const FREQUENCY: &str = "1999";
 /// Symbols with less than this share of the samples, in percent, are left out.
 const SHOWN_PERCENT: &str = "0.7";
+
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+/// How the program names its executors' threads.
+const EXECUTOR_PREFIX: &str = "core-";
 
 /// Records a process; one recording at a time.
 pub struct Profiler {
@@ -30,7 +36,13 @@ impl Profiler {
         })
     }
 
+    /// Records until [`Profiler::stop`]. A program that was just started is given time to start its executors:
+    /// threads that begin while `perf` attaches would be missed.
     pub fn start(&mut self, section: &'static str, pids: &[u32]) -> Result<()> {
+        let started = |pid: &u32| has_executor(*pid);
+        wait_until(START_TIMEOUT, "the executors to start", || {
+            Ok(pids.iter().all(started))
+        })?;
         let name = format!("slotstream-perf-{}-{section}.data", std::process::id());
         let data = std::env::temp_dir().join(name);
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
@@ -69,6 +81,14 @@ impl Profiler {
         self.sections.push((section, lines.join("\n")));
         Ok(())
     }
+}
+
+fn has_executor(pid: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let names = threads.into_iter().flatten().flatten();
+    names
+        .filter_map(|thread| fs::read_to_string(thread.path().join("comm")).ok())
+        .any(|name| name.starts_with(EXECUTOR_PREFIX))
 }
 
 impl Drop for Profiler {

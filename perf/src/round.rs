@@ -26,7 +26,7 @@ pub struct Plan {
     pub idle: Duration,
 }
 
-const COPY_TIMEOUT: Duration = Duration::from_secs(300);
+const COPY_TIMEOUT: Duration = Duration::from_secs(120);
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(120);
 const LAG_TIMEOUT: Duration = Duration::from_secs(10);
 /// Seldom enough that the servers do not feel it.
@@ -164,7 +164,8 @@ fn await_copy(stage: &Stage, follower: &mut Follower<'_>) -> Result<()> {
         }
         follower.check()?;
         if Instant::now() > deadline {
-            bail!("the copy holds {found:?} keys, the source {expected:?}");
+            let said = follower.output();
+            bail!("the copy holds {found:?} keys, the source {expected:?}: {said}");
         }
         std::thread::sleep(COPY_POLL);
     }
@@ -293,7 +294,7 @@ fn await_value(
         }
         follower.check()?;
         if Instant::now() > deadline {
-            bail!("{key} did not arrive");
+            bail!("{key} did not arrive: {}", follower.output());
         }
         std::thread::sleep(CATCH_UP_POLL);
     }
@@ -326,7 +327,7 @@ fn lag(
         while ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
             if answered.elapsed() > LAG_TIMEOUT {
                 follower.check()?;
-                bail!("{key} did not arrive");
+                bail!("{key} did not arrive: {}", follower.output());
             }
         }
         let seen = Instant::now();
