@@ -36,7 +36,7 @@ pub const BATCH_BYTES: usize = 64 * 1024;
 pub const MAX_RUN_BYTES: usize = 256 * 1024;
 
 /// Pieces handed to one vectored write; the kernel takes up to 1024.
-pub const MAX_PIECES: usize = 64;
+pub const MAX_PIECES: usize = 256;
 
 const _: () = assert!(BATCH_BYTES <= MAX_RUN_BYTES && MAX_RUN_BYTES <= MAX_FLIGHT_BYTES);
 

@@ -371,6 +371,11 @@ impl Lane {
         self.targets.lost(&mut self.chunks, index, fault, now_ms)
     }
 
+    /// Whether anything waits to be written to a target connection; [`Lane::target_gather`] may still hold it back.
+    pub fn target_has_output(&self, index: usize) -> bool {
+        self.targets.nodes[index].writer.has_output()
+    }
+
     /// What should be written to a target connection now; see [`target::Writer::gather`].
     pub fn target_gather<'a>(
         &'a self,

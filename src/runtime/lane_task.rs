@@ -1,8 +1,8 @@
 //! One lane's task: turns of reading, advancing, writing, until the lane is done.
 //!
 //! ```text
-//! turn:  timer -> dials that came through -> one read from the source -> replies of each target
-//!        -> advance -> writes to each target -> writes to the source
+//! turn:  timer -> dials that came through -> one read from the source -> writes to each target
+//!        -> replies of each target -> advance -> writes to each target -> writes to the source
 //! ```
 //!
 //! A turn that found anything to do is followed by another after other tasks had their chance; one that found nothing
@@ -124,20 +124,32 @@ impl LaneTask {
         let now_ms = self.around.shared.millis_at(Instant::now());
         let mut busy = self.tick_if_due(cx, now_ms)?;
         busy |= self.dial(cx, now_ms)?;
-        busy |= self.read_source(cx, now_ms)?;
+        // What the source brings is passed on before anything else is looked at: that is the lag.
+        if self.read_source(cx, now_ms)? {
+            self.write_targets(cx, now_ms)?;
+            busy = true;
+        }
         for index in 0..self.targets.len() {
             busy |= self.read_target(cx, index, now_ms)?;
         }
-        let advanced = self.lane.advance();
-        self.or_lose_source(advanced, now_ms)?;
+        if busy {
+            let advanced = self.lane.advance();
+            self.or_lose_source(advanced, now_ms)?;
+        }
         for index in self.lane.take_cut() {
             self.targets[index] = Socket::None;
             busy = true;
         }
+        busy |= self.write_targets(cx, now_ms)?;
+        busy |= self.write_source(cx, now_ms)?;
+        Ok(busy)
+    }
+
+    fn write_targets(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+        let mut busy = false;
         for index in 0..self.targets.len() {
             busy |= self.write_target(cx, index, now_ms)?;
         }
-        busy |= self.write_source(cx, now_ms)?;
         Ok(busy)
     }
 
@@ -319,11 +331,11 @@ impl LaneTask {
             return Ok(false);
         };
         let mut busy = false;
-        loop {
+        while self.lane.target_has_output(index) {
             let mut pieces = [IoSlice::new(&[]); limits::MAX_PIECES];
             let count = self.lane.target_gather(index, &mut pieces);
             if count == 0 {
-                return Ok(busy);
+                break;
             }
             match connection.poll_write(cx, &pieces[..count]) {
                 Poll::Pending => return Ok(busy),
@@ -335,6 +347,7 @@ impl LaneTask {
             }
             busy = true;
         }
+        Ok(busy)
     }
 
     fn write_source(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {

@@ -250,6 +250,11 @@ impl Writer {
         self.sent + usize::from(self.sent_bytes > 0)
     }
 
+    /// Whether anything waits to be written.
+    pub fn has_output(&self) -> bool {
+        self.queued_bytes > 0 || !self.hello.is_empty()
+    }
+
     /// Fills `pieces` with what should be written now, in order; gives how many. Nothing while answers are due
     /// and little has gathered: then the answers' arrival is the time to send.
     pub fn gather<'a>(
