@@ -291,13 +291,6 @@ impl Targets {
 
     /// Looks after everything that waits.
     pub fn tick(&mut self, chunks: &mut Chunks, now_ms: u64) {
-        let redirected = self.redirected.len();
-        self.redirected.retain(|_, (_, until)| *until > now_ms);
-        if self.redirected.len() < redirected {
-            // The topology counts again, and there may be no newer one to come.
-            let topology = Arc::clone(&self.topology);
-            self.adopt(chunks, &topology, now_ms);
-        }
         for index in 0..self.nodes.len() {
             let target = &self.nodes[index];
             let down = matches!(target.link, Link::Down { .. });

@@ -362,12 +362,7 @@ impl Targets {
     /// Gives everything up, for a lane that begins anew with a snapshot. What is on its way is followed by the new copy
     /// on the same connection: were the connection cut instead, the target could execute old commands after new ones.
     pub fn abandon(&mut self, chunks: &mut Chunks) {
-        for (slot, parked) in std::mem::take(&mut self.parked) {
-            for unit in parked.into_units() {
-                chunks.release(unit.range.chunk);
-            }
-            self.routes[usize::from(slot)] = self.owners[usize::from(slot)];
-        }
+        let parked = std::mem::take(&mut self.parked);
         for later in self.later.drain(..) {
             chunks.release(later.unit.range.chunk);
         }
@@ -377,6 +372,19 @@ impl Targets {
             target.writer.abandon(chunks);
             // A `SELECT` may have been given up.
             target.database = UNKNOWN_DATABASE;
+        }
+        for (slot, former) in parked {
+            for unit in former.into_units() {
+                chunks.release(unit.range.chunk);
+            }
+            // What is on its way for such a slot may be with another master than the one that gets the copy.
+            let mut waiting = Parked::default();
+            for (index, target) in self.nodes.iter().enumerate() {
+                if !target.writer.is_idle() {
+                    waiting.wait_for(index, target.writer.next_number());
+                }
+            }
+            self.parked.insert(slot, waiting);
         }
     }
 

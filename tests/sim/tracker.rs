@@ -30,6 +30,26 @@ struct Mark {
 struct Line {
     entries: Vec<Entry>,
     next: usize,
+    /// What was met so far may belong to a history that was given up.
+    doubtful: bool,
+}
+
+impl Entry {
+    /// Whether a command that does this is what is expected here.
+    fn fits(&self, mark: &Mark) -> bool {
+        // A flush that must not touch other keys removes one by one.
+        self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
+    }
+}
+
+impl Line {
+    /// Passes the next such entry; whether there is one.
+    fn take(&mut self, mark: &Mark) -> bool {
+        let mut left = self.entries[self.next..].iter();
+        let found = left.position(|entry| entry.fits(mark));
+        self.next += found.map_or(0, |at| at + 1);
+        found.is_some()
+    }
 }
 
 /// See the module's documentation.
@@ -40,6 +60,8 @@ pub struct Tracker {
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
+    /// What was given up for a new copy. What was on its way then may still be executed, before the copy of its key.
+    former: Vec<Plan>,
     pub executed: u64,
 }
 
@@ -62,7 +84,8 @@ impl Tracker {
 
     /// The lane has heard that a snapshot comes: it gives up what it was doing.
     pub fn heard_of_copy(&mut self) {
-        self.now = self.next.take().expect("a snapshot was announced");
+        let next = self.next.take().expect("a snapshot was announced");
+        self.former.push(std::mem::replace(&mut self.now, next));
     }
 
     /// The source wrote this command; its last byte is the one before `end`.
@@ -102,6 +125,9 @@ impl Tracker {
     }
 
     fn meets(&mut self, node: usize, key: &Key, mark: &Mark) {
+        if self.was_given_up(key, mark) {
+            return;
+        }
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
             panic!(
@@ -109,10 +135,7 @@ impl Tracker {
                 mark.text
             );
         };
-        let fits = |entry: &Entry| {
-            // A flush that must not touch other keys removes one by one.
-            entry.what == *mark || (entry.what.text == "FLUSH" && mark.text == "UNLINK")
-        };
+        let fits = |entry: &Entry| entry.fits(mark);
         if line.entries.get(line.next).is_some_and(fits) {
             self.now
                 .pending
@@ -131,6 +154,40 @@ impl Tracker {
             &line.entries[around.clone()],
             around.start,
         );
+    }
+
+    /// Whether this is the rest of a history that was given up, and comes before anything of the present one. What may
+    /// belong to either counts as the present one's, until something follows that can only belong to the former.
+    fn was_given_up(&mut self, key: &Key, mark: &Mark) -> bool {
+        let begun = |line: &&mut Line| line.next == 0 || line.doubtful;
+        let present = self.now.lines.get_mut(key);
+        let is_known = present.is_some();
+        let mut present = present.filter(begun);
+        if is_known && present.is_none() {
+            return false;
+        }
+        let former = self
+            .former
+            .iter_mut()
+            .filter_map(|plan| plan.lines.get_mut(key))
+            .any(|line| line.take(mark));
+        let Some(line) = &mut present else {
+            return former;
+        };
+        let next = line.entries.get(line.next);
+        let fits = next.is_some_and(|entry| entry.fits(mark));
+        let mut before = line.entries[..line.next].iter();
+        let again = self.repeats && before.any(|entry| entry.fits(mark));
+        if fits || !former || again {
+            line.doubtful = former;
+            return false;
+        }
+        for entry in &line.entries[..line.next] {
+            self.now.pending.insert((entry.end, key.clone()));
+        }
+        line.next = 0;
+        line.doubtful = false;
+        true
     }
 
     /// Panics if something up to `acknowledged` was not executed.
