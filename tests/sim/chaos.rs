@@ -226,9 +226,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         world.cut_target(index);
     }
     // A copy that is begun again leaves keys behind that were removed meanwhile.
-    let harmless = !plan.mix.removals
-        || world.status.state() == LaneState::Streaming
-        || world.tracker.executed == 0;
+    let harmless = !plan.mix.removals || world.status.state() != LaneState::Copying;
     if due(world, trouble.cut_source) && harmless {
         world.cut_source();
         if world.rng.percent(30) {

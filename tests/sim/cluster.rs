@@ -71,6 +71,9 @@ pub struct Session {
     pub forsaken: bool,
 }
 
+/// Refusals that meet commands which only read, too.
+const REFUSED_READS: [&str; 3] = ["LOADING", "BUSY", "MASTERDOWN"];
+
 impl Session {
     pub fn new(node: usize) -> Self {
         Self {
@@ -327,7 +330,11 @@ impl Cluster {
         commands: &[Vec<Bytes>],
         asking: bool,
     ) -> Result<(), String> {
-        if let Some((error, _)) = &self.nodes[session.node].refusal {
+        let reads = commands.iter().all(|args| verb(args) == "SCAN");
+        let refusal = self.nodes[session.node].refusal.as_ref();
+        if let Some((error, _)) = refusal
+            && (!reads || REFUSED_READS.iter().any(|word| error.starts_with(word)))
+        {
             self.counts.refused += 1;
             return Err(error.clone());
         }
