@@ -103,7 +103,7 @@ impl Plan {
             transactions: rng.percent(70),
             one_key_transactions: key_by_key,
             // A flush while slots move may miss keys that are between two masters.
-            flushes: !fallback && rng.percent(30) && trouble.migrate == 0 && trouble.fail_over == 0,
+            flushes: !fallback && rng.percent(30) && trouble.migrate == 0,
             unknown: rng.percent(30),
             functions: rng.percent(20),
             publish: single_source && rng.percent(30),

@@ -86,12 +86,32 @@ impl Tracker {
         self.now.expect(end, key, what);
     }
 
-    /// A target master executed this command.
-    pub fn executes(&mut self, node: usize, database: u32, args: &[Bytes]) {
+    /// A target master executed this command. `maybe_old`: what was sent before the last snapshot may still come on its
+    /// connection. Gives whether more of that may follow.
+    pub fn executes(
+        &mut self,
+        node: usize,
+        database: u32,
+        args: &[Bytes],
+        maybe_old: bool,
+    ) -> bool {
         self.executed += 1;
+        if maybe_old && !self.is_awaited(database, args) {
+            return true;
+        }
         for (key, mark) in marks(database, args) {
             self.meets(node, &key, &mark);
         }
+        // A key may have been restored before, too.
+        maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
+    }
+
+    /// Whether a command is what comes next for each of its keys.
+    fn is_awaited(&self, database: u32, args: &[Bytes]) -> bool {
+        marks(database, args).iter().all(|(key, mark)| {
+            let line = self.now.lines.get(key);
+            line.is_some_and(|line| line.awaits(mark) || line.repeats_restore(mark))
+        })
     }
 
     /// A target master is about to remove all these keys at once.
@@ -109,18 +129,14 @@ impl Tracker {
                 mark.text
             );
         };
-        let fits = |entry: &Entry| {
-            // A flush that must not touch other keys removes one by one.
-            entry.what == *mark || (entry.what.text == "FLUSH" && mark.text == "UNLINK")
-        };
-        if line.entries.get(line.next).is_some_and(fits) {
-            self.now
-                .pending
-                .remove(&(line.entries[line.next].end, key.clone()));
+        if line.awaits(mark) {
+            let end = line.entries[line.next].end;
+            self.now.pending.remove(&(end, key.clone()));
             line.next += 1;
             return;
         }
-        if self.repeats && line.entries[..line.next].iter().any(fits) {
+        let before = &line.entries[..line.next];
+        if line.repeats_restore(mark) || self.repeats && before.iter().any(|entry| entry.is(mark)) {
             return;
         }
         let around = line.next.saturating_sub(3)..(line.next + 4).min(line.entries.len());
@@ -151,6 +167,26 @@ impl Tracker {
     /// How much was written and not executed.
     pub fn open(&self) -> usize {
         self.now.pending.len()
+    }
+}
+
+impl Entry {
+    fn is(&self, mark: &Mark) -> bool {
+        // A flush that must not touch other keys removes one by one.
+        self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
+    }
+}
+
+impl Line {
+    fn awaits(&self, mark: &Mark) -> bool {
+        self.entries
+            .get(self.next)
+            .is_some_and(|entry| entry.is(mark))
+    }
+
+    /// A copy that was given up may have restored the key before, indistinguishably.
+    fn repeats_restore(&self, mark: &Mark) -> bool {
+        mark.text == "RESTORE" && self.next == 1 && self.entries[0].is(mark)
     }
 }
 
