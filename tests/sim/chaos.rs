@@ -103,7 +103,7 @@ impl Plan {
             transactions: rng.percent(70),
             one_key_transactions: key_by_key,
             // A flush while slots move may miss keys that are between two masters.
-            flushes: !fallback && rng.percent(30) && trouble.migrate == 0 && trouble.fail_over == 0,
+            flushes: !fallback && rng.percent(30) && trouble.migrate == 0,
             unknown: rng.percent(30),
             functions: rng.percent(20),
             publish: single_source && rng.percent(30),
@@ -226,9 +226,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         world.cut_target(index);
     }
     // A copy that is begun again leaves keys behind that were removed meanwhile.
-    let harmless = !plan.mix.removals
-        || world.status.state() == LaneState::Streaming
-        || world.tracker.executed == 0;
+    let harmless = !plan.mix.removals || world.status.state() != LaneState::Copying;
     if due(world, trouble.cut_source) && harmless {
         world.cut_source();
         if world.rng.percent(30) {

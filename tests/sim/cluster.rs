@@ -69,9 +69,29 @@ pub struct Session {
     broken: bool,
     /// The lane gave this connection up: what it still does is no longer followed.
     pub forsaken: bool,
+    /// So many of the next commands were sent before the lane began anew: the same goes for them.
+    old: usize,
+    /// More of those may follow, as far as anyone can see.
+    maybe_old: bool,
 }
 
+/// Refusals that meet commands which only read, too.
+const REFUSED_READS: [&str; 3] = ["LOADING", "BUSY", "MASTERDOWN"];
+
 impl Session {
+    /// The lane begins anew: what it has sent, `wire` of it on the way, means nothing any more.
+    pub fn begin_anew(&mut self, wire: &[u8]) {
+        let sent = [&self.input[..], wire].concat();
+        let mut rest = &sent[..];
+        self.old = 0;
+        while let Some((_, length)) = decode(rest) {
+            rest = &rest[length..];
+            self.old += 1;
+        }
+        self.old += usize::from(!rest.is_empty());
+        self.maybe_old = true;
+    }
+
     pub fn new(node: usize) -> Self {
         Self {
             node,
@@ -229,16 +249,24 @@ impl Cluster {
             };
             session.input.drain(..length);
             let text = crate::trace::is_on().then(|| show(&args));
-            let reply = self.handle(session, args, tracker);
+            let followed = !session.forsaken && session.old == 0;
+            let reply = self.handle(session, args, followed, tracker);
+            session.old = session.old.saturating_sub(1);
             if let Some(text) = text {
-                let mark = if session.forsaken { " (forsaken)" } else { "" };
+                let mark = if !followed { " (given up)" } else { "" };
                 crate::trace::note(|| format!("node {}{mark}: {text} -> {reply:?}", session.node));
             }
             reply.encode(&mut session.output);
         }
     }
 
-    fn handle(&mut self, session: &mut Session, args: Vec<Bytes>, tracker: &mut Tracker) -> Reply {
+    fn handle(
+        &mut self,
+        session: &mut Session,
+        args: Vec<Bytes>,
+        followed: bool,
+        tracker: &mut Tracker,
+    ) -> Reply {
         let verb = verb(&args);
         let asking = std::mem::take(&mut session.asking);
         if !session.named && !matches!(verb.as_str(), "AUTH" | "CLIENT" | "SELECT") {
@@ -277,7 +305,7 @@ impl Cluster {
                 session.broken = false;
                 Reply::Simple("OK")
             }
-            "EXEC" => self.exec(session, asking, tracker),
+            "EXEC" => self.exec(session, asking, followed, tracker),
             _ => {
                 let commands = [args];
                 if let Err(error) = self.admit(session, &commands, asking) {
@@ -290,13 +318,19 @@ impl Cluster {
                         queue.push(args);
                         Reply::Simple("QUEUED")
                     }
-                    None => self.apply(session, &args, tracker),
+                    None => self.apply(session, &args, followed, tracker),
                 }
             }
         }
     }
 
-    fn exec(&mut self, session: &mut Session, asking: bool, tracker: &mut Tracker) -> Reply {
+    fn exec(
+        &mut self,
+        session: &mut Session,
+        asking: bool,
+        followed: bool,
+        tracker: &mut Tracker,
+    ) -> Reply {
         let queue = session.queue.take().expect("EXEC follows MULTI");
         if session.broken {
             return Reply::Error(
@@ -315,7 +349,7 @@ impl Cluster {
         Reply::Array(
             queue
                 .iter()
-                .map(|args| self.apply(session, args, tracker))
+                .map(|args| self.apply(session, args, followed, tracker))
                 .collect(),
         )
     }
@@ -327,7 +361,11 @@ impl Cluster {
         commands: &[Vec<Bytes>],
         asking: bool,
     ) -> Result<(), String> {
-        if let Some((error, _)) = &self.nodes[session.node].refusal {
+        let reads = commands.iter().all(|args| verb(args) == "SCAN");
+        let refusal = self.nodes[session.node].refusal.as_ref();
+        if let Some((error, _)) = refusal
+            && (!reads || REFUSED_READS.iter().any(|word| error.starts_with(word)))
+        {
             self.counts.refused += 1;
             return Err(error.clone());
         }
@@ -386,7 +424,13 @@ impl Cluster {
         Ok(())
     }
 
-    fn apply(&mut self, session: &Session, args: &[Bytes], tracker: &mut Tracker) -> Reply {
+    fn apply(
+        &mut self,
+        session: &mut Session,
+        args: &[Bytes],
+        followed: bool,
+        tracker: &mut Tracker,
+    ) -> Reply {
         let name = verb(args);
         match name.as_str() {
             "SCAN" => self.counts.scans += 1,
@@ -395,7 +439,7 @@ impl Cluster {
             _ => {}
         }
         let node = &mut self.nodes[session.node];
-        if !session.forsaken {
+        if followed {
             if matches!(name.as_str(), "FLUSHALL" | "FLUSHDB") {
                 self.counts.flushes += 1;
                 let all = |key: &&Key| name == "FLUSHALL" || key.0 == session.database;
@@ -412,12 +456,13 @@ impl Cluster {
                     args[at]
                 );
             }
-            tracker.executes(session.node, session.database, args);
+            session.maybe_old =
+                tracker.executes(session.node, session.database, args, session.maybe_old);
         }
         let reply = node.store.execute(session.database, args);
         if let Reply::Error(error) = &reply {
             assert!(
-                tracker.repeats || session.forsaken,
+                tracker.repeats || !followed || session.maybe_old,
                 "{} failed: {error}",
                 show(args)
             );

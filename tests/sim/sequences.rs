@@ -379,6 +379,22 @@ fn a_flush_of_one_shard_leaves_the_keys_of_other_shards() {
 }
 
 #[test]
+fn a_flush_outlasts_a_target_that_refuses_to_tell_its_keys() {
+    let mut slots = SlotSet::new();
+    slots.insert_range(0, 9_999);
+    let mut world = world(1, slots);
+    world.write("SET {b}1 value");
+    world.settle_and_compare();
+    let refusal = "BUSY Redis is busy running a script.";
+    world.cluster.nodes[0].refusal = Some((refusal.into(), 0));
+    world.write("FLUSHALL");
+    world.write("SET {b}2 after");
+    world.run_until(5_000, "refusals", |world| world.cluster.counts.refused > 2);
+    world.cluster.nodes[0].refusal = None;
+    world.settle_and_compare();
+}
+
+#[test]
 fn a_flush_passes_as_it_came_where_the_target_holds_nothing_else() {
     let mut world = world(2, SlotSet::all());
     world.write("MSET {a}1 x {a}2 y");

@@ -30,26 +30,6 @@ struct Mark {
 struct Line {
     entries: Vec<Entry>,
     next: usize,
-    /// What was met so far may belong to a history that was given up.
-    doubtful: bool,
-}
-
-impl Entry {
-    /// Whether a command that does this is what is expected here.
-    fn fits(&self, mark: &Mark) -> bool {
-        // A flush that must not touch other keys removes one by one.
-        self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
-    }
-}
-
-impl Line {
-    /// Passes the next such entry; whether there is one.
-    fn take(&mut self, mark: &Mark) -> bool {
-        let mut left = self.entries[self.next..].iter();
-        let found = left.position(|entry| entry.fits(mark));
-        self.next += found.map_or(0, |at| at + 1);
-        found.is_some()
-    }
 }
 
 /// See the module's documentation.
@@ -60,8 +40,6 @@ pub struct Tracker {
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
-    /// What was given up for a new copy. What was on its way then may still be executed, before the copy of its key.
-    former: Vec<Plan>,
     pub executed: u64,
 }
 
@@ -84,8 +62,7 @@ impl Tracker {
 
     /// The lane has heard that a snapshot comes: it gives up what it was doing.
     pub fn heard_of_copy(&mut self) {
-        let next = self.next.take().expect("a snapshot was announced");
-        self.former.push(std::mem::replace(&mut self.now, next));
+        self.now = self.next.take().expect("a snapshot was announced");
     }
 
     /// The source wrote this command; its last byte is the one before `end`.
@@ -109,12 +86,32 @@ impl Tracker {
         self.now.expect(end, key, what);
     }
 
-    /// A target master executed this command.
-    pub fn executes(&mut self, node: usize, database: u32, args: &[Bytes]) {
+    /// A target master executed this command. `maybe_old`: what was sent before the last snapshot may still come on its
+    /// connection. Gives whether more of that may follow.
+    pub fn executes(
+        &mut self,
+        node: usize,
+        database: u32,
+        args: &[Bytes],
+        maybe_old: bool,
+    ) -> bool {
         self.executed += 1;
+        if maybe_old && !self.is_awaited(database, args) {
+            return true;
+        }
         for (key, mark) in marks(database, args) {
             self.meets(node, &key, &mark);
         }
+        // A key may have been restored before, too.
+        maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
+    }
+
+    /// Whether a command is what comes next for each of its keys.
+    fn is_awaited(&self, database: u32, args: &[Bytes]) -> bool {
+        marks(database, args).iter().all(|(key, mark)| {
+            let line = self.now.lines.get(key);
+            line.is_some_and(|line| line.awaits(mark) || line.repeats_restore(mark))
+        })
     }
 
     /// A target master is about to remove all these keys at once.
@@ -125,9 +122,6 @@ impl Tracker {
     }
 
     fn meets(&mut self, node: usize, key: &Key, mark: &Mark) {
-        if self.was_given_up(key, mark) {
-            return;
-        }
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
             panic!(
@@ -135,15 +129,14 @@ impl Tracker {
                 mark.text
             );
         };
-        let fits = |entry: &Entry| entry.fits(mark);
-        if line.entries.get(line.next).is_some_and(fits) {
-            self.now
-                .pending
-                .remove(&(line.entries[line.next].end, key.clone()));
+        if line.awaits(mark) {
+            let end = line.entries[line.next].end;
+            self.now.pending.remove(&(end, key.clone()));
             line.next += 1;
             return;
         }
-        if self.repeats && line.entries[..line.next].iter().any(fits) {
+        let before = &line.entries[..line.next];
+        if line.repeats_restore(mark) || self.repeats && before.iter().any(|entry| entry.is(mark)) {
             return;
         }
         let around = line.next.saturating_sub(3)..(line.next + 4).min(line.entries.len());
@@ -154,40 +147,6 @@ impl Tracker {
             &line.entries[around.clone()],
             around.start,
         );
-    }
-
-    /// Whether this is the rest of a history that was given up, and comes before anything of the present one. What may
-    /// belong to either counts as the present one's, until something follows that can only belong to the former.
-    fn was_given_up(&mut self, key: &Key, mark: &Mark) -> bool {
-        let begun = |line: &&mut Line| line.next == 0 || line.doubtful;
-        let present = self.now.lines.get_mut(key);
-        let is_known = present.is_some();
-        let mut present = present.filter(begun);
-        if is_known && present.is_none() {
-            return false;
-        }
-        let former = self
-            .former
-            .iter_mut()
-            .filter_map(|plan| plan.lines.get_mut(key))
-            .any(|line| line.take(mark));
-        let Some(line) = &mut present else {
-            return former;
-        };
-        let next = line.entries.get(line.next);
-        let fits = next.is_some_and(|entry| entry.fits(mark));
-        let mut before = line.entries[..line.next].iter();
-        let again = self.repeats && before.any(|entry| entry.fits(mark));
-        if fits || !former || again {
-            line.doubtful = former;
-            return false;
-        }
-        for entry in &line.entries[..line.next] {
-            self.now.pending.insert((entry.end, key.clone()));
-        }
-        line.next = 0;
-        line.doubtful = false;
-        true
     }
 
     /// Panics if something up to `acknowledged` was not executed.
@@ -208,6 +167,26 @@ impl Tracker {
     /// How much was written and not executed.
     pub fn open(&self) -> usize {
         self.now.pending.len()
+    }
+}
+
+impl Entry {
+    fn is(&self, mark: &Mark) -> bool {
+        // A flush that must not touch other keys removes one by one.
+        self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
+    }
+}
+
+impl Line {
+    fn awaits(&self, mark: &Mark) -> bool {
+        self.entries
+            .get(self.next)
+            .is_some_and(|entry| entry.is(mark))
+    }
+
+    /// A copy that was given up may have restored the key before, indistinguishably.
+    fn repeats_restore(&self, mark: &Mark) -> bool {
+        mark.text == "RESTORE" && self.next == 1 && self.entries[0].is(mark)
     }
 }
 

@@ -540,6 +540,11 @@ impl World {
             self.full_syncs = full_syncs;
             trace::note(|| "the lane hears of a snapshot".into());
             self.tracker.heard_of_copy();
+            for socket in &mut self.sockets {
+                if let TargetSocket::Up { session, wire } = socket {
+                    session.begin_anew(wire);
+                }
+            }
         }
         self.or_lose_source(result)
     }
