@@ -27,6 +27,71 @@ fn crc64_table() -> [u64; 256] {
     })
 }
 
+/// The decoder as one would write it first: the whole snapshot in memory, every key and value copied, the footer's
+/// checksum by the table. Knows what these benchmarks hold: strings, and hashes of plain strings or in one listpack.
+struct Naive<'a> {
+    rest: &'a [u8],
+    table: [u64; 256],
+}
+
+impl Naive<'_> {
+    fn take(&mut self, count: usize) -> Vec<u8> {
+        let (taken, rest) = self.rest.split_at(count);
+        self.rest = rest;
+        taken.to_vec()
+    }
+
+    fn length(&mut self) -> usize {
+        let first = self.take(1)[0];
+        match first >> 6 {
+            0 => usize::from(first & 0x3f),
+            1 => usize::from(first & 0x3f) << 8 | usize::from(self.take(1)[0]),
+            2 if first == 0x80 => u32::from_be_bytes(self.take(4).try_into().unwrap()) as usize,
+            _ => panic!("no plain length"),
+        }
+    }
+
+    fn string(&mut self) -> Vec<u8> {
+        let length = self.length();
+        self.take(length)
+    }
+
+    /// All keys as RESTORE commands.
+    fn restore_all(mut self, footer_version: u16) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.take(9);
+        loop {
+            let code = self.take(1)[0];
+            match code {
+                0xfe => drop(self.length()),
+                0xff => return out,
+                0xfa => drop((self.string(), self.string())),
+                0xfb => drop((self.length(), self.length())),
+                0 | 4 | 16 => {
+                    let key = self.string();
+                    let before = self.rest;
+                    let strings = if code == 4 { 2 * self.length() } else { 1 };
+                    (0..strings).for_each(|_| drop(self.string()));
+                    let mut payload = vec![code];
+                    payload.extend_from_slice(&before[..before.len() - self.rest.len()]);
+                    payload.extend_from_slice(&footer_version.to_le_bytes());
+                    let checksum = naive_crc64(&self.table, 0, &payload);
+                    payload.extend_from_slice(&checksum.to_le_bytes());
+                    let args: [&[u8]; 6] =
+                        [b"RESTORE", &key, b"0", &payload, b"REPLACE", b"ABSTTL"];
+                    out.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
+                    for arg in args {
+                        out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+                        out.extend_from_slice(arg);
+                        out.extend_from_slice(b"\r\n");
+                    }
+                }
+                other => panic!("code {other} is not in these benchmarks"),
+            }
+        }
+    }
+}
+
 fn entry(key: String, content: Content) -> Entry {
     Entry {
         key: key.into_bytes(),
@@ -133,6 +198,22 @@ fn snapshots(criterion: &mut Criterion) {
             keys
         );
 
+        let naive = || {
+            Naive {
+                rest: black_box(&snapshot),
+                table: crc64_table(),
+            }
+            .restore_all(12)
+        };
+        let mut all = Vec::new();
+        decode(&snapshot, options(1 << 20), &mut out, |item, out| {
+            let before = out.len();
+            let written = restore(item, out);
+            all.extend_from_slice(&out[before..]);
+            written
+        });
+        assert!(all == naive(), "decoder and naive twin disagree");
+
         let mut group = criterion.benchmark_group(format!("scan {name}"));
         group.throughput(Throughput::Bytes(snapshot.len() as u64));
         group.bench_function("bytes", |bencher| {
@@ -145,6 +226,7 @@ fn snapshots(criterion: &mut Criterion) {
         group.bench_function("keys", |bencher| {
             bencher.iter(|| decode(&snapshot, options(1 << 20), &mut out, restore));
         });
+        group.bench_function("naive", |bencher| bencher.iter(naive));
         group.finish();
 
         let mut group = criterion.benchmark_group(format!("elements of {name}"));
