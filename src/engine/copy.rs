@@ -21,7 +21,6 @@ use crate::position::Offset;
 use crate::rdb::{Decoder, Item, Options, Problem, RdbError, TargetFormat};
 use crate::resp::push_command;
 use crate::source::Framing;
-use crate::target::Form;
 
 /// A snapshot under way.
 pub(super) struct Copy {
@@ -198,7 +197,8 @@ impl Lane {
                     }
                 }
                 Item::Function { code } => {
-                    targets.broadcast(chunks, at, 0, Form::Command, |out| {
+                    let ours = |node: &str| self.config.functions.claim(self.status.id, node, code);
+                    targets.broadcast(chunks, at, ours, |out| {
                         push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
                     });
                 }

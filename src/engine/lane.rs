@@ -24,6 +24,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::claims::FunctionClaims;
 use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
@@ -56,6 +57,8 @@ pub struct LaneConfig {
     pub format: TargetFormat,
     pub database_map: DatabaseMap,
     pub continue_on_divergence: bool,
+    /// Shared by all lanes of the process.
+    pub functions: Arc<FunctionClaims>,
 }
 
 pub(super) enum SourceLink {

@@ -5,6 +5,7 @@
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
 //! - [`lookup`]: questions of lanes about commands that our own table does not know.
 
+pub mod claims;
 mod copy;
 mod hold;
 mod intake;

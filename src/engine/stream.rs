@@ -357,8 +357,11 @@ impl Lane {
         let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
         let frame = scan(&bytes).ok().flatten().expect("scanned before");
         let (chunks, at) = (&mut self.chunks, self.scanned);
-        self.targets
-            .broadcast(chunks, at, 0, Form::Command, |out| match op {
+        self.targets.broadcast(
+            chunks,
+            at,
+            |_| true,
+            |out| match op {
                 // Every lane brings the same library to each master: the second time it is there already.
                 Some(FunctionOp::Load) => {
                     let code = frame.args().last().unwrap_or_default();
@@ -369,7 +372,8 @@ impl Lane {
                     push_command(out, &[b"FUNCTION", b"RESTORE", payload, b"REPLACE"]);
                 }
                 _ => out.extend_from_slice(frame.bytes()),
-            });
+            },
+        );
         self.commands += 1;
         self.pass(length);
     }

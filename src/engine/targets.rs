@@ -291,40 +291,38 @@ impl Targets {
         self.send(chunks, slot, unit);
     }
 
-    /// Builds one command for every master that owns slots of this lane.
+    /// Builds one command for every master that owns slots of this lane, as far as `wanted` is true of its node id.
     pub fn broadcast(
         &mut self,
         chunks: &mut Chunks,
         at: Offset,
-        database: u32,
-        form: Form,
+        wanted: impl Fn(&str) -> bool,
         write: impl Fn(&mut Vec<u8>),
-    ) -> usize {
+    ) {
         let like = Unit {
             range: Range {
                 chunk: staging_chunk(chunks, &mut self.staging),
                 start: 0,
                 end: 0,
             },
-            form,
+            form: Form::Command,
             frames: 0,
             begin: at,
             end: at,
-            database,
+            database: 0,
             asking: false,
             again: false,
         };
-        let needed: Vec<usize> = (0..self.nodes.len())
-            .filter(|&index| self.nodes[index].needed)
-            .collect();
-        for &index in &needed {
-            let unit = self.build(chunks, form, like, |out| {
+        for index in 0..self.nodes.len() {
+            if !self.nodes[index].needed || !wanted(&self.nodes[index].node.id) {
+                continue;
+            }
+            let unit = self.build(chunks, Form::Command, like, |out| {
                 write(out);
                 1
             });
             self.push(chunks, index, unit);
         }
-        needed.len()
     }
 
     /// The first master that owns slots of this lane: for what needs any one master.

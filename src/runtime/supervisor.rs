@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
 use super::pulse;
+use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{OnDivergence, SyncPlan};
 use crate::engine::roster::{Place, Roster};
@@ -51,6 +52,7 @@ struct Supervisor {
     format: TargetFormat,
     executors: Vec<Executor>,
     roster: Roster,
+    functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
 }
@@ -73,6 +75,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         shared,
         executors,
         roster: Roster::default(),
+        functions: Arc::default(),
         orders: HashMap::new(),
         source_version: 0,
     };
@@ -151,6 +154,7 @@ impl Supervisor {
             format: self.format,
             database_map: options.database_map.clone(),
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
+            functions: Arc::clone(&self.functions),
         };
         let (_, target) = self.shared.target.load();
         let lane_status = Arc::clone(&status);

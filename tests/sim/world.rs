@@ -125,6 +125,7 @@ impl World {
             },
             database_map: DatabaseMap::default(),
             continue_on_divergence: false,
+            functions: Default::default(),
         };
         cluster.lane = slots;
         Self {
