@@ -86,6 +86,10 @@ impl Lane {
     }
 
     fn flush_on(&mut self, mut flush: Flush) -> Result<(), Fault> {
+        if std::mem::take(&mut self.targets.flush_displaced) {
+            flush.purges.clear();
+            flush.started = false;
+        }
         if !flush.started {
             if !self.targets.is_idle() {
                 self.hold = Some(Hold::Flush(flush));

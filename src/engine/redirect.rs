@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::{Chunks, Range};
-use crate::command;
+use crate::command::{self, Kind};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
 use crate::resp::{ErrorKind, scan};
@@ -284,6 +284,11 @@ impl Targets {
                 self.park(slot).give_back(unit);
             }
             Some(slot) => self.send(chunks, slot, unit),
+            // Elsewhere it would remove what other lanes own; who holds the keys now is found anew.
+            None if is_flush(chunks, unit) => {
+                chunks.release(unit.range.chunk);
+                self.flush_displaced = true;
+            }
             // A command for a master as such (FUNCTION ...): its successor gets it with the topology's copy.
             None => self.push(chunks, self.any().unwrap_or(former), unit),
         }
@@ -417,6 +422,13 @@ fn counted_as(kind: &ErrorKind) -> Option<ErrorCount> {
 fn is_select(chunks: &Chunks, unit: Unit) -> bool {
     let frame = scan(chunks.get(unit.range)).ok().flatten();
     frame.is_some_and(|frame| frame.verb().eq_ignore_ascii_case(b"SELECT"))
+}
+
+/// Whether a unit is a flush passed on as it came.
+fn is_flush(chunks: &Chunks, unit: Unit) -> bool {
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    let command = frame.and_then(|frame| command::find(&frame));
+    command.is_some_and(|command| matches!(command.kind, Kind::FlushAll | Kind::FlushDb))
 }
 
 /// The first command of a unit that says something, in a few words.

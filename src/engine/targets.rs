@@ -85,6 +85,8 @@ pub struct Targets {
     pub(super) continue_on_divergence: bool,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
+    /// A flush could not be applied where it was sent: it must be planned again.
+    pub(super) flush_displaced: bool,
     /// Where commands are built for connections, a few of which share one: neighbours of one connection should be
     /// neighbours in memory, but a chunk for each of many masters would be more memory than a lane may have.
     stagings: [Option<ChunkId>; limits::STAGING_CHUNKS],
@@ -119,6 +121,7 @@ impl Targets {
             continue_on_divergence,
             status,
             hint: false,
+            flush_displaced: false,
             stagings: [None; limits::STAGING_CHUNKS],
             staging: None,
             outcomes: Vec::new(),

@@ -102,7 +102,7 @@ impl Plan {
             across_slots: single_source && rng.percent(70) && !key_by_key,
             transactions: rng.percent(70),
             one_key_transactions: key_by_key,
-            // A flush while slots move may miss keys that are between two masters.
+            // A flush misses keys that go to a master which was flushed before: not claimed by this version.
             flushes: !fallback && rng.percent(30) && trouble.migrate == 0,
             unknown: rng.percent(30),
             functions: rng.percent(20),

@@ -9,7 +9,7 @@
 //! | `model`, `rdb` | data, commands on it, snapshots of it |
 //! | `source` | the source master: stream, backlog, handshake |
 //! | `cluster` | target masters: redirects, refusals, slots that move |
-//! | `world` | network, clock, and the lane's turns |
+//! | `world`, `turn` | network, clock, and the lane's turns |
 //! | `tracker` | what is checked while a run goes |
 //! | `workload`, `chaos` | what a seed makes happen |
 //! | `sequences` | named sequences of events |
@@ -24,6 +24,7 @@ mod sequences;
 mod source;
 mod trace;
 mod tracker;
+mod turn;
 mod workload;
 mod world;
 

@@ -409,6 +409,21 @@ fn a_flush_passes_as_it_came_where_the_target_holds_nothing_else() {
 }
 
 #[test]
+fn a_flush_that_finds_its_master_failed_is_made_at_the_successor() {
+    let mut world = world(2, SlotSet::all());
+    world.write("SET {a}1 x");
+    world.write("SET {b}1 x");
+    world.settle_and_compare();
+    world.write("FLUSHALL");
+    world.send_without_answers();
+    let index = world.connection_to(1);
+    world.cut_target(index);
+    world.cluster.fail_over(1);
+    world.settle_and_compare();
+    assert!(world.cluster.counts.flushes >= 2);
+}
+
+#[test]
 fn an_unknown_command_is_asked_about_once_and_its_like_pass() {
     let mut world = world(2, SlotSet::all());
     world.settle_and_compare();
