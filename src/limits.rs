@@ -224,8 +224,9 @@ pub const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
 pub const RING_DEPTH: usize = 128;
 
 /// How long a task may run before others of its core get their turn. With glommio's default of 100 ms, two lanes under
-/// full load on one core delay each other by up to that.
-pub const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_millis(1);
+/// full load on one core delay each other by up to that. A timer shorter than the kernel's own tick (4 ms) is programmed
+/// into the hardware at every turn: with 1 ms a streamed command cost 15% more CPU, and the lag was 10% longer.
+pub const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// The port that we tell the source to be listening on. Nothing listens there; it only shows in `INFO replication`.
 pub const SHOWN_PORT: u16 = 1;

@@ -1,9 +1,10 @@
 //! One executor per core, and how lanes get onto it.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::task::Poll;
 
-use glommio::timer::sleep;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 
 use super::lane_task::{self, Order, Surroundings};
@@ -74,8 +75,9 @@ impl Executor {
         self.lanes = None;
     }
 
-    /// Nudges it if it has missed a wake-up, see [`super::pulse`].
-    pub fn watch(&mut self) {
+    /// Gives its tasks a tick, and nudges it if it has not heard the last ones, see [`super::pulse`].
+    pub fn tick(&mut self) {
+        self.pulse.tick();
         if self.watch.look() {
             tracing::info!(
                 "core {}: woke the executor, which had missed a timer",
@@ -107,6 +109,7 @@ impl Executor {
 
 async fn run(arrivals: Receiver<NewLane>, shared: Arc<Shared>, pulse: Arc<Pulse>) {
     let _guard = pulse.begin();
+    let mut ticker = pulse.ticker();
     let mut tasks = Vec::new();
     loop {
         match arrivals.try_recv() {
@@ -121,10 +124,13 @@ async fn run(arrivals: Receiver<NewLane>, shared: Arc<Shared>, pulse: Arc<Pulse>
                 let task = lane_task::run(lane, surroundings);
                 tasks.push(glommio::spawn_local(task));
             }
-            // New lanes are rare, and a wake-up across threads would need a channel of the runtime's own.
+            // New lanes are rare: they are looked for at each tick.
             Err(TryRecvError::Empty) => {
-                pulse.beat();
-                sleep(limits::TICK).await;
+                poll_fn(|cx| match ticker.is_due(cx) {
+                    true => Poll::Ready(()),
+                    false => Poll::Pending,
+                })
+                .await;
             }
             Err(TryRecvError::Disconnected) => break,
         }

@@ -1,12 +1,12 @@
 //! One lane's task: turns of reading, advancing, writing, until the lane is done.
 //!
 //! ```text
-//! turn:  timer -> dials that came through -> one read from the source -> writes to each target
+//! turn:  tick -> dials that came through -> one read from the source -> writes to each target
 //!        -> replies of each target -> advance -> writes to each target -> writes to the source
 //! ```
 //!
 //! A turn that found anything to do is followed by another after other tasks had their chance; one that found nothing
-//! waits for a socket or the timer. So at low rates each byte is passed on in the turn that its arrival wakes, without
+//! waits for a socket or the tick. So at low rates each byte is passed on in the turn that its arrival wakes, without
 //! a timer on its way, and at high rates each turn moves as much as a read brings.
 
 use std::future::{Future, poll_fn};
@@ -15,12 +15,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
-
-use glommio::timer::Timer;
+use std::time::Instant;
 
 use super::connection::{Connection, dial};
-use super::pulse::Pulse;
+use super::pulse::{Pulse, Ticker};
 use crate::engine::lane::Lane;
 use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
@@ -60,7 +58,7 @@ struct LaneTask {
     source: Socket,
     targets: Vec<Socket>,
     replies: Box<[u8]>,
-    timer: Timer,
+    ticker: Ticker,
     target_version: u64,
     /// Number of the last question to the source.
     ticket: u64,
@@ -73,12 +71,12 @@ pub(super) async fn run(lane: Lane, around: Surroundings) {
     let mut task = LaneTask {
         lane,
         target_version: 0,
-        around,
         ticket: 0,
         source: Socket::None,
         targets: Vec::new(),
         replies: vec![0; limits::REPLY_READ_BYTES].into(),
-        timer: Timer::new(Duration::ZERO),
+        ticker: around.pulse.ticker(),
+        around,
         stopping_since: None,
     };
     let _guard = FailOnPanic(Arc::clone(&task.around.status));
@@ -154,11 +152,9 @@ impl LaneTask {
     }
 
     fn tick_if_due(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
-        if Pin::new(&mut self.timer).poll(cx).is_pending() {
+        if !self.ticker.is_due(cx) {
             return Ok(false);
         }
-        self.timer = Timer::new(limits::TICK);
-        self.around.pulse.beat();
         self.hear_orders(now_ms)?;
         if self.around.shared.stop_requested() {
             self.stop();

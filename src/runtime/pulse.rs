@@ -1,13 +1,18 @@
-//! A beat for every executor, and a nudge for one that has stopped beating.
+//! Ticks for the tasks of every executor, and a nudge for an executor that does not hear them.
 //!
-//! glommio 0.9 can sleep past its own timers: seen once in about 200 starts on kernel 6.18, a thread waited in
-//! `io_uring_enter` for ten seconds although timers of its latency ring had long been due, and went on at once when a
-//! debugger interrupted the system call. A lane that misses its wake-up would be a lane that stands still, so each executor
-//! counts its ticks, and the supervisor interrupts the sleep of one that has not ticked for a while, with a signal that
-//! does nothing else. glommio takes the interrupted call for an ordinary wake-up.
+//! Lanes look at what does not wake them (orders, topologies, retries, acknowledgements) at a tick. The supervisor's thread
+//! gives it, through the tasks' wakers: a timer of glommio's own would be armed and cancelled in the ring around every
+//! sleep, two system calls and a write to the clock's register on the path of every command at low rates.
+//!
+//! glommio 0.9 can oversleep: seen once in about 200 starts on kernel 6.18, a thread waited in `io_uring_enter` for ten
+//! seconds although timers of its latency ring had long been due, and went on at once when a debugger interrupted the
+//! system call. A lane that misses its wake-up would be a lane that stands still, so ticks heard are counted, and the
+//! supervisor interrupts the sleep of an executor that has heard none for a while, with a signal that does nothing else.
+//! glommio takes the interrupted call for an ordinary wake-up.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
@@ -19,13 +24,71 @@ use crate::limits;
 /// Not used by anything else here, and ignored by default.
 const NUDGE: Signal = Signal::SIGURG;
 
-/// One executor's beat. Its thread holds a [`Guard`] as long as it runs.
+/// One executor's pulse. Its thread holds a [`Guard`] as long as it runs.
 #[derive(Debug, Default)]
 pub(super) struct Pulse {
+    /// Ticks heard.
     beats: AtomicU64,
+    ticks: Mutex<Vec<Arc<Tick>>>,
     thread: OnceLock<Pthread>,
     ended: AtomicBool,
     broken: AtomicBool,
+}
+
+/// What the supervisor and one task share.
+#[derive(Debug)]
+struct Tick {
+    due: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+/// A task's end of its tick.
+#[derive(Debug)]
+pub(super) struct Ticker {
+    pulse: Arc<Pulse>,
+    tick: Arc<Tick>,
+    /// The waker that the supervisor has.
+    registered: Option<Waker>,
+}
+
+impl Ticker {
+    /// Whether a tick is due; if not, the next one wakes the task.
+    pub fn is_due(&mut self, cx: &Context<'_>) -> bool {
+        let known = self
+            .registered
+            .as_ref()
+            .is_some_and(|waker| waker.will_wake(cx.waker()));
+        if !known {
+            self.register(Some(cx.waker().clone()));
+        }
+        // After registering: a tick in between is seen here, a later one wakes.
+        let due = self.tick.due.swap(false, Ordering::Acquire);
+        if due {
+            self.pulse.beats.fetch_add(1, Ordering::Relaxed);
+        }
+        due
+    }
+
+    fn register(&mut self, waker: Option<Waker>) {
+        let mut shared = self
+            .tick
+            .waker
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        shared.clone_from(&waker);
+        self.registered = waker;
+    }
+}
+
+impl Drop for Ticker {
+    fn drop(&mut self) {
+        // A waker of glommio must not outlive its executor.
+        self.register(None);
+        let tick = &self.tick;
+        self.pulse
+            .locked_ticks()
+            .retain(|other| !Arc::ptr_eq(other, tick));
+    }
 }
 
 /// Tells, when dropped, that the executor has ended, and whether by a panic.
@@ -38,9 +101,33 @@ impl Pulse {
         Guard(Arc::clone(self))
     }
 
-    /// The executor's timers work.
-    pub fn beat(&self) {
-        self.beats.fetch_add(1, Ordering::Relaxed);
+    /// A tick for one more task of this executor; the first one is due at once.
+    pub fn ticker(self: &Arc<Self>) -> Ticker {
+        let tick = Arc::new(Tick {
+            due: AtomicBool::new(true),
+            waker: Mutex::new(None),
+        });
+        self.locked_ticks().push(Arc::clone(&tick));
+        Ticker {
+            pulse: Arc::clone(self),
+            tick,
+            registered: None,
+        }
+    }
+
+    /// Gives a tick to every task.
+    pub fn tick(&self) {
+        for tick in self.locked_ticks().iter() {
+            tick.due.store(true, Ordering::Release);
+            let waker = tick.waker.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(waker) = &*waker {
+                waker.wake_by_ref();
+            }
+        }
+    }
+
+    fn locked_ticks(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Tick>>> {
+        self.ticks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn has_ended(&self) -> bool {

@@ -96,7 +96,7 @@ impl Supervisor {
     fn run(mut self) -> Result<(), Fault> {
         while !self.executors.iter().all(Executor::has_ended) {
             std::thread::sleep(limits::TICK);
-            self.executors.iter_mut().for_each(Executor::watch);
+            self.executors.iter_mut().for_each(Executor::tick);
             if self.shared.stop_requested() {
                 self.executors.iter_mut().for_each(Executor::close);
             } else {
