@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::{Chunks, Range};
-use crate::command::{self, Kind};
+use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
 use crate::resp::{ErrorKind, scan};
@@ -65,6 +65,13 @@ impl Targets {
             kind => counted_as(kind).map(|_| Next::Retry),
         };
         let Some(next) = next else {
+            // It failed because one on the same key that was sent before it was refused: it waits behind that.
+            if kind == ErrorKind::Other
+                && let Some((slot, _)) = self.overtaken(chunks, index, unit)
+            {
+                self.park(slot).refused.push_back(unit);
+                return Ok(());
+            }
             let result = self.diverged(chunks, index, unit, text);
             chunks.release(unit.range.chunk);
             return result;
@@ -121,6 +128,74 @@ impl Targets {
                 self.redirected.remove(&slot);
             }
         }
+    }
+
+    /// A unit was applied although one of its slot that was sent before it was refused; owns a hold on its chunk.
+    ///
+    /// If they have no key in common, nothing is lost. If they have, the refused one will be applied too late; when both
+    /// give the same result however often they are repeated in order, repeating this one behind it sets that right.
+    pub(super) fn passed(
+        &mut self,
+        chunks: &mut Chunks,
+        index: usize,
+        unit: Unit,
+    ) -> Result<(), Fault> {
+        let unit = without_asking(unit);
+        let result = match self.overtaken(chunks, index, unit) {
+            Some((slot, true)) => {
+                let again = Unit {
+                    again: true,
+                    ..unit
+                };
+                self.park(slot).refused.push_back(again);
+                return Ok(());
+            }
+            Some((_, false)) => {
+                let text = "OK, before a refused command on the same key";
+                self.diverged(chunks, index, unit, text)
+            }
+            None => Ok(()),
+        };
+        chunks.release(unit.range.chunk);
+        result
+    }
+
+    /// Whether a unit just answered by connection `index` was sent behind one on the same key that the same connection
+    /// refused: the slot in which that waits, and whether repeating both in order sets things right.
+    fn overtaken(&self, chunks: &Chunks, index: usize, unit: Unit) -> Option<(Slot, bool)> {
+        let slot = self.slot_of_unit(chunks, unit)?;
+        let parked = self.parked.get(&slot)?;
+        if !parked.waits_on(index) {
+            return None;
+        }
+        let (keys, mut exact) = self.effects(chunks, unit);
+        let mut shares = false;
+        for refused in &parked.refused {
+            let (others, safe) = self.effects(chunks, *refused);
+            if others.iter().any(|key| keys.contains(key)) {
+                shares = true;
+                exact &= safe;
+            }
+        }
+        shares.then_some((slot, exact))
+    }
+
+    /// The keys of a unit's commands, and whether repeating them in order ends in the same values.
+    fn effects<'a>(&self, chunks: &'a Chunks, unit: Unit) -> (Vec<&'a [u8]>, bool) {
+        let (mut keys, mut safe) = (Vec::new(), true);
+        let mut rest = chunks.get(unit.range);
+        while let Ok(Some(frame)) = scan(rest) {
+            rest = &rest[frame.bytes().len()..];
+            let command = command::find(&frame).or_else(|| self.learned.get(frame.verb()));
+            let Some(command) = command else { continue };
+            let before = keys.len();
+            if let Ok(found) = command::keys(&frame, command) {
+                keys.extend(found);
+            }
+            let differs = command::replay(&frame, command) == Replay::Differs;
+            safe &= keys.len() == before || !differs;
+        }
+        (keys, safe)
     }
 
     /// A command failed in a way that no redirect or wait explains.

@@ -490,6 +490,10 @@ impl Targets {
                     let rejected = self.rejected(chunks, index, unit, kind, &text, now_ms);
                     fault = fault.or(rejected.err());
                 }
+                Outcome::Passed(unit) => {
+                    let passed = self.passed(chunks, index, unit);
+                    fault = fault.or(passed.err());
+                }
                 Outcome::FailedInside { unit, text } => {
                     let diverged = self.diverged(chunks, index, unit, &text);
                     fault = fault.or(diverged.err());

@@ -442,3 +442,34 @@ fn keys_of_the_tests_are_where_they_are_said_to_be() {
     assert_eq!(crate::slot::slot_of(HIGH.as_bytes()), 15495);
     assert_eq!(crate::slot::slot_of(LOW.as_bytes()), 3300);
 }
+
+#[test]
+fn what_passed_behind_a_refused_command_on_the_same_key_is_repeated_behind_it() {
+    let mut rig = Rig::streaming(cluster(&["1"]));
+    let all = ["SET k 1", "SET other 1", "SET k 2", "HSET k f v", "SET k 3"];
+    rig.hear(&commands(&all));
+    assert_eq!(rig.sent(0), commands(&all));
+    rig.reply(
+        0,
+        b"-OOM no memory\r\n+OK\r\n+OK\r\n-WRONGTYPE not a hash\r\n+OK\r\n",
+    );
+    rig.now_ms += limits::RETRY_REFUSED_MS;
+    rig.lane.tick(rig.now_ms).unwrap();
+    let again = ["SET k 1", "SET k 2", "HSET k f v", "SET k 3"];
+    assert_eq!(rig.sent(0), commands(&again));
+}
+
+#[test]
+fn what_cannot_be_repeated_behind_a_refused_command_is_a_divergence() {
+    let mut rig = Rig::streaming(cluster(&["1"]));
+    rig.hear(&commands(&["SET k 1", "INCR other", "INCR k"]));
+    rig.sent(0);
+    let mut fault = None;
+    for reply in [b"-OOM no memory\r\n".as_slice(), b":1\r\n", b":1\r\n"] {
+        let taken = rig.lane.target_received(0, reply, rig.now_ms);
+        fault = fault.or(taken.err());
+    }
+    let fault = fault.expect("the INCR was applied before the SET");
+    assert_eq!(fault.kind, FaultKind::Divergence);
+    assert!(fault.message.contains("INCR 'k'"), "{fault}");
+}

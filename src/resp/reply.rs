@@ -243,6 +243,11 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Whether the command will be tried again, here or elsewhere.
+    pub fn passes(&self) -> bool {
+        !matches!(self, Self::NoAuth | Self::NoPermission | Self::Other)
+    }
+
     /// Classifies an error's text (without the leading `-`).
     pub fn of(text: &[u8]) -> Self {
         let word_end = memchr::memchr(b' ', text).unwrap_or(text.len());

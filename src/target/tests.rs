@@ -204,18 +204,28 @@ fn a_run_sent_in_part_is_finished_before_anything_else_and_sent_whole_after_a_lo
 }
 
 #[test]
-fn a_refused_command_within_a_run_is_found_and_the_others_count() {
+fn a_refused_command_within_a_run_is_found_and_what_passed_behind_it_is_told() {
     let mut rig = Rig::new();
     rig.set(b"a");
     let middle = rig.set(b"b");
-    rig.set(b"c");
+    let last = rig.set(b"c");
     rig.send();
-    let rejected = rejections(&rig.reply(b"+OK\r\n-MOVED 7 h:1\r\n+OK\r\n"));
+    let outcomes = rig.reply(b"+OK\r\n-MOVED 7 h:1\r\n+OK\r\n");
     let address = "h:1".to_owned();
+    let rejected = rejections(&outcomes[..1]);
     assert_eq!(rejected, [(middle, ErrorKind::Moved { slot: 7, address })]);
     assert_eq!(rig.bytes(middle), rig.bytes(rejected[0].0));
-    rig.chunks.release(rejected[0].0.range.chunk);
+    assert_eq!(outcomes[1..], [Outcome::Passed(last)]);
+    rig.chunks.release(middle.range.chunk);
+    rig.chunks.release(last.range.chunk);
     rig.assert_done();
+    rig.set(b"d");
+    rig.send();
+    assert_eq!(
+        rig.reply(b"+OK\r\n"),
+        [],
+        "sent after the refusal was known"
+    );
 }
 
 #[test]

@@ -31,6 +31,9 @@ pub enum Outcome {
     },
     /// A command inside a transaction failed while the rest of it was applied. The receiver owns no hold.
     FailedInside { unit: Unit, text: String },
+    /// The target applied the unit although it was on its way behind one that was refused. Only told then. The receiver
+    /// owns a hold on its chunk.
+    Passed(Unit),
     /// The reply of a question, as it came.
     Answer(Vec<u8>),
 }
@@ -72,6 +75,8 @@ pub struct Writer {
     /// How many runs are sent whole, and how much of the next.
     sent: usize,
     sent_bytes: usize,
+    /// Runs below this number were pushed before the last refusal was known: what succeeds of them is told.
+    watched_to: u64,
     flight_bytes: usize,
     flight_frames: u64,
     queued_bytes: usize,
@@ -95,6 +100,7 @@ impl Writer {
             behind: VecDeque::new(),
             sent: 0,
             sent_bytes: 0,
+            watched_to: 0,
             flight_bytes: 0,
             flight_frames: 0,
             queued_bytes: 0,
@@ -205,6 +211,7 @@ impl Writer {
         self.link = Link::Down;
         self.scanner.reset();
         self.refused = None;
+        self.watched_to = 0;
         self.answer.clear();
         for run in self.runs.drain(..self.void) {
             chunks.release(run.unit.range.chunk);
@@ -434,13 +441,30 @@ impl Writer {
         while count > 0 {
             let void = self.void > 0;
             let refused = self.refused.is_some();
+            let watched = self.front < self.watched_to;
             let Some((run, due)) = self.awaited() else {
                 return false;
             };
-            let now = u64::from(due).min(count);
+            let mut now = u64::from(due).min(count);
+            if watched && !void && run.is_plain() {
+                let unit = run.unanswered(chunks);
+                chunks.hold(unit.range.chunk);
+                outcomes.push(Outcome::Passed(unit));
+                now = 1;
+            }
             run.answered += now as u32;
             count -= now;
             let (unit, whole) = (run.unit, run.answered == run.unit.frames);
+            if watched
+                && !void
+                && whole
+                && !refused
+                && !run.is_plain()
+                && unit.form != Form::Question
+            {
+                chunks.hold(unit.range.chunk);
+                outcomes.push(Outcome::Passed(unit));
+            }
             if unit.form == Form::Question {
                 let answer = std::mem::take(&mut self.answer);
                 if !void {
@@ -450,7 +474,7 @@ impl Writer {
                 // What follows the `EXEC` succeeded, but the transaction itself did not.
                 let text = self.refused.take().unwrap_or_default();
                 chunks.hold(unit.range.chunk);
-                outcomes.push(rejected(unit, text));
+                self.reject(unit, text, outcomes);
             }
             self.settle(chunks);
         }
@@ -529,15 +553,18 @@ impl Writer {
         };
         chunks.hold(unit.range.chunk);
         run.answered += 1;
-        outcomes.push(rejected(unit, text));
+        self.reject(unit, text, outcomes);
         self.settle(chunks);
         Ok(())
     }
-}
 
-fn rejected(unit: Unit, text: String) -> Outcome {
-    let kind = ErrorKind::of(text.as_bytes());
-    Outcome::Rejected { unit, kind, text }
+    fn reject(&mut self, unit: Unit, text: String, outcomes: &mut Vec<Outcome>) {
+        let kind = ErrorKind::of(text.as_bytes());
+        if kind.passes() {
+            self.watched_to = self.next_number();
+        }
+        outcomes.push(Outcome::Rejected { unit, kind, text });
+    }
 }
 
 /// Whether a refusal concerns one command and not the connection as such.
