@@ -192,10 +192,11 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, faults: &Faults) -> std::io::R
         while faults.paused.load(Ordering::Relaxed) && !faults.stopped.load(Ordering::Relaxed) {
             std::thread::sleep(TICK);
         }
-        to.write_all(&buffer[..length])?;
+        // Counted before they go: whoever has received them finds them counted.
         faults
             .bytes_passed
             .fetch_add(length as u64, Ordering::Relaxed);
+        to.write_all(&buffer[..length])?;
         if limit > 0 {
             let due = Duration::from_secs_f64(length as f64 / limit as f64);
             std::thread::sleep(due.saturating_sub(started.elapsed()));
