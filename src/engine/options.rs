@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::fault::{Fault, FaultKind};
-use crate::topology::{Endpoint, RdbSupport, ServerInfo, Topology, TopologyKind};
+use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 
 /// All options of `sync`.
 #[derive(Debug, Clone)]
@@ -77,12 +77,6 @@ pub enum Destination {
 }
 
 impl Deployment {
-    /// The snapshot versions that every master takes; `None` when none answered.
-    pub fn rdb_support(&self) -> Option<RdbSupport> {
-        let supports = self.servers.iter().map(|(_, server)| server.rdb_support());
-        supports.reduce(RdbSupport::both)
-    }
-
     /// What the master with this node id said about itself.
     pub fn server(&self, node_id: &str) -> Option<&ServerInfo> {
         let mut servers = self.servers.iter();

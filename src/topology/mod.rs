@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 
 pub use cell::TopologyCell;
 pub use change::TopologyChange;
-pub use server::{Flavour, RdbSupport, Role, ServerInfo, Version};
+pub use server::{Flavour, Role, ServerInfo, Version};
 pub use uri::{Credentials, Endpoint, Secret};
 pub use value::Value;
 

@@ -1,4 +1,4 @@
-//! What a server says about itself in `INFO`, and which snapshots follow from its version.
+//! What a server says about itself in `INFO`.
 //!
 //! Pure: takes the reply's text, gives [`ServerInfo`].
 
@@ -22,18 +22,6 @@ pub struct Version {
 /// The oldest release that this program works with: replicas of older ones speak another PSYNC2
 /// dialect and lack `RESTORE ... ABSTTL`.
 pub const OLDEST_SUPPORTED: Version = Version::new(6, 0, 0);
-
-/// Which snapshot versions a server's `RESTORE` takes.
-///
-/// Measured on Redis 6.0, 7.0, 8.0 and Valkey 8.0, 8.1, 9.1; the releases between follow from
-/// `RDB_VERSION` in their `src/rdb.h`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RdbSupport {
-    /// The highest version of the common numbering, and of Redis's own above 11.
-    pub redis: u16,
-    /// The highest version of Valkey's own numbering (80 and up), where the server knows it.
-    pub valkey: Option<u16>,
-}
 
 /// Whether a node takes writes itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,41 +101,6 @@ impl fmt::Display for Flavour {
     }
 }
 
-impl RdbSupport {
-    /// What a release takes.
-    pub fn of(flavour: Flavour, version: Version) -> Self {
-        let release = (version.major, version.minor);
-        let (redis, valkey) = match flavour {
-            Flavour::Valkey if release >= (9, 1) => (11, Some(81)),
-            Flavour::Valkey if release >= (9, 0) => (11, Some(80)),
-            Flavour::Valkey => (11, None),
-            Flavour::Redis if release >= (8, 6) => (13, None),
-            Flavour::Redis if release >= (7, 4) => (12, None),
-            Flavour::Redis if release >= (7, 2) => (11, None),
-            Flavour::Redis if release >= (7, 0) => (10, None),
-            Flavour::Redis => (9, None),
-        };
-        Self { redis, valkey }
-    }
-
-    /// Whether `RESTORE` takes a payload with this version in its footer.
-    pub fn accepts(self, rdb_version: u16) -> bool {
-        if rdb_version >= 80 {
-            self.valkey.is_some_and(|highest| rdb_version <= highest)
-        } else {
-            rdb_version <= self.redis
-        }
-    }
-
-    /// The highest version that both take; what a payload may carry to go to either.
-    pub fn both(self, other: Self) -> Self {
-        Self {
-            redis: self.redis.min(other.redis),
-            valkey: self.valkey.zip(other.valkey).map(|(a, b)| a.min(b)),
-        }
-    }
-}
-
 impl ServerInfo {
     /// Reads the text of `INFO` (all default sections).
     pub fn parse(info: &str) -> Result<Self, InfoError> {
@@ -184,11 +137,6 @@ impl ServerInfo {
             loading: field("loading") == Some("1"),
             keyspace: info.lines().filter_map(keyspace_line).collect(),
         })
-    }
-
-    /// Which snapshot versions its `RESTORE` takes.
-    pub fn rdb_support(&self) -> RdbSupport {
-        RdbSupport::of(self.flavour, self.version)
     }
 
     /// Keys in all databases.
@@ -268,32 +216,5 @@ mod tests {
     fn a_sentinel_is_recognised() {
         let text = "redis_version:7.0.15\r\nredis_mode:sentinel\r\nrun_id:1\r\n";
         assert_eq!(ServerInfo::parse(text), Err(InfoError::Sentinel));
-    }
-
-    #[test]
-    fn restore_accepts_what_was_measured() {
-        let accepts = |flavour, major, minor, rdb| {
-            RdbSupport::of(flavour, Version::new(major, minor, 0)).accepts(rdb)
-        };
-        let highest = [
-            (Flavour::Redis, 6, 0, 9),
-            (Flavour::Redis, 7, 0, 10),
-            (Flavour::Redis, 8, 0, 12),
-            (Flavour::Valkey, 8, 1, 11),
-        ];
-        for (flavour, major, minor, rdb) in highest {
-            assert!(accepts(flavour, major, minor, rdb));
-            assert!(!accepts(flavour, major, minor, rdb + 1));
-            assert!(!accepts(flavour, major, minor, 80));
-        }
-        assert!(accepts(Flavour::Valkey, 9, 1, 80));
-        assert!(!accepts(Flavour::Valkey, 9, 1, 12));
-    }
-
-    #[test]
-    fn a_mixed_target_accepts_what_its_oldest_member_does() {
-        let old = RdbSupport::of(Flavour::Valkey, Version::new(8, 1, 0));
-        let new = RdbSupport::of(Flavour::Valkey, Version::new(9, 0, 0));
-        assert_eq!(old.both(new), old);
     }
 }
