@@ -40,9 +40,12 @@ impl Roster {
     /// Compares the lanes with a topology, and follows it.
     pub fn follow(&mut self, topology: &Topology) -> Changes {
         let mut changes = Changes::default();
+        // A former master may be listed as one for a while after a failover, without slots: it is not what to follow.
         let own = |place: &Place| match topology.kind {
             TopologyKind::Single => topology.shards.first(),
-            TopologyKind::Cluster => topology.shard_by_id(&place.master.id),
+            TopologyKind::Cluster => topology
+                .shard_by_id(&place.master.id)
+                .filter(|shard| !shard.slots.is_empty()),
         };
         // A master that is still one belongs to its lane before any heir is looked for.
         let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
@@ -133,6 +136,25 @@ mod tests {
         assert_eq!(changes.new.len(), 1);
         assert_eq!(changes.new[0].0.id, "d");
         assert!(changes.ended.is_empty());
+    }
+
+    #[test]
+    fn a_former_master_that_is_still_listed_without_slots_is_left_for_its_heir() {
+        let before = cluster(vec![shard("a", 1, 0, 8000), shard("b", 2, 8001, 16383)]);
+        let mut roster = roster(&before);
+        let mut former = shard("a", 1, 0, 0);
+        former.slots = SlotSet::new();
+        let between = cluster(vec![
+            former,
+            shard("b", 2, 8001, 16383),
+            shard("c", 3, 0, 8000),
+        ]);
+        let changes = roster.follow(&between);
+        assert!(changes.new.is_empty(), "two lanes would apply one stream");
+        assert_eq!((changes.moved[0].0, changes.moved[0].1.port), (0, 3));
+        let after = cluster(vec![shard("b", 2, 8001, 16383), shard("c", 3, 0, 8000)]);
+        let changes = roster.follow(&after);
+        assert!(changes.new.is_empty() && changes.moved.is_empty() && changes.ended.is_empty());
     }
 
     #[test]
