@@ -17,7 +17,6 @@ pub enum FaultKind {
     /// The kernel or the container refuses io_uring.
     IoUring,
     /// The limit on locked memory is too low for the rings.
-    LockedMemory,
     /// A core that was asked for does not exist or is not allowed to this process.
     Core,
     /// The address of the status page cannot be listened on.
@@ -244,9 +243,10 @@ impl FaultKind {
                 Policy::Retry
             }
             // What waits for a person: input, machine, permissions.
-            Usage | Uri | File | IoUring | LockedMemory | Core | StatusAddress | Runtime
-            | NoPassword | WrongPassword | NoPermission | TargetIsReplica | Refused
-            | ServerTooOld => Policy::Stop,
+            Usage | Uri | File | IoUring | Core | StatusAddress | Runtime | NoPassword
+            | WrongPassword | NoPermission | TargetIsReplica | Refused | ServerTooOld => {
+                Policy::Stop
+            }
             // What would come again on every attempt, at the cost of a full copy each time.
             Protocol | SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt
             | SnapshotUnsupported | UnknownCommand | CrossSlot | TooLarge | Divergence => {
@@ -260,9 +260,7 @@ impl FaultKind {
         use FaultKind::*;
         match self {
             Usage | Uri => ExitClass::Usage,
-            File | IoUring | LockedMemory | Core | StatusAddress | Runtime => {
-                ExitClass::Environment
-            }
+            File | IoUring | Core | StatusAddress | Runtime => ExitClass::Environment,
             Resolve | Unreachable | ConnectionLost | NoPassword | WrongPassword | NoPermission
             | Loading | MasterLinkDown | Busy | ClusterDown | TryAgain | ReadOnly | OutOfMemory
             | WritesPaused | NoTopology | TargetIsReplica | Protocol | Refused | ServerTooOld => {

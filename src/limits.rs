@@ -130,9 +130,6 @@ pub const LOG_INTERVAL_MS: u64 = 10_000;
 /// The most connections to the status page at a time.
 pub const MAX_STATUS_CONNECTIONS: usize = 64;
 
-/// Locked memory per executor below which glommio refuses to start, in bytes.
-pub const LOCKED_BYTES_PER_EXECUTOR: u64 = 512 * 1024;
-
 /// The largest password file, in bytes.
 pub const MAX_PASSWORD_BYTES: u64 = 4096;
 
@@ -209,10 +206,6 @@ pub const PURGE_SCAN_COUNT: &[u8] = b"500";
 /// a command waits for it.
 pub const TICK: std::time::Duration = std::time::Duration::from_millis(50);
 
-/// An executor that has not ticked for so long is taken to have missed a wake-up. Many ticks, since on a crowded machine
-/// a thread may also just wait for its core; a nudge too many does no harm.
-pub const MISSED_BEAT: std::time::Duration = std::time::Duration::from_millis(500);
-
 /// How long connecting may take.
 pub const DIAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -229,16 +222,11 @@ pub const MIN_REPLY_BYTES: usize = 4;
 /// writes costs both sides more than the replies in it: with these a streamed command cost 20% less CPU.
 pub const REPLIES_TOGETHER: [(u64, u64); 2] = [(2048, 1024), (256, 128)];
 
-/// Memory that glommio registers for direct IO, per ring; sockets need none of it.
-pub const EXECUTOR_IO_MEMORY: usize = 64 * 1024;
+/// Entries of a core's ring: how many sockets can be taken under watch by one system call.
+pub const RING_DEPTH: u32 = 128;
 
-/// Entries of a ring: sockets of all lanes of a core that are polled at once, and a few more.
-pub const RING_DEPTH: usize = 128;
-
-/// How long a task may run before others of its core get their turn. With glommio's default of 100 ms, two lanes under
-/// full load on one core delay each other by up to that. A timer shorter than the kernel's own tick (4 ms) is programmed
-/// into the hardware at every turn: with 1 ms a streamed command cost 15% more CPU, and the lag was 10% longer.
-pub const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_millis(10);
+/// Completions that it holds; the kernel keeps what is more until there is room.
+pub const RING_COMPLETIONS: u32 = 4096;
 
 /// The port that we tell the source to be listening on. Nothing listens there; it only shows in `INFO replication`.
 pub const SHOWN_PORT: u16 = 1;

@@ -32,7 +32,7 @@ const IMPURE: &[&str] = &[
     "std::process",
     "rand::",
     "tokio",
-    "glommio",
+    "io_uring",
     "rustix",
 ];
 
@@ -121,13 +121,13 @@ fn the_pure_layers_name_no_socket_file_clock_or_thread() {
 }
 
 #[test]
-fn only_the_runtime_names_glommio() {
+fn only_the_runtime_names_io_uring() {
     for (path, text) in rust_files("src") {
         let allowed = module_of(&path).is_some_and(|module| module == "runtime");
         for (number, line) in code(&text) {
             assert!(
-                allowed || !line.contains("glommio::"),
-                "{}:{number} names glommio",
+                allowed || !line.contains("io_uring::"),
+                "{}:{number} names io_uring",
                 path.display()
             );
         }

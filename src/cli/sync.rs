@@ -15,8 +15,8 @@ use super::summary;
 use crate::control::discover::discover;
 use crate::control::http::StatusServer;
 use crate::control::lookup::LookupService;
+use crate::control::preflight;
 use crate::control::watcher::Watcher;
-use crate::control::{environment, preflight};
 use crate::engine::options::{Deployment, SyncOptions, SyncPlan};
 use crate::engine::shared::{CatchUp, Shared};
 use crate::fault::{Fault, Side};
@@ -30,8 +30,7 @@ pub fn run(args: SyncArgs) -> Result<(), Fault> {
     let switch = signals::install()?;
     let screen = Screen::new();
     screen.start_log();
-    environment::check_io_uring()?;
-    environment::ensure_locked_memory(options.cores.len())?;
+    runtime::check()?;
     let plan = find(options)?;
     replicate(plan, started, &switch, &screen)
 }

@@ -1,17 +1,11 @@
 //! What kernel, container and limits allow, checked before anything else so that each refusal names its setting.
-//!
-//! glommio panics or fails in terms of its own when io_uring or locked memory is refused.
 
 use std::io::ErrorKind;
 
-use io_uring::IoUring;
-use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_getaffinity};
-use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::Pid;
 
 use crate::fault::{Fault, FaultKind};
-use crate::limits::LOCKED_BYTES_PER_EXECUTOR;
 
 /// Cores that this process may run on, rising.
 pub fn allowed_cores() -> Result<Vec<usize>, Fault> {
@@ -40,66 +34,6 @@ pub fn choose_cores(asked: Option<&[usize]>, allowed: &[usize]) -> Result<Vec<us
             Err(Fault::new(FaultKind::Core, text))
         }
     }
-}
-
-/// Opens a small ring and closes it again.
-pub fn check_io_uring() -> Result<(), Fault> {
-    match IoUring::new(2) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Fault::new(
-            FaultKind::IoUring,
-            io_uring_refusal(&error, io_uring_disabled()),
-        )),
-    }
-}
-
-/// `kernel.io_uring_disabled`: 0 allowed, 1 privileged only, 2 never; `None` where the setting does not exist.
-fn io_uring_disabled() -> Option<u8> {
-    let text = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok()?;
-    text.trim().parse().ok()
-}
-
-/// Why, and which setting to change.
-fn io_uring_refusal(error: &std::io::Error, disabled: Option<u8>) -> String {
-    let errno = error.raw_os_error().map(Errno::from_raw);
-    match (errno, disabled) {
-        (Some(Errno::ENOSYS), _) => "the kernel has no io_uring; use Linux 5.8 or later built with CONFIG_IO_URING \
-             (a seccomp profile may also hide it: run the container with one that allows io_uring_setup)"
-            .into(),
-        (_, Some(level @ 1..)) => format!(
-            "the kernel refuses io_uring: kernel.io_uring_disabled is {level}; set it with sysctl -w kernel.io_uring_disabled=0"
-        ),
-        (Some(Errno::EPERM | Errno::EACCES), _) => "io_uring is refused by a seccomp profile (Docker's default does so); run the \
-             container with --security-opt seccomp=unconfined or a profile that allows io_uring_setup, io_uring_enter, \
-             io_uring_register"
-            .into(),
-        (Some(Errno::ENOMEM), _) => "io_uring has no locked memory left; raise ulimit -l, or LimitMEMLOCK= of the service"
-            .into(),
-        _ => format!("io_uring cannot be used: {error}"),
-    }
-}
-
-/// Sees to enough locked memory for `executors` rings: raises the soft limit as far as needed and allowed.
-pub fn ensure_locked_memory(executors: usize) -> Result<(), Fault> {
-    let needed = LOCKED_BYTES_PER_EXECUTOR.saturating_mul(executors as u64);
-    let (current, maximum) = getrlimit(Resource::RLIMIT_MEMLOCK).map_err(|error| {
-        let text = format!("the kernel does not tell the limit on locked memory: {error}");
-        Fault::new(FaultKind::LockedMemory, text)
-    })?;
-    let is_enough = |limit: u64| limit == RLIM_INFINITY || limit >= needed;
-    if is_enough(current)
-        || is_enough(maximum) && setrlimit(Resource::RLIMIT_MEMLOCK, needed, maximum).is_ok()
-    {
-        return Ok(());
-    }
-    let kib = |bytes: u64| bytes / 1024;
-    let text = format!(
-        "locked memory is limited to {} KiB and {executors} cores need {} KiB; raise ulimit -l, LimitMEMLOCK= of the \
-         service, or docker run --ulimit memlock=-1, or give fewer --cores",
-        kib(current),
-        kib(needed)
-    );
-    Err(Fault::new(FaultKind::LockedMemory, text))
 }
 
 /// Reads a small file that holds a password; one line break at its end does not count.
@@ -148,15 +82,6 @@ mod tests {
     #[test]
     fn this_process_may_run_somewhere() {
         assert!(!allowed_cores().expect("the kernel tells").is_empty());
-    }
-
-    #[test]
-    fn every_refusal_of_io_uring_names_its_setting() {
-        let refusal = |errno: Errno, disabled| io_uring_refusal(&errno.into(), disabled);
-        assert!(refusal(Errno::ENOSYS, None).contains("Linux 5.8"));
-        assert!(refusal(Errno::EPERM, Some(2)).contains("io_uring_disabled is 2"));
-        assert!(refusal(Errno::EPERM, Some(0)).contains("seccomp=unconfined"));
-        assert!(refusal(Errno::ENOMEM, None).contains("ulimit -l"));
     }
 
     #[test]

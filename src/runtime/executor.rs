@@ -1,14 +1,18 @@
-//! One executor per core, and how lanes get onto it.
+//! One thread per core, and how lanes get onto it.
+//!
+//! The thread gives each of its lanes a turn, again and again while any of them has something to do, and else sleeps in
+//! its ring until a socket is ready or the next tick is due.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
-use std::task::Poll;
+use std::thread::JoinHandle;
+use std::time::Instant;
 
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
 
-use super::lane_task::{self, Order, Surroundings};
-use super::pulse::{Pulse, Watch};
+use super::lane_task::{LaneTask, Order, Surroundings, Turn};
+use super::ring::Ring;
 use crate::engine::lane::Lane;
 use crate::engine::shared::Shared;
 use crate::engine::status::LaneStatus;
@@ -22,44 +26,40 @@ pub(super) struct NewLane {
     pub orders: Receiver<Order>,
 }
 
-/// An executor on its core. It ends when it is closed and its lanes are done.
+/// The thread of a core. It ends when it is closed and its lanes are done.
 pub(super) struct Executor {
     pub core: usize,
     /// Where new lanes are left; `None` once closed.
     lanes: Option<Sender<NewLane>>,
-    pulse: Arc<Pulse>,
-    watch: Watch,
-    /// Never joined: what an executor does after its last lane has ended concerns nobody, and the process ends.
-    _thread: ExecutorJoinHandle<()>,
+    thread: Option<JoinHandle<Result<(), Fault>>>,
 }
 
 impl Executor {
-    /// Starts the executor's thread, pinned to `core`.
+    /// Starts the thread, pinned to `core`.
     ///
     /// # Errors
-    /// When the kernel refuses the rings or the thread.
+    /// When the kernel refuses the thread, the core or the ring.
     pub fn start(core: usize, shared: Arc<Shared>) -> Result<Self, Fault> {
+        let refused = move |error: std::io::Error| {
+            let text = format!("cannot run on core {core}: {error}");
+            Fault::new(FaultKind::Runtime, text)
+        };
         let (lanes, arrivals) = channel();
-        let pulse = Arc::new(Pulse::default());
-        let beating = Arc::clone(&pulse);
-        let thread = LocalExecutorBuilder::new(Placement::Fixed(core))
-            .name(&format!("core-{core}"))
-            .io_memory(limits::EXECUTOR_IO_MEMORY)
-            .ring_depth(limits::RING_DEPTH)
-            .preempt_timer(limits::PREEMPT_TIMER)
-            .spawn(move || run(arrivals, shared, beating))
-            .map_err(|error| {
-                Fault::new(
-                    FaultKind::Runtime,
-                    format!("cannot start an executor on core {core}: {error}; check `ulimit -l` and that io_uring is allowed"),
-                )
-            })?;
+        let (started, start) = channel();
+        let thread = std::thread::Builder::new()
+            .name(format!("core-{core}"))
+            .spawn(move || {
+                let ring = pin(core).and_then(|()| Ring::new()).map_err(refused);
+                // The starter waits for it.
+                let _ = started.send(ring.as_ref().map(|_| ()).map_err(Fault::clone));
+                run(&arrivals, &shared, ring?)
+            })
+            .map_err(refused)?;
+        start.recv().unwrap_or_else(|_| Err(panicked(core)))?;
         Ok(Self {
             core,
             lanes: Some(lanes),
-            watch: Watch::new(Arc::clone(&pulse)),
-            pulse,
-            _thread: thread,
+            thread: Some(thread),
         })
     }
 
@@ -75,67 +75,88 @@ impl Executor {
         self.lanes = None;
     }
 
-    /// Gives its tasks a tick, and nudges it if it has not heard the last ones, see [`super::pulse`].
-    pub fn tick(&mut self) {
-        self.pulse.tick();
-        if self.watch.look() {
-            tracing::info!(
-                "core {}: woke the executor, which had missed a timer",
-                self.core
-            );
-        }
-    }
-
     /// Whether all its lanes have ended.
     pub fn has_ended(&self) -> bool {
-        self.pulse.has_ended()
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// How it ended.
+    /// Waits for its end.
     ///
     /// # Errors
-    /// When its thread panicked.
-    pub fn result(&self) -> Result<(), Fault> {
-        if self.pulse.is_broken() {
-            let text = format!(
-                "the executor of core {} panicked; please report what it printed",
-                self.core
-            );
-            return Err(Fault::new(FaultKind::Runtime, text));
-        }
-        Ok(())
+    /// How it ended, if not well.
+    pub fn join(&mut self) -> Result<(), Fault> {
+        let thread = self.thread.take();
+        thread.map_or(Ok(()), |thread| {
+            thread.join().unwrap_or_else(|_| Err(panicked(self.core)))
+        })
     }
 }
 
-async fn run(arrivals: Receiver<NewLane>, shared: Arc<Shared>, pulse: Arc<Pulse>) {
-    let _guard = pulse.begin();
-    let mut ticker = pulse.ticker();
-    let mut tasks = Vec::new();
+fn panicked(core: usize) -> Fault {
+    let text = format!("the thread of core {core} panicked; please report what it printed");
+    Fault::new(FaultKind::Runtime, text)
+}
+
+fn pin(core: usize) -> std::io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+fn run(arrivals: &Receiver<NewLane>, shared: &Arc<Shared>, ring: Ring) -> Result<(), Fault> {
+    let mut lanes: Vec<LaneTask> = Vec::new();
+    let mut open = true;
+    let mut next_tick = Instant::now();
+    while open || !lanes.is_empty() {
+        let now = Instant::now();
+        let tick = now >= next_tick;
+        if tick {
+            next_tick = now + limits::TICK;
+            open = open && take_in(arrivals, shared, &ring, &mut lanes);
+        }
+        let mut busy = false;
+        lanes.retain_mut(|lane| match lane.turn(now, tick) {
+            Turn::Done => false,
+            Turn::Busy => {
+                busy = true;
+                true
+            }
+            Turn::Idle => true,
+        });
+        let told = match busy {
+            true => ring.collect(),
+            false => ring.wait(next_tick.saturating_duration_since(now)),
+        };
+        if let Err(error) = told {
+            let text = format!("the kernel's io_uring failed: {error}");
+            let fault = Fault::new(FaultKind::Runtime, text);
+            lanes.iter().for_each(|lane| lane.fail(fault.clone()));
+            return Err(fault);
+        }
+    }
+    Ok(())
+}
+
+/// Takes new lanes in; `false` when none will come any more.
+fn take_in(
+    arrivals: &Receiver<NewLane>,
+    shared: &Arc<Shared>,
+    ring: &Ring,
+    lanes: &mut Vec<LaneTask>,
+) -> bool {
     loop {
         match arrivals.try_recv() {
             Ok(new) => {
-                let lane = (new.build)();
-                let surroundings = Surroundings {
+                let around = Surroundings {
                     status: new.status,
-                    shared: Arc::clone(&shared),
+                    shared: Arc::clone(shared),
                     orders: new.orders,
-                    pulse: Arc::clone(&pulse),
+                    ring: ring.clone(),
                 };
-                let task = lane_task::run(lane, surroundings);
-                tasks.push(glommio::spawn_local(task));
+                lanes.push(LaneTask::new((new.build)(), around));
             }
-            // New lanes are rare: they are looked for at each tick.
-            Err(TryRecvError::Empty) => {
-                poll_fn(|cx| match ticker.is_due(cx) {
-                    true => Poll::Ready(()),
-                    false => Poll::Pending,
-                })
-                .await;
-            }
-            Err(TryRecvError::Disconnected) => break,
+            Err(TryRecvError::Empty) => return true,
+            Err(TryRecvError::Disconnected) => return false,
         }
-    }
-    for task in tasks {
-        task.await;
     }
 }

@@ -5,20 +5,17 @@
 //!        -> replies of each target -> advance -> writes to each target -> writes to the source
 //! ```
 //!
-//! A turn that found anything to do is followed by another after other tasks had their chance; one that found nothing
-//! waits for a socket or the tick. So at low rates each byte is passed on in the turn that its arrival wakes, without
-//! a timer on its way, and at high rates each turn moves as much as a read brings.
+//! A turn that found anything to do is followed by another after the core's other lanes had theirs; when none found
+//! anything, the core sleeps until a socket or the tick. So at low rates each byte is passed on in the turn that its arrival
+//! wakes, without a timer on its way, and at high rates each turn moves as much as a read brings.
 
-use std::future::{Future, poll_fn};
-use std::io::IoSlice;
-use std::pin::Pin;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::task::{Context, Poll};
 use std::time::Instant;
 
-use super::connection::{Connection, dial};
-use super::pulse::{Pulse, Ticker};
+use super::connection::{Connection, Dial};
+use super::ring::Ring;
 use crate::engine::lane::Lane;
 use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
@@ -40,10 +37,19 @@ pub(super) struct Surroundings {
     pub status: Arc<LaneStatus>,
     pub shared: Arc<Shared>,
     pub orders: Receiver<Order>,
-    pub pulse: Arc<Pulse>,
+    pub ring: Ring,
 }
 
-type Dial = Pin<Box<dyn Future<Output = Result<Connection, Fault>>>>;
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There may be more to do.
+    Busy,
+    /// There is nothing to do before a socket is ready or the next tick.
+    Idle,
+    /// The lane has ended; how is in its status.
+    Done,
+}
 
 /// One end of a lane: being dialled, connected, or neither.
 enum Socket {
@@ -52,13 +58,13 @@ enum Socket {
     Up(Connection),
 }
 
-struct LaneTask {
+/// A lane with its sockets.
+pub(super) struct LaneTask {
     lane: Lane,
     around: Surroundings,
     source: Socket,
     targets: Vec<Socket>,
     replies: Box<[u8]>,
-    ticker: Ticker,
     target_version: u64,
     /// Number of the last question to the source.
     ticket: u64,
@@ -66,69 +72,63 @@ struct LaneTask {
     stopping_since: Option<Instant>,
 }
 
-/// Runs a lane to its end, and leaves how it ended in its status.
-pub(super) async fn run(lane: Lane, around: Surroundings) {
-    let mut task = LaneTask {
-        lane,
-        target_version: 0,
-        ticket: 0,
-        source: Socket::None,
-        targets: Vec::new(),
-        replies: vec![0; limits::REPLY_READ_BYTES].into(),
-        ticker: around.pulse.ticker(),
-        around,
-        stopping_since: None,
-    };
-    let _guard = FailOnPanic(Arc::clone(&task.around.status));
-    loop {
-        match poll_fn(|cx| task.turn(cx)).await {
-            Ok(false) => glommio::executor().yield_if_needed().await,
-            Ok(true) => {
-                task.lane.finish();
-                return;
-            }
-            Err(fault) => {
-                task.around.status.fail(fault);
-                return;
-            }
-        }
-    }
-}
-
-/// A lane whose task panics is shown as failed: nobody else would notice that its executor is gone.
-struct FailOnPanic(Arc<LaneStatus>);
-
-impl Drop for FailOnPanic {
+/// A lane whose thread panics is shown as failed: nobody else would notice that it is gone.
+impl Drop for LaneTask {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let text = "a lane ended by a mistake of this program; please report what stands above";
-            self.0.fail(Fault::new(FaultKind::Runtime, text));
+            self.fail(Fault::new(FaultKind::Runtime, text));
         }
     }
 }
 
 impl LaneTask {
-    /// `Ready(Ok(true))`: done. `Ready(Ok(false))`: there may be more to do. Pending: wait.
-    fn turn(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, Fault>> {
-        match self.try_turn(cx) {
-            Err(fault) => Poll::Ready(Err(fault)),
-            Ok(_) if self.is_done() => Poll::Ready(Ok(true)),
-            Ok(true) => Poll::Ready(Ok(false)),
-            Ok(false) => Poll::Pending,
+    pub fn new(lane: Lane, around: Surroundings) -> Self {
+        Self {
+            lane,
+            around,
+            target_version: 0,
+            ticket: 0,
+            source: Socket::None,
+            targets: Vec::new(),
+            replies: vec![0; limits::REPLY_READ_BYTES].into(),
+            stopping_since: None,
         }
     }
 
-    fn try_turn(&mut self, cx: &mut Context<'_>) -> Result<bool, Fault> {
-        let now_ms = self.around.shared.millis_at(Instant::now());
-        let mut busy = self.tick_if_due(cx, now_ms)?;
-        busy |= self.dial(cx, now_ms)?;
+    /// Does what can be done now; `tick` says that it is time for what no socket tells of.
+    pub fn turn(&mut self, now: Instant, tick: bool) -> Turn {
+        match self.try_turn(now, tick) {
+            Err(fault) => {
+                self.fail(fault);
+                Turn::Done
+            }
+            Ok(_) if self.is_done() => {
+                self.lane.finish();
+                Turn::Done
+            }
+            Ok(true) => Turn::Busy,
+            Ok(false) => Turn::Idle,
+        }
+    }
+
+    pub fn fail(&self, fault: Fault) {
+        self.around.status.fail(fault);
+    }
+
+    fn try_turn(&mut self, now: Instant, tick: bool) -> Result<bool, Fault> {
+        let now_ms = self.around.shared.millis_at(now);
+        if tick {
+            self.tick(now_ms)?;
+        }
+        let mut busy = tick | self.dial(now, now_ms)?;
         // What the source brings is passed on before anything else is looked at: that is the lag.
-        if self.read_source(cx, now_ms)? {
-            self.write_targets(cx, now_ms)?;
+        if self.read_source(now_ms)? {
+            self.write_targets(now_ms)?;
             busy = true;
         }
         for index in 0..self.targets.len() {
-            busy |= self.read_target(cx, index, now_ms)?;
+            busy |= self.read_target(index, now_ms, tick)?;
         }
         if busy {
             let advanced = self.lane.advance();
@@ -138,18 +138,18 @@ impl LaneTask {
             self.targets[index] = Socket::None;
             busy = true;
         }
-        busy |= self.write_targets(cx, now_ms)?;
-        busy |= self.write_source(cx, now_ms)?;
+        busy |= self.write_targets(now_ms)?;
+        busy |= self.write_source(now_ms)?;
         if !busy {
             self.set_read_floors();
         }
         Ok(busy)
     }
 
-    fn write_targets(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+    fn write_targets(&mut self, now_ms: u64) -> Result<bool, Fault> {
         let mut busy = false;
         for index in 0..self.targets.len() {
-            busy |= self.write_target(cx, index, now_ms)?;
+            busy |= self.write_target(index, now_ms)?;
         }
         Ok(busy)
     }
@@ -164,10 +164,7 @@ impl LaneTask {
         }
     }
 
-    fn tick_if_due(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
-        if !self.ticker.is_due(cx) {
-            return Ok(false);
-        }
+    fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
         self.hear_orders(now_ms)?;
         if self.around.shared.stop_requested() {
             self.stop();
@@ -202,7 +199,7 @@ impl LaneTask {
         if self.lane.take_hint() {
             self.around.shared.hint();
         }
-        Ok(true)
+        Ok(())
     }
 
     fn hear_orders(&mut self, now_ms: u64) -> Result<(), Fault> {
@@ -246,13 +243,13 @@ impl LaneTask {
         self.lane.target_lost(index, fault, now_ms)
     }
 
-    fn dial(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+    fn dial(&mut self, now: Instant, now_ms: u64) -> Result<bool, Fault> {
         let mut busy = false;
         if let Some((host, port)) = self.lane.dial_source(now_ms) {
-            self.source = Socket::Dialing(Box::pin(dial(host, port)));
+            self.source = Socket::Dialing(Dial::start(host, port));
         }
         if let Socket::Dialing(dialing) = &mut self.source
-            && let Poll::Ready(result) = dialing.as_mut().poll(cx)
+            && let Some(result) = dialing.poll(&self.around.ring, now)
         {
             busy = true;
             match result {
@@ -266,11 +263,11 @@ impl LaneTask {
         while let Some((index, host, port)) = self.lane.dial_target(now_ms) {
             self.targets
                 .resize_with(self.lane.target_count(), || Socket::None);
-            self.targets[index] = Socket::Dialing(Box::pin(dial(host, port)));
+            self.targets[index] = Socket::Dialing(Dial::start(host, port));
         }
         for index in 0..self.targets.len() {
             if let Socket::Dialing(dialing) = &mut self.targets[index]
-                && let Poll::Ready(result) = dialing.as_mut().poll(cx)
+                && let Some(result) = dialing.poll(&self.around.ring, now)
             {
                 busy = true;
                 match result {
@@ -285,40 +282,41 @@ impl LaneTask {
         Ok(busy)
     }
 
-    fn read_source(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
-        let Socket::Up(connection) = &mut self.source else {
+    fn read_source(&mut self, now_ms: u64) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &self.source else {
             return Ok(false);
         };
+        if !connection.is_readable() {
+            return Ok(false);
+        }
         let Some(space) = self.lane.source_space() else {
             return Ok(false);
         };
-        let result = match connection.poll_read(cx, space) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0)) => Err(closed()),
-            Poll::Ready(Ok(count)) => self.lane.source_received(count, now_ms),
-            Poll::Ready(Err(error)) => Err(broken(&error)),
+        let result = match connection.read(space) {
+            Ok(None) => return Ok(false),
+            Ok(Some(0)) => Err(closed()),
+            Ok(Some(count)) => self.lane.source_received(count, now_ms),
+            Err(error) => Err(broken(&error)),
         };
         self.or_lose_source(result, now_ms)?;
         Ok(true)
     }
 
-    fn read_target(
-        &mut self,
-        cx: &mut Context<'_>,
-        index: usize,
-        now_ms: u64,
-    ) -> Result<bool, Fault> {
-        let Socket::Up(connection) = &mut self.targets[index] else {
+    /// At a tick also what the kernel has not told of is read.
+    fn read_target(&mut self, index: usize, now_ms: u64, tick: bool) -> Result<bool, Fault> {
+        let Socket::Up(connection) = &self.targets[index] else {
             return Ok(false);
         };
-        let result = match connection.poll_read(cx, &mut self.replies) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(0)) => Err(closed()),
-            Poll::Ready(Ok(count)) => {
-                self.lane
-                    .target_received(index, &self.replies[..count], now_ms)
-            }
-            Poll::Ready(Err(error)) => Err(broken(&error)),
+        if !connection.is_readable() && !tick {
+            return Ok(false);
+        }
+        let result = match connection.read(&mut self.replies) {
+            Ok(None) => return Ok(false),
+            Ok(Some(0)) => Err(closed()),
+            Ok(Some(count)) => self
+                .lane
+                .target_received(index, &self.replies[..count], now_ms),
+            Err(error) => Err(broken(&error)),
         };
         if let Err(fault) = result {
             // What stops the lane is not a matter of this connection.
@@ -330,12 +328,7 @@ impl LaneTask {
         Ok(true)
     }
 
-    fn write_target(
-        &mut self,
-        cx: &mut Context<'_>,
-        index: usize,
-        now_ms: u64,
-    ) -> Result<bool, Fault> {
+    fn write_target(&mut self, index: usize, now_ms: u64) -> Result<bool, Fault> {
         let Socket::Up(connection) = &mut self.targets[index] else {
             return Ok(false);
         };
@@ -346,10 +339,10 @@ impl LaneTask {
             if count == 0 {
                 break;
             }
-            match connection.poll_write(cx, &pieces[..count]) {
-                Poll::Pending => return Ok(busy),
-                Poll::Ready(Ok(written)) => self.lane.target_written(index, written),
-                Poll::Ready(Err(error)) => {
+            match connection.write(&pieces[..count]) {
+                Ok(None) => return Ok(busy),
+                Ok(Some(written)) => self.lane.target_written(index, written),
+                Err(error) => {
                     self.lose_target(index, broken(&error), now_ms)?;
                     return Ok(true);
                 }
@@ -359,7 +352,7 @@ impl LaneTask {
         Ok(busy)
     }
 
-    fn write_source(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
+    fn write_source(&mut self, now_ms: u64) -> Result<bool, Fault> {
         let Socket::Up(connection) = &mut self.source else {
             return Ok(false);
         };
@@ -367,10 +360,10 @@ impl LaneTask {
         if output.is_empty() {
             return Ok(false);
         }
-        match connection.poll_write(cx, &[IoSlice::new(output)]) {
-            Poll::Pending => return Ok(false),
-            Poll::Ready(Ok(written)) => self.lane.source_written(written),
-            Poll::Ready(Err(error)) => self.or_lose_source(Err(broken(&error)), now_ms)?,
+        match connection.write(&[IoSlice::new(output)]) {
+            Ok(None) => return Ok(false),
+            Ok(Some(written)) => self.lane.source_written(written),
+            Err(error) => self.or_lose_source(Err(broken(&error)), now_ms)?,
         }
         Ok(true)
     }
@@ -394,7 +387,7 @@ fn closed() -> Fault {
     )
 }
 
-fn broken(error: &std::io::Error) -> Fault {
+fn broken(error: &io::Error) -> Fault {
     Fault::new(
         FaultKind::ConnectionLost,
         format!("the connection broke: {error}"),

@@ -7,7 +7,6 @@ use std::thread::JoinHandle;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
-use super::pulse;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{OnDivergence, SyncPlan};
@@ -62,7 +61,6 @@ struct Supervisor {
 /// # Errors
 /// When the machine refuses executors; nothing runs then.
 pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault> {
-    pulse::install()?;
     let executors = plan
         .options
         .cores
@@ -96,14 +94,13 @@ impl Supervisor {
     fn run(mut self) -> Result<(), Fault> {
         while !self.executors.iter().all(Executor::has_ended) {
             std::thread::sleep(limits::TICK);
-            self.executors.iter_mut().for_each(Executor::tick);
             if self.shared.stop_requested() {
                 self.executors.iter_mut().for_each(Executor::close);
             } else {
                 self.follow();
             }
         }
-        self.executors.iter().try_for_each(Executor::result)
+        self.executors.iter_mut().try_for_each(Executor::join)
     }
 
     /// Starts, moves and ends lanes as the source's topology has it.
