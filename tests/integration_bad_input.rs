@@ -247,14 +247,15 @@ fn a_password_file_that_cannot_be_read_is_named() -> Result<()> {
 }
 
 #[test]
-fn too_little_locked_memory_is_explained() -> Result<()> {
+fn no_locked_memory_is_needed() -> Result<()> {
     let source = single(ServerOptions::default())?;
     let target = single(ServerOptions::default())?;
+    let (from, to) = (source.uri(), target.uri());
     let output = Command::new("prlimit")
-        .args(["--memlock=65536:65536", "timeout", LONGEST_RUN_SECONDS])
+        .args(["--memlock=0:0", "timeout", LONGEST_RUN_SECONDS])
         .arg(program())
-        .args(["sync", "--source", &source.uri(), "--target", &target.uri()])
+        .args(["sync", "--once", "--source", &from, "--target", &to])
         .output()?;
-    must_fail(&output, ENVIRONMENT, &["memlock"])?;
-    must_be_empty(&target)
+    anyhow::ensure!(output.status.success(), "{output:?}");
+    Ok(())
 }
