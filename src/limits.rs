@@ -137,6 +137,7 @@ pub const LOCKED_BYTES_PER_EXECUTOR: u64 = 512 * 1024;
 pub const MAX_PASSWORD_BYTES: u64 = 4096;
 
 const _: () = assert!(MAX_MASTERS < u16::MAX as usize);
+const _: () = assert!(LISTING_QUIET_MS > WATCH_INTERVAL_MS + WATCH_REPLY_TIMEOUT_MS);
 // ---- rdb ----
 
 /// The longest string that a snapshot may claim to hold.
@@ -194,6 +195,22 @@ pub const ACK_INTERVAL_MS: u64 = 1000;
 
 /// Reads of which a lane remembers the time, to tell the age of what is not answered.
 pub const MAX_ARRIVALS: usize = 4096;
+
+/// `COUNT` of the `SCAN` that lists the target's keys after a copy: under a millisecond of the target's time each.
+pub const LISTING_SCAN_COUNT: &[u8] = b"1000";
+
+/// After the target's keys were listed: how long no slot must be seen to have moved, in milliseconds. Twice as long as it
+/// takes until the watcher sees it.
+pub const LISTING_QUIET_MS: u64 = 3_000;
+
+/// Memory for the keys of one lane's snapshot, while those that the target has too much are looked for: 140 million keys.
+pub const KEY_SET_BYTES: usize = 1 << 30;
+
+/// The least memory for them, in buckets of 48 bytes.
+pub const KEY_SET_BUCKETS: usize = 1024;
+
+/// `SWAPDB`s that may come while stale keys are looked for.
+pub const MAX_SWAPS: usize = 1000;
 
 /// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
 pub const PURGE_SCAN_COUNT: &[u8] = b"500";

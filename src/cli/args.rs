@@ -93,6 +93,8 @@ enum ExistingArg {
     Keep,
     /// Do not begin
     Refuse,
+    /// Remove those that the source does not have, once everything is copied: the target becomes an exact copy
+    Replace,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -177,6 +179,7 @@ impl SyncArgs {
             on_existing: match self.on_existing {
                 ExistingArg::Keep => OnExisting::Keep,
                 ExistingArg::Refuse => OnExisting::Refuse,
+                ExistingArg::Replace => OnExisting::Replace,
             },
             on_divergence: match self.on_divergence {
                 DivergenceArg::Stop => OnDivergence::Stop,

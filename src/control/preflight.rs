@@ -153,13 +153,20 @@ fn check_existing(
         (_, OnExisting::Keep) => {
             notices.push(format!(
                 "the target holds {keys} keys already: they are kept, and overwritten where the source has a key of the \
-                 same name (--on-existing refuse would have stopped here)"
+                 same name (--on-existing refuse would have stopped here, replace removes all that the source lacks)"
+            ));
+            Ok(())
+        }
+        (_, OnExisting::Replace) => {
+            notices.push(format!(
+                "the target holds {keys} keys: those of its that the source does not have will be REMOVED once everything is \
+                 copied (--on-existing replace)"
             ));
             Ok(())
         }
         (_, OnExisting::Refuse) => {
             let text = format!(
-                "the target holds {keys} keys already and --on-existing is refuse; empty it (FLUSHALL) or use --on-existing keep"
+                "the target holds {keys} keys already and --on-existing is refuse; empty it (FLUSHALL) or use --on-existing keep or replace"
             );
             Err(Fault::new(FaultKind::TargetNotEmpty, text))
         }
@@ -334,6 +341,8 @@ mod tests {
         target.servers[0].1.keyspace = vec![(0, 5), (2, 6)];
         let notices = run(&single("a"), &target).expect("kept");
         assert!(notices[0].contains("11 keys"), "{notices:?}");
+        let replaced = check_deployments(&options(OnExisting::Replace, ""), &single("a"), &target);
+        assert!(replaced.expect("allowed")[0].contains("REMOVED"));
         let refused = check_deployments(&options(OnExisting::Refuse, ""), &single("a"), &target);
         assert_eq!(refused.map_err(|f| f.kind), Err(FaultKind::TargetNotEmpty));
     }

@@ -143,6 +143,7 @@ impl Lane {
         self.status.snapshot_keys.store(copy.keys, Relaxed);
         if copy.decoded && copy.is_complete()? {
             let early = copy.buffer[copy.start..copy.filled].to_vec();
+            self.start_sweep();
             self.start_streaming(&early);
         } else if !is_full(&self.chunks, &self.targets) {
             copy.grow_if_full();
@@ -173,6 +174,9 @@ impl Lane {
                         self.router
                             .target_of(&self.config, targets, value.database)?
                     {
+                        if let Some(sweep) = &mut self.sweep {
+                            sweep.note(database, value.key);
+                        }
                         let slot = targets.slot_of(value.key);
                         targets.stage(chunks, slot, at, database, |out| value.write_restore(out));
                     } else {
@@ -185,6 +189,9 @@ impl Lane {
                         self.router
                             .target_of(&self.config, targets, part.database)?
                     {
+                        if let Some(sweep) = self.sweep.as_mut().filter(|_| part.is_first) {
+                            sweep.note(database, part.key);
+                        }
                         let slot = targets.slot_of(part.key);
                         let mut written = Ok(0);
                         targets.stage(chunks, slot, at, database, |out| {
@@ -202,10 +209,14 @@ impl Lane {
                         push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
                     });
                 }
+                Item::SizeHint { keys, .. } => {
+                    if let Some(sweep) = &mut self.sweep {
+                        sweep.expect(keys);
+                    }
+                }
                 Item::Header { .. }
                 | Item::Aux { .. }
                 | Item::SelectDatabase(_)
-                | Item::SizeHint { .. }
                 | Item::SlotHint { .. }
                 | Item::SlotImport
                 | Item::Skipped { .. } => {}

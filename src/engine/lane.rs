@@ -15,6 +15,7 @@
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked` | delivery |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
@@ -29,9 +30,10 @@ use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::options::DatabaseMap;
+use super::options::{DatabaseMap, Existing};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
+use super::sweep::Sweep;
 use super::targets::{Targets, silence};
 use crate::chunk::Chunks;
 use crate::fault::{Fault, FaultKind, Policy, Side};
@@ -56,6 +58,7 @@ pub struct LaneConfig {
     pub target: target::Greeting,
     pub format: TargetFormat,
     pub database_map: DatabaseMap,
+    pub existing: Existing,
     pub continue_on_divergence: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
@@ -98,11 +101,13 @@ pub struct Lane {
     pub(super) ack_now: bool,
     pub(super) router: Router,
     pub(super) hold: Option<Hold>,
+    /// After a copy into a target that may hold stale keys.
+    pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
     /// When how much had been received: the age of what is not answered.
     arrivals: VecDeque<(Offset, u64)>,
     cut: Vec<usize>,
-    stopping: bool,
+    pub(super) stopping: bool,
     pub(super) commands: u64,
     sent_bytes: u64,
 }
@@ -137,6 +142,7 @@ impl Lane {
             ack_now: false,
             router: Router::new(),
             hold: None,
+            sweep: None,
             question: None,
             arrivals: VecDeque::new(),
             cut: Vec::new(),
@@ -269,6 +275,7 @@ impl Lane {
                     self.copied_at = position.offset;
                     self.status.full_syncs.fetch_add(1, Relaxed);
                     self.status.set_replid(position.id.as_str());
+                    self.prepare_sweep();
                     self.set_state(LaneState::WaitingForSnapshot);
                 }
                 Event::Snapshot(framing) => {
@@ -317,11 +324,7 @@ impl Lane {
             early = &early[count..];
         }
         self.ack_now = true;
-        self.set_state(if self.settled {
-            LaneState::Streaming
-        } else {
-            LaneState::Copying
-        });
+        self.set_state(self.state_of_stream());
     }
 
     /// Forgets the history: a snapshot will come.
@@ -333,6 +336,7 @@ impl Lane {
         self.intake.clear(&mut self.chunks);
         self.router = Router::new();
         self.hold = None;
+        self.sweep = None;
         self.question = None;
         self.arrivals.clear();
     }
@@ -462,7 +466,7 @@ impl Lane {
         self.targets.tick(&mut self.chunks, now_ms);
         let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
         self.cut.extend(silent);
-        self.advance()?;
+        self.advance_at(Some(now_ms))?;
         self.check_silence(now_ms)?;
         let due = now_ms >= self.next_ack_ms || self.ack_now;
         let attached = matches!(self.link, SourceLink::Copying(_) | SourceLink::Streaming);
@@ -479,8 +483,15 @@ impl Lane {
     /// # Errors
     /// When the source must be given up: pass the fault to [`Lane::source_lost`].
     pub fn advance(&mut self) -> Result<(), Fault> {
+        self.advance_at(None)
+    }
+
+    fn advance_at(&mut self, tick: Option<u64>) -> Result<(), Fault> {
         if matches!(self.link, SourceLink::Copying(_)) {
             self.copy_on()?;
+        }
+        if self.sweep.is_some() {
+            self.sweep_on(tick)?;
         }
         self.hold_on()?;
         if matches!(self.link, SourceLink::Streaming) {
@@ -543,11 +554,16 @@ impl Lane {
         self.scanned.advanced(self.intake.rest(&self.chunks).len())
     }
 
-    pub fn progress(&self) -> Progress {
-        let routed = match &self.hold {
+    /// Everything before this offset was handed to the target connections.
+    pub(super) fn routed(&self) -> Offset {
+        match &self.hold {
             Some(hold) => hold.begin(),
             None => Offset(self.scanned.0 - self.intake.open_bytes() as u64),
-        };
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        let routed = self.routed();
         let progress = Progress {
             received: self.received(),
             routed,
@@ -576,7 +592,10 @@ impl Lane {
         if !self.settled && matches!(self.link, SourceLink::Streaming) && applied {
             self.settled = true;
             self.ack_now = true;
-            self.set_state(LaneState::Streaming);
+        }
+        let state = self.state_of_stream();
+        if matches!(self.link, SourceLink::Streaming) && self.status.state() != state {
+            self.set_state(state);
         }
         while self
             .arrivals
@@ -593,6 +612,15 @@ impl Lane {
         status.set_oldest_unanswered(self.arrivals.front().map(|(_, ms)| *ms));
         status.commands.store(self.commands, Relaxed);
         status.bytes.store(self.sent_bytes, Relaxed);
+    }
+
+    /// How far a lane that reads the stream is.
+    fn state_of_stream(&self) -> LaneState {
+        match (self.settled, &self.sweep) {
+            (false, _) => LaneState::Copying,
+            (true, Some(_)) => LaneState::Sweeping,
+            (true, None) => LaneState::Streaming,
+        }
     }
 
     fn set_state(&self, state: LaneState) {

@@ -9,7 +9,9 @@ pub mod claims;
 mod copy;
 mod hold;
 mod intake;
+mod keyset;
 pub mod lane;
+mod listing;
 pub mod lookup;
 pub mod options;
 mod parked;
@@ -18,6 +20,7 @@ pub mod roster;
 pub mod shared;
 pub mod status;
 mod stream;
+mod sweep;
 mod targets;
 #[cfg(test)]
 mod tests;

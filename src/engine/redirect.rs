@@ -116,6 +116,7 @@ impl Targets {
             let until = now_ms + limits::TRUST_REDIRECT_MS;
             self.redirected.insert(slot, (owner, until));
         }
+        self.changes += u64::from(!matches!(next, Next::Retry));
         let parked = self.park(slot);
         parked.refused.push_back(unit);
         parked.wait_for(index, barrier);
@@ -249,6 +250,7 @@ impl Targets {
     /// Takes a new view of the target over.
     pub fn adopt(&mut self, chunks: &mut Chunks, topology: &Arc<Topology>, now_ms: u64) {
         self.topology = Arc::clone(topology);
+        self.changes += 1;
         self.merge_provisional(topology);
         self.learn_nodes(topology);
         self.reconcile(chunks, now_ms);

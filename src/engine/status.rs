@@ -25,6 +25,8 @@ pub enum LaneState {
     WaitingForSnapshot,
     /// The snapshot is being received and written.
     Copying,
+    /// The snapshot is written, the stream is being replayed, and keys that the source does not have are looked for.
+    Sweeping,
     /// The stream of writes is being replayed.
     Streaming,
     /// The source was lost; waiting before the next attempt.
@@ -38,11 +40,12 @@ pub enum LaneState {
 }
 
 impl LaneState {
-    const ALL: [LaneState; 9] = [
+    const ALL: [LaneState; 10] = [
         LaneState::Connecting,
         LaneState::Handshake,
         LaneState::WaitingForSnapshot,
         LaneState::Copying,
+        LaneState::Sweeping,
         LaneState::Streaming,
         LaneState::Reconnecting,
         LaneState::Stopping,
@@ -57,6 +60,7 @@ impl LaneState {
             LaneState::Handshake => "handshake",
             LaneState::WaitingForSnapshot => "waiting_for_snapshot",
             LaneState::Copying => "copying",
+            LaneState::Sweeping => "sweeping",
             LaneState::Streaming => "streaming",
             LaneState::Reconnecting => "reconnecting",
             LaneState::Stopping => "stopping",
@@ -99,10 +103,12 @@ pub enum ErrorCount {
     SplitCommands,
     /// Commands left out because their database is dropped by `--db-map`.
     DroppedDatabase,
+    /// Copies after which keys that the source does not have may have been left on the target.
+    UnsweptCopy,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 17;
+const ERROR_KINDS: usize = 18;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -123,6 +129,7 @@ impl ErrorCount {
         ErrorCount::SplitTransactions,
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
+        ErrorCount::UnsweptCopy,
     ];
 
     /// The name used by the status page and the summary.
@@ -145,6 +152,7 @@ impl ErrorCount {
             ErrorCount::SplitTransactions => "split_transactions",
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",
+            ErrorCount::UnsweptCopy => "unswept_copy",
         }
     }
 }
@@ -190,6 +198,10 @@ pub struct LaneStatus {
     pub snapshot_bytes_total: AtomicU64,
     /// Keys of the snapshot acknowledged by the target.
     pub snapshot_keys: AtomicU64,
+    /// Keys of the target looked at after the last copy, since the source might not have them.
+    pub stale_checked: AtomicU64,
+    /// Of these, removed.
+    pub stale_removed: AtomicU64,
 
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
@@ -221,6 +233,8 @@ impl LaneStatus {
             snapshot_bytes_done: AtomicU64::new(0),
             snapshot_bytes_total: AtomicU64::new(0),
             snapshot_keys: AtomicU64::new(0),
+            stale_checked: AtomicU64::new(0),
+            stale_removed: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),

@@ -101,6 +101,13 @@ impl Router {
     }
 }
 
+impl Router {
+    /// Where commands go at present; `None` if they are dropped.
+    pub fn target_database(&self) -> Option<u32> {
+        self.target_database
+    }
+}
+
 impl Lane {
     /// Routes everything received, up to what is incomplete or must wait.
     pub(super) fn route_on(&mut self) -> Result<(), Fault> {
@@ -136,6 +143,12 @@ impl Lane {
                 &self.config,
                 self.scanned,
             )?;
+            if let Some(sweep) = &mut self.sweep
+                && !matches!(step, Step::Ask(_))
+            {
+                let fresh = sweep.meet(&frame, &self.targets, &self.router);
+                self.clear_the_way(run, fresh);
+            }
             if let Step::Slot(slot) = step
                 && self.router.open.is_none()
                 && self.router.target_database.is_some()
@@ -146,6 +159,18 @@ impl Lane {
             self.special(run, step, length)?;
         }
         Ok(())
+    }
+
+    /// Removes what stale keys a command would meet.
+    fn clear_the_way(&mut self, run: &mut Option<Run>, fresh: Option<Vec<(u32, Vec<u8>)>>) {
+        let Some(fresh) = fresh else {
+            let why = "a script was replicated as it was called, and may write any key";
+            return self.give_sweep_up(why);
+        };
+        for (database, key) in fresh {
+            self.flush_run(run);
+            self.remove_stale(database, &key);
+        }
     }
 
     /// The plain course.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
+use super::options::Existing;
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
@@ -73,6 +74,7 @@ impl Rig {
             },
             format: TargetFormat::of_server(Lineage::Redis, 7, 0),
             database_map: Default::default(),
+            existing: Existing::None,
             continue_on_divergence: false,
             functions: Default::default(),
         };

@@ -10,7 +10,7 @@ use super::lane_task::Order;
 use super::pulse;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{OnDivergence, SyncPlan};
+use crate::engine::options::{Existing, OnDivergence, OnExisting, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind};
@@ -55,6 +55,8 @@ struct Supervisor {
     functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
+    /// What new lanes may remove.
+    existing: Existing,
 }
 
 /// Starts an executor on every core of the plan, and a lane for every source master.
@@ -71,6 +73,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .collect::<Result<Vec<_>, _>>()?;
     let mut supervisor = Supervisor {
         format: target_format(&plan)?,
+        existing: existing(&plan),
         plan,
         shared,
         executors,
@@ -80,6 +83,10 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         source_version: 0,
     };
     supervisor.follow();
+    // A master that comes later takes slots over whose keys are on the target already.
+    if supervisor.existing == Existing::None {
+        supervisor.existing = Existing::Replace;
+    }
     let thread = std::thread::Builder::new()
         .name("supervisor".into())
         .spawn(move || supervisor.run())
@@ -153,6 +160,7 @@ impl Supervisor {
             },
             format: self.format,
             database_map: options.database_map.clone(),
+            existing: self.existing,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
         };
@@ -176,6 +184,19 @@ impl Supervisor {
 fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     let password = credentials.password.as_ref()?;
     Some((credentials.user.clone(), password.reveal().to_owned()))
+}
+
+fn existing(plan: &SyncPlan) -> Existing {
+    let holds_keys = plan
+        .target
+        .servers
+        .iter()
+        .any(|(_, server)| server.keys() > 0);
+    match plan.options.on_existing {
+        OnExisting::Replace => Existing::Replace,
+        _ if holds_keys => Existing::Keep,
+        _ => Existing::None,
+    }
 }
 
 /// What every target master takes: the oldest of them decides.

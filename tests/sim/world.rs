@@ -15,7 +15,7 @@ use std::sync::Arc;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
 use slotstream::engine::options::DatabaseMap;
-use slotstream::engine::status::LaneStatus;
+use slotstream::engine::status::{LaneState, LaneStatus};
 use slotstream::fault::{Fault, FaultKind};
 use slotstream::limits;
 use slotstream::rdb::{Lineage, TargetFormat};
@@ -123,6 +123,7 @@ impl World {
                 restores_modules: false,
             },
             database_map: DatabaseMap::default(),
+            existing: cluster.existing,
             continue_on_divergence: false,
             functions: Default::default(),
         };
@@ -197,6 +198,7 @@ impl World {
             world.lane.progress().acknowledged.0 == offset
                 && world.source.acked == offset
                 && world.tracker.open() == 0
+                && world.status.state() == LaneState::Streaming
         });
     }
 
