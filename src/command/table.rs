@@ -5,6 +5,7 @@
 //! replay is in the module `safety`. Left to be learned: commands of loadable modules, and `HIMPORT` (Redis 8.10), which
 //! depends on state of its connection.
 
+use super::rewrite::{Features, Lack, Rewriting, Rule, Verdict, Watch, hashes, lifetimes};
 use super::safety;
 use super::{Command, FunctionOp, Kind, Replay, Safety, ScriptOp, SlotOp};
 use crate::command::KeySpec;
@@ -32,6 +33,16 @@ const FROM_SECOND: KeySpec = KeySpec::Range {
 };
 const SECOND: KeySpec = KeySpec::at(2);
 
+const V6_2: Features = Features::REDIS_6_2;
+const V7_0: Features = Features::REDIS_7_0;
+const RELATIVE: Features = Features::RELATIVE_TIME;
+const DEADLINE: Features = Features::DEADLINE;
+const SET_OPTIONS: Features = V6_2
+    .and(Features::SET_IF_EQUAL)
+    .and(Features::DELEX)
+    .and(RELATIVE)
+    .and(DEADLINE);
+
 /// A count at argument `at` with the keys after it.
 const fn counted(at: u8) -> KeySpec {
     Counted {
@@ -46,6 +57,7 @@ const fn row(name: &'static str, kind: Kind, keys: KeySpec, safety: Safety) -> C
         kind,
         keys,
         safety,
+        watch: Watch::NEVER,
         subcommands: &[],
     }
 }
@@ -89,11 +101,34 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
         kind: Kind::Container,
         keys: None,
         safety: Safety::UNSAFE,
+        watch: Watch::NEVER,
         subcommands,
     }
 }
 
+type Rewrite = fn(&Frame<'_>, &mut Rewriting<'_>) -> Result<Verdict, Lack>;
+
 impl Command {
+    /// With more than `beyond` arguments, to a target that lacks any of `needs`, the rule is asked.
+    const fn newer(mut self, needs: Features, beyond: u8, rule: Rewrite) -> Command {
+        self.watch = Watch {
+            needs,
+            beyond,
+            rule: Rule::Rewrite(rule),
+        };
+        self
+    }
+
+    /// To a target that lacks `needs` nothing says the same.
+    const fn without(mut self, needs: Features, lack: Lack) -> Command {
+        self.watch = Watch {
+            needs,
+            beyond: 0,
+            rule: Rule::Lacks(lack),
+        };
+        self
+    }
+
     /// The name of a row, which is known at compile time; learned commands have none.
     pub(super) const fn static_name(&self) -> &'static str {
         match self.name {
@@ -174,13 +209,13 @@ pub static COMMANDS: &[Command] = &[
     steer("exec", Kind::Exec),
     steer("discard", Kind::Discard),
     // Whole databases. Unsafe: what the watermarks of slots cover must not be flushed again.
-    row("flushall", Kind::FlushAll, None, Safety::UNSAFE),
-    row("flushdb", Kind::FlushDb, None, Safety::UNSAFE),
+    row("flushall", Kind::FlushAll, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
+    row("flushdb", Kind::FlushDb, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
     row("swapdb", Kind::SwapDb, None, Safety::UNSAFE),
     row("move", Kind::Move, One, Safety::UNSAFE),
     // Messages leave the data alone; delivering one twice is the price of a replay.
     steer("publish", Kind::Publish),
-    row("spublish", Kind::ShardPublish, One, Safety::SAFE),
+    row("spublish", Kind::ShardPublish, One, Safety::SAFE).without(V7_0, Lack::ShardedChannels),
     // Scripts and functions.
     row("eval", Kind::Eval, counted(2), Safety::UNSAFE),
     row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE),
@@ -200,27 +235,27 @@ pub static COMMANDS: &[Command] = &[
     // Keys of any type.
     safe("del", ALL),
     safe("unlink", ALL),
-    when("delex", safety::delex),
-    once("delifeq", One),
+    when("delex", safety::delex).newer(Features::DELEX, 1, lifetimes::delete),
+    once("delifeq", One).newer(Features::DELIFEQ, 1, lifetimes::delete),
     once("rename", PAIR),
     once("renamenx", PAIR),
     once("copy", PAIR),
     when("restore", safety::restore),
     once("migrate", Migrate),
     once("sort", SortStore),
-    once("expire", One),
-    once("pexpire", One),
-    when("expireat", safety::expire_at),
-    when("pexpireat", safety::expire_at),
+    once("expire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::expire),
+    once("pexpire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::pexpire),
+    when("expireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expireat),
+    when("pexpireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::pexpireat),
     safe("persist", One),
     // Strings.
-    when("set", safety::set),
+    when("set", safety::set).newer(SET_OPTIONS, 3, lifetimes::set),
     once("setnx", One),
-    once("setex", One),
-    once("psetex", One),
+    once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex),
+    once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::psetex),
     safe("getset", One),
-    safe("getdel", One),
-    when("getex", safety::getex),
+    safe("getdel", One).newer(V6_2, 1, lifetimes::delete),
+    when("getex", safety::getex).newer(V6_2.and(DEADLINE), 1, lifetimes::getex),
     safe("mset", PAIRS),
     once("msetnx", PAIRS),
     row(
@@ -231,6 +266,11 @@ pub static COMMANDS: &[Command] = &[
             step: 2,
         },
         Safety::When(safety::msetex),
+    )
+    .newer(
+        Features::MSETEX.and(RELATIVE).and(DEADLINE),
+        1,
+        lifetimes::msetex,
     ),
     once("append", One),
     safe("setrange", One),
@@ -239,7 +279,7 @@ pub static COMMANDS: &[Command] = &[
     once("incrby", One),
     once("decrby", One),
     once("incrbyfloat", One),
-    once("increx", One),
+    once("increx", One).without(Features::REDIS_8_6, Lack::Command),
     safe("setbit", One),
     when("bitfield", safety::bitfield),
     once("bitop", FROM_SECOND),
@@ -252,16 +292,24 @@ pub static COMMANDS: &[Command] = &[
     safe("hmset", One),
     once("hsetnx", One),
     removal("hdel"),
-    removal("hgetdel"),
-    when("hgetex", safety::hgetex),
-    when("hsetex", safety::hsetex),
+    removal("hgetdel").newer(Features::HGETDEL, 1, hashes::hgetdel),
+    when("hgetex", safety::hgetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hgetex),
+    when("hsetex", safety::hsetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hsetex),
     once("hincrby", One),
     once("hincrbyfloat", One),
-    once("hexpire", One),
-    once("hpexpire", One),
-    when("hexpireat", safety::hash_expire_at),
-    when("hpexpireat", safety::hash_expire_at),
-    safe("hpersist", One),
+    once("hexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hexpire),
+    once("hpexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hpexpire),
+    when("hexpireat", safety::hash_expire_at).newer(
+        Features::FIELD_TTL.and(DEADLINE),
+        1,
+        hashes::hexpireat,
+    ),
+    when("hpexpireat", safety::hash_expire_at).newer(
+        Features::FIELD_TTL.and(DEADLINE),
+        1,
+        hashes::hpexpireat,
+    ),
+    safe("hpersist", One).newer(Features::FIELD_TTL, 1, hashes::hpersist),
     // Lists.
     once("lpush", One),
     once("rpush", One),
@@ -275,8 +323,8 @@ pub static COMMANDS: &[Command] = &[
     once("linsert", One),
     once("lmove", PAIR),
     once("blmove", PAIR),
-    once("lmovem", PAIR),
-    once("blmovem", PAIR),
+    once("lmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
+    once("blmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
     once("rpoplpush", PAIR),
     once("brpoplpush", PAIR),
     once("blpop", ALL_BUT_LAST),
@@ -319,9 +367,9 @@ pub static COMMANDS: &[Command] = &[
     once("xdelex", One),
     once("xtrim", One),
     once("xsetid", One),
-    once("xcfgset", One),
-    once("xidmprecord", One),
-    once("xnack", One),
+    once("xcfgset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("xidmprecord", One).without(Features::REDIS_8_6, Lack::Command),
+    once("xnack", One).without(Features::REDIS_8_6, Lack::Command),
     safe("xack", One),
     once("xackdel", One),
     once("xclaim", One),
@@ -329,17 +377,17 @@ pub static COMMANDS: &[Command] = &[
     once("xreadgroup", Streams),
     container("xgroup", &XGROUP),
     // Vector sets: a graph that is built with random choices.
-    once("vadd", One),
-    once("vrem", One),
-    once("vsetattr", One),
+    once("vadd", One).without(Features::VECTOR_SETS, Lack::VectorSets),
+    once("vrem", One).without(Features::VECTOR_SETS, Lack::VectorSets),
+    once("vsetattr", One).without(Features::VECTOR_SETS, Lack::VectorSets),
     // Arrays (Redis 8.8). What sets by index may be safe as well, but no server of that version was at hand to try.
-    once("arset", One),
-    once("armset", One),
-    once("ardel", One),
-    once("ardelrange", One),
-    once("arinsert", One),
-    once("arring", One),
-    once("arseek", One),
+    once("arset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("armset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("ardel", One).without(Features::REDIS_8_6, Lack::Command),
+    once("ardelrange", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arinsert", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arring", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arseek", One).without(Features::REDIS_8_6, Lack::Command),
     // Reads.
     read("touch", ALL),
     read("exists", ALL),

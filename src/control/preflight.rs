@@ -232,7 +232,7 @@ fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::options::{DatabaseMap, OnDivergence};
+    use crate::engine::options::{DatabaseMap, OnDivergence, OnUnsupported};
     use crate::slot::SlotSet;
     use crate::topology::{Flavour, Node, Shard, Topology, Version};
 
@@ -284,6 +284,7 @@ mod tests {
             status_address: None,
             on_existing,
             on_divergence: OnDivergence::Stop,
+            on_unsupported: OnUnsupported::Stop,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),

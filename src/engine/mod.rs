@@ -13,6 +13,7 @@ pub mod lane;
 pub mod lookup;
 pub mod options;
 mod parked;
+mod rebuild;
 mod redirect;
 pub mod roster;
 pub mod shared;
@@ -21,3 +22,5 @@ mod stream;
 mod targets;
 #[cfg(test)]
 mod tests;
+
+pub use rebuild::LeftOut;
