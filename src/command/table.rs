@@ -5,7 +5,10 @@
 //! replay is in the module `safety`. Left to be learned: commands of loadable modules, and `HIMPORT` (Redis 8.10), which
 //! depends on state of its connection.
 
-use super::rewrite::{Features, Lack, Rewriting, Rule, Verdict, Watch, hashes, lifetimes};
+use super::rewrite::{
+    Features, Lack, Rewriting, Rule, Verdict, Watch, hashes, lifetimes, restore, streams,
+    structures,
+};
 use super::safety;
 use super::{Command, FunctionOp, Kind, Replay, Safety, ScriptOp, SlotOp};
 use crate::command::KeySpec;
@@ -36,6 +39,7 @@ const SECOND: KeySpec = KeySpec::at(2);
 const V6_2: Features = Features::REDIS_6_2;
 const V7_0: Features = Features::REDIS_7_0;
 const RELATIVE: Features = Features::RELATIVE_TIME;
+const ALWAYS: Features = Features::ALWAYS;
 const DEADLINE: Features = Features::DEADLINE;
 const SET_OPTIONS: Features = V6_2
     .and(Features::SET_IF_EQUAL)
@@ -114,8 +118,16 @@ impl Command {
         self.watch = Watch {
             needs,
             beyond,
+            unless_number: false,
             rule: Rule::Rewrite(rule),
         };
+        self
+    }
+
+    /// Like [`Command::newer`], for a command whose options would stand before the number that is argument 2.
+    const fn newer_before_number(mut self, needs: Features, beyond: u8, rule: Rewrite) -> Command {
+        self = self.newer(needs, beyond, rule);
+        self.watch.unless_number = true;
         self
     }
 
@@ -124,6 +136,7 @@ impl Command {
         self.watch = Watch {
             needs,
             beyond: 0,
+            unless_number: false,
             rule: Rule::Lacks(lack),
         };
         self
@@ -144,15 +157,17 @@ static XGROUP: [Command; 5] = [
         Kind::Data,
         SECOND,
         Safety::When(safety::group_at_id),
-    ),
+    )
+    .newer(V7_0, 5, streams::group),
     row(
         "xgroup|setid",
         Kind::Data,
         SECOND,
         Safety::When(safety::group_at_id),
-    ),
+    )
+    .newer(V7_0, 5, streams::group),
     safe("xgroup|destroy", SECOND),
-    safe("xgroup|createconsumer", SECOND),
+    safe("xgroup|createconsumer", SECOND).newer(V6_2, 1, streams::create_consumer),
     safe("xgroup|delconsumer", SECOND),
 ];
 
@@ -162,15 +177,21 @@ static FUNCTION: [Command; 4] = [
         Kind::Function(FunctionOp::Load),
         None,
         Safety::When(safety::function_load),
+    )
+    .newer(V7_0, 1, restore::function),
+    steer("function|delete", Kind::Function(FunctionOp::Delete)).newer(
+        V7_0,
+        1,
+        restore::no_function,
     ),
-    steer("function|delete", Kind::Function(FunctionOp::Delete)),
-    steer("function|flush", Kind::Function(FunctionOp::Flush)),
+    steer("function|flush", Kind::Function(FunctionOp::Flush)).newer(V7_0, 1, restore::no_function),
     row(
         "function|restore",
         Kind::Function(FunctionOp::Restore),
         None,
         Safety::When(safety::function_restore),
-    ),
+    )
+    .newer(ALWAYS, 2, restore::function_restore),
 ];
 
 static SCRIPT: [Command; 2] = [
@@ -219,7 +240,7 @@ pub static COMMANDS: &[Command] = &[
     // Scripts and functions.
     row("eval", Kind::Eval, counted(2), Safety::UNSAFE),
     row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE),
-    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE),
+    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE).without(V7_0, Lack::Functions),
     container("function", &FUNCTION),
     container("script", &SCRIPT),
     // Slots.
@@ -229,7 +250,8 @@ pub static COMMANDS: &[Command] = &[
         Kind::Slots(SlotOp::RestoreAsking),
         One,
         Safety::When(safety::restore),
-    ),
+    )
+    .newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     slots("trimslots", SlotOp::TrimSlots),
     slots("sflush", SlotOp::SlotFlush),
     // Keys of any type.
@@ -239,8 +261,8 @@ pub static COMMANDS: &[Command] = &[
     once("delifeq", One).newer(Features::DELIFEQ, 1, lifetimes::delete),
     once("rename", PAIR),
     once("renamenx", PAIR),
-    once("copy", PAIR),
-    when("restore", safety::restore),
+    once("copy", PAIR).newer(V6_2, 1, structures::copy),
+    when("restore", safety::restore).newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     once("migrate", Migrate),
     once("sort", SortStore),
     once("expire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::expire),
@@ -282,7 +304,7 @@ pub static COMMANDS: &[Command] = &[
     once("increx", One).without(Features::REDIS_8_6, Lack::Command),
     safe("setbit", One),
     when("bitfield", safety::bitfield),
-    once("bitop", FROM_SECOND),
+    once("bitop", FROM_SECOND).newer(Features::REDIS_8_2, 1, structures::bitop),
     safe("pfadd", One),
     once("pfmerge", ALL),
     row("pfcount", Kind::Data, ALL, Safety::When(safety::pfcount)),
@@ -315,22 +337,22 @@ pub static COMMANDS: &[Command] = &[
     once("rpush", One),
     once("lpushx", One),
     once("rpushx", One),
-    once("lpop", One),
-    once("rpop", One),
+    once("lpop", One).newer(V6_2, 2, structures::lpop),
+    once("rpop", One).newer(V6_2, 2, structures::rpop),
     once("lset", One),
     once("lrem", One),
     once("ltrim", One),
     once("linsert", One),
-    once("lmove", PAIR),
-    once("blmove", PAIR),
+    once("lmove", PAIR).newer(V6_2, 1, structures::lmove),
+    once("blmove", PAIR).newer(V6_2, 1, structures::lmove),
     once("lmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
     once("blmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
     once("rpoplpush", PAIR),
     once("brpoplpush", PAIR),
     once("blpop", ALL_BUT_LAST),
     once("brpop", ALL_BUT_LAST),
-    once("lmpop", counted(1)),
-    once("blmpop", counted(2)),
+    once("lmpop", counted(1)).without(V7_0, Lack::Command),
+    once("blmpop", counted(2)).without(V7_0, Lack::Command),
     // Sets.
     safe("sadd", One),
     removal("srem"),
@@ -340,7 +362,7 @@ pub static COMMANDS: &[Command] = &[
     once("sunionstore", ALL),
     once("sdiffstore", ALL),
     // Sorted sets.
-    when("zadd", safety::zadd),
+    when("zadd", safety::zadd).newer_before_number(V6_2, 4, structures::zadd),
     once("zincrby", One),
     removal("zrem"),
     removal("zremrangebyscore"),
@@ -351,27 +373,27 @@ pub static COMMANDS: &[Command] = &[
     once("zpopmax", One),
     once("bzpopmin", ALL_BUT_LAST),
     once("bzpopmax", ALL_BUT_LAST),
-    once("zmpop", counted(1)),
-    once("bzmpop", counted(2)),
+    once("zmpop", counted(1)).without(V7_0, Lack::Command),
+    once("bzmpop", counted(2)).without(V7_0, Lack::Command),
     once("zunionstore", DestinationAndCounted),
     once("zinterstore", DestinationAndCounted),
-    once("zdiffstore", DestinationAndCounted),
-    once("zrangestore", PAIR),
+    once("zdiffstore", DestinationAndCounted).newer(V6_2, 1, structures::zdiffstore),
+    once("zrangestore", PAIR).newer(V6_2, 1, structures::zrangestore),
     when("geoadd", safety::geoadd),
-    once("geosearchstore", PAIR),
-    once("georadius", GeoStore { options_at: 6 }),
-    once("georadiusbymember", GeoStore { options_at: 5 }),
+    once("geosearchstore", PAIR).newer(V6_2, 1, structures::geosearchstore),
+    once("georadius", GeoStore { options_at: 6 }).newer(V6_2, 6, structures::georadius),
+    once("georadiusbymember", GeoStore { options_at: 5 }).newer(V6_2, 6, structures::georadius),
     // Streams.
-    when("xadd", safety::xadd),
+    when("xadd", safety::xadd).newer_before_number(ALWAYS, 5, streams::xadd),
     safe("xdel", One),
-    once("xdelex", One),
-    once("xtrim", One),
-    once("xsetid", One),
+    once("xdelex", One).without(Features::REDIS_8_2, Lack::Command),
+    once("xtrim", One).newer(ALWAYS, 1, streams::xtrim),
+    once("xsetid", One).newer(V7_0, 3, streams::xsetid),
     once("xcfgset", One).without(Features::REDIS_8_6, Lack::Command),
     once("xidmprecord", One).without(Features::REDIS_8_6, Lack::Command),
     once("xnack", One).without(Features::REDIS_8_6, Lack::Command),
     safe("xack", One),
-    once("xackdel", One),
+    once("xackdel", One).without(Features::REDIS_8_2, Lack::Command),
     once("xclaim", One),
     once("xautoclaim", One),
     once("xreadgroup", Streams),

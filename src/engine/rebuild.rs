@@ -101,7 +101,7 @@ impl Rebuild {
         command: &Command,
         context: &Context<'_>,
     ) -> Result<Verdict, Fault> {
-        if !command.watch.wants(self.watched, frame.argc()) {
+        if !command.watch.wants(self.watched, frame) {
             return Ok(Verdict::Same);
         }
         let (out, deadlines) = (&mut self.built, &mut self.deadlines);

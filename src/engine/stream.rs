@@ -536,7 +536,7 @@ fn classify(
         let verb = frame.verb().to_vec();
         return Ok((Step::Ask(LookupQuestion::Positions { verb }), false));
     };
-    let watched = command.watch.wants(lacking, frame.argc());
+    let watched = command.watch.wants(lacking, frame);
     if matches!(command.kind, Kind::Data) && command.key_is_first_argument() {
         // The plain course: one key, the first argument.
         if let Some(key) = frame.arg(1) {

@@ -17,12 +17,19 @@
 //! | `features` | which server knows what |
 //! | `lifetimes` | `SET` and all that sets a deadline of a key |
 //! | `hashes` | deadlines of fields |
+//! | `structures` | lists and sorted sets: what 6.0 lacks, mostly as small scripts |
+//! | `streams` | `XADD`, `XTRIM`, `XGROUP`, `XSETID` |
+//! | `restore` | serialized values |
 
 mod features;
 pub(super) mod hashes;
 pub(super) mod lifetimes;
+pub(super) mod restore;
+pub(super) mod streams;
+pub(super) mod structures;
 
 pub use features::{Features, Lack};
+pub use restore::{lack_behind, without_lost_deadlines};
 
 use super::Command;
 use crate::rdb::TargetFormat;
@@ -35,6 +42,8 @@ pub struct Watch {
     pub needs: Features,
     /// With at most so many arguments, the verb included, the command is one that every server takes.
     pub beyond: u8,
+    /// So it is if argument 2 begins with a digit: options would stand before that number.
+    pub unless_number: bool,
     pub rule: Rule,
 }
 
@@ -59,14 +68,21 @@ impl Watch {
     pub const NEVER: Watch = Watch {
         needs: Features::NONE,
         beyond: u8::MAX,
+        unless_number: false,
         rule: Rule::Lacks(Lack::Command),
     };
 
-    /// Whether a command with `argc` arguments must be looked at for a target that lacks `lacking`.
+    /// Whether a command must be looked at for a target that lacks `lacking`.
     #[inline]
-    pub fn wants(&self, lacking: Features, argc: usize) -> bool {
-        self.needs.meets(lacking) && argc > usize::from(self.beyond)
+    pub fn wants(&self, lacking: Features, frame: &Frame<'_>) -> bool {
+        self.needs.meets(lacking)
+            && frame.argc() > usize::from(self.beyond)
+            && !(self.unless_number && begins_with_digit(frame.arg(2)))
     }
+}
+
+fn begins_with_digit(arg: Option<&[u8]>) -> bool {
+    arg.and_then(<[u8]>::first).is_some_and(u8::is_ascii_digit)
 }
 
 /// Alters deadlines on their way to the target. The default is to keep them.
