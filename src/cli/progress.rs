@@ -105,7 +105,7 @@ impl Progress {
     pub fn show(&mut self, shared: &Shared, now: Instant) {
         let lanes = shared.lanes();
         let changed = self.log_changes(&lanes);
-        for news in shared.left_out.take_news() {
+        for news in shared.omissions.take_news() {
             warn!("{news}");
         }
         self.meter.sample(&lanes, now);

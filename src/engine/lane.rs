@@ -31,7 +31,7 @@ use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
-use super::rebuild::{LeftOut, Rebuild};
+use super::rebuild::{Omissions, Rebuild};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::targets::{Targets, silence};
@@ -63,7 +63,7 @@ pub struct LaneConfig {
     /// Leave out what the target cannot take, instead of stopping.
     pub leave_out: bool,
     /// Shared by all lanes of the process.
-    pub left_out: Arc<LeftOut>,
+    pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
     pub continue_on_divergence: bool,
     /// Shared by all lanes of the process.

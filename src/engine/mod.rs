@@ -23,4 +23,4 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
-pub use rebuild::LeftOut;
+pub use rebuild::{Omissions, release, watched};

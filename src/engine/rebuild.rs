@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::lane::{Lane, LaneConfig};
+use super::options::Deployment;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::{Run, Step, cross_slot};
 use super::targets::Targets;
@@ -26,8 +27,10 @@ use crate::command::rewrite::{Features, Lack, Rewriting, Target, Unaltered, Verd
 use crate::command::{self, Command, Kind, SlotOf};
 use crate::fault::{Fault, FaultKind};
 use crate::position::Offset;
+use crate::rdb::Lineage;
 use crate::resp::{Frame, push_command, scan};
 use crate::slot::Slot;
+use crate::topology::{Flavour, ServerInfo};
 
 /// What a lane knows of rebuilding.
 pub(super) struct Rebuild {
@@ -41,12 +44,12 @@ pub(super) struct Rebuild {
 
 /// What all lanes of a process left out because the target cannot take it. Each kind is named once.
 #[derive(Debug, Default)]
-pub struct LeftOut {
+pub struct Omissions {
     named: AtomicU32,
     news: Mutex<Vec<String>>,
 }
 
-impl LeftOut {
+impl Omissions {
     /// Counts something that `status`' lane leaves out; `what` names it, for the first of its kind.
     pub fn note(&self, status: &LaneStatus, lack: Lack, what: impl FnOnce() -> String) {
         status.count_left_out(lack);
@@ -78,6 +81,48 @@ pub(super) fn lacking(what: impl std::fmt::Display, lack: Lack) -> Fault {
             lack.name()
         ),
     )
+}
+
+/// The lineage of a server, and the two numbers of its release that say what it knows.
+pub fn release(server: &ServerInfo) -> (Lineage, u32, u32) {
+    let lineage = match server.flavour {
+        Flavour::Redis => Lineage::Redis,
+        Flavour::Valkey => Lineage::Valkey,
+    };
+    let version = server.version;
+    (lineage, version.major.into(), version.minor.into())
+}
+
+/// What commands must be looked at for: what any target master lacks, and what the source does that none may see.
+pub fn watched(source: &Deployment, target: &Deployment) -> Features {
+    let lacking = target.servers.iter().map(|(_, server)| {
+        let (lineage, major, minor) = release(server);
+        Features::lacking_in(lineage, major, minor)
+    });
+    let unfit = source.servers.iter().map(|(_, server)| {
+        let (lineage, major, _) = release(server);
+        Features::unfit_from(lineage, major)
+    });
+    lacking.chain(unfit).fold(Features::NONE, Features::and)
+}
+
+impl LaneConfig {
+    /// Takes note of something in the snapshot that the target cannot take.
+    ///
+    /// # Errors
+    /// Unless it may be left out.
+    pub(super) fn leave_out(
+        &self,
+        status: &LaneStatus,
+        lack: Lack,
+        what: impl FnOnce() -> String,
+    ) -> Result<(), Fault> {
+        if !self.leave_out {
+            return Err(lacking(what(), lack));
+        }
+        self.omissions.note(status, lack, what);
+        Ok(())
+    }
 }
 
 impl Rebuild {
@@ -112,7 +157,7 @@ impl Rebuild {
         })?;
         for lack in rewriting.left_out {
             let what = || format!("{} at offset {}", command::describe(frame), context.at);
-            context.left_out.note(context.status, lack, what);
+            context.omissions.note(context.status, lack, what);
         }
         Ok(verdict)
     }
@@ -123,7 +168,7 @@ struct Context<'a> {
     at: Offset,
     received_at_ms: u64,
     status: &'a LaneStatus,
-    left_out: &'a LeftOut,
+    omissions: &'a Omissions,
 }
 
 /// Appends `frames` commands as one unit; gives their number in the end.
@@ -164,7 +209,7 @@ impl Lane {
             at,
             received_at_ms,
             status: &self.status,
-            left_out: &self.config.left_out,
+            omissions: &self.config.omissions,
         };
         self.rebuild.built.clear();
         let Verdict::Rebuilt(frames) = self.rebuild.look(&frame, command, &context)? else {
@@ -243,7 +288,7 @@ impl Lane {
                 at,
                 received_at_ms: self.received_at_unix_ms(at),
                 status: &self.status,
-                left_out: &self.config.left_out,
+                omissions: &self.config.omissions,
             };
             if !look || self.rebuild.look(&frame, command, &context)? == Verdict::Same {
                 place(&self.targets, &frame, at, &mut groups)?;

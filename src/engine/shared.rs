@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lookup::LookupDesk;
-use super::rebuild::LeftOut;
+use super::rebuild::Omissions;
 use super::status::{LaneState, LaneStatus};
 use crate::topology::{Topology, TopologyCell};
 
@@ -25,7 +25,7 @@ pub struct Shared {
     /// Questions about unknown commands, and their answers.
     pub lookup: LookupDesk,
     /// What was left out because the target cannot take it.
-    pub left_out: Arc<LeftOut>,
+    pub omissions: Arc<Omissions>,
     stop: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneStatus>>>,
     bell: Bell,
@@ -47,7 +47,7 @@ impl Shared {
             source: TopologyCell::new(source),
             target: TopologyCell::new(target),
             lookup: LookupDesk::default(),
-            left_out: Arc::default(),
+            omissions: Arc::default(),
             stop: AtomicBool::new(false),
             lanes: Mutex::default(),
             bell: Bell::default(),

@@ -77,7 +77,7 @@ impl Rig {
             lacking: Features::lacking_in(Lineage::Redis, 6, 0)
                 | Features::unfit_from(Lineage::Redis, 6),
             leave_out: true,
-            left_out: Default::default(),
+            omissions: Default::default(),
             continue_on_divergence: false,
             functions: Default::default(),
         };
@@ -268,7 +268,7 @@ fn what_is_rebuilt_in_a_transaction_stays_in_it() {
     assert_eq!(rig.sent(1), commands(&parts));
     assert_eq!(rig.sent(0), command("SET b 2"));
     assert_eq!(rig.lane.status.errors()["unsupported_vector_sets"], 1);
-    assert_eq!(rig.lane.config.left_out.take_news().len(), 1);
+    assert_eq!(rig.lane.config.omissions.take_news().len(), 1);
 }
 
 #[test]

@@ -8,18 +8,18 @@ use std::thread::JoinHandle;
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
 use super::pulse;
-use crate::command::rewrite::Features;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{OnDivergence, OnUnsupported, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
+use crate::engine::{release, watched};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::target;
-use crate::topology::{Credentials, Flavour, Node, ServerInfo};
+use crate::topology::{Credentials, Node};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -153,9 +153,9 @@ impl Supervisor {
                 name: format!("slotstream:{}:{}", options.link, status.id),
             },
             format: self.format,
-            lacking: lacking(&self.plan),
+            lacking: watched(&self.plan.source, &self.plan.target),
             leave_out: options.on_unsupported == OnUnsupported::Drop,
-            left_out: Arc::clone(&self.shared.left_out),
+            omissions: Arc::clone(&self.shared.omissions),
             database_map: options.database_map.clone(),
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
@@ -182,34 +182,14 @@ fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     Some((credentials.user.clone(), password.reveal().to_owned()))
 }
 
-fn lineage(server: &ServerInfo) -> Lineage {
-    match server.flavour {
-        Flavour::Redis => Lineage::Redis,
-        Flavour::Valkey => Lineage::Valkey,
-    }
-}
-
-/// What commands must be looked at for: what any target master lacks, and what the source does that none may see.
-fn lacking(plan: &SyncPlan) -> Features {
-    let targets = plan.target.servers.iter().map(|(_, server)| {
-        let version = server.version;
-        Features::lacking_in(lineage(server), version.major.into(), version.minor.into())
-    });
-    let sources = plan.source.servers.iter();
-    let sources = sources
-        .map(|(_, server)| Features::unfit_from(lineage(server), server.version.major.into()));
-    targets.chain(sources).fold(Features::NONE, Features::and)
-}
-
 /// What every target master takes: the oldest of them decides.
 fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
     plan.target
         .servers
         .iter()
         .map(|(_, server)| {
-            let lineage = lineage(server);
-            let version = server.version;
-            TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+            let (lineage, major, minor) = release(server);
+            TargetFormat::of_server(lineage, major, minor)
         })
         .min_by_key(|format| format.max_rdb_version)
         .ok_or_else(|| {

@@ -126,7 +126,7 @@ impl World {
             database_map: DatabaseMap::default(),
             lacking: Features::lacking_in(Lineage::Redis, 7, 0),
             leave_out: false,
-            left_out: Default::default(),
+            omissions: Default::default(),
             continue_on_divergence: false,
             functions: Default::default(),
         };
