@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
-use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, SyncOptions};
+use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::topology::{Endpoint, Secret};
 
@@ -82,6 +82,10 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "stop")]
     on_divergence: DivergenceArg,
 
+    /// What to do with what the target, of an older version or another make, cannot take in any form
+    #[arg(long, value_enum, default_value = "stop")]
+    on_unsupported: UnsupportedArg,
+
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: String,
@@ -103,6 +107,14 @@ enum DivergenceArg {
     Stop,
     /// Count it, log it, go on
     Continue,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum UnsupportedArg {
+    /// End with a message that names it, before the copy if it can be known by then
+    Stop,
+    /// Leave it out, count it, log the first of its kind
+    Drop,
 }
 
 /// Why there is nothing to run.
@@ -184,6 +196,10 @@ impl SyncArgs {
             on_divergence: match self.on_divergence {
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
+            },
+            on_unsupported: match self.on_unsupported {
+                UnsupportedArg::Stop => OnUnsupported::Stop,
+                UnsupportedArg::Drop => OnUnsupported::Drop,
             },
             database_map: self.db_map.unwrap_or_default(),
         })

@@ -105,6 +105,9 @@ impl Progress {
     pub fn show(&mut self, shared: &Shared, now: Instant) {
         let lanes = shared.lanes();
         let changed = self.log_changes(&lanes);
+        for news in shared.omissions.take_news() {
+            warn!("{news}");
+        }
         self.meter.sample(&lanes, now);
         let line = live_line(&lanes, &self.meter, shared.millis_at(now));
         match &mut self.moving {

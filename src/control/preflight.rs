@@ -5,7 +5,9 @@
 //! permissions and the state of the server when a command is queued.
 
 use super::client::Client;
-use crate::engine::options::{Deployment, OnExisting, SyncOptions};
+use crate::command::rewrite::{Features, Lack};
+use crate::engine::options::{Deployment, OnExisting, OnUnsupported, SyncOptions};
+use crate::engine::watched;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::slot::shortest_tag;
 use crate::topology::{Role, ServerInfo, Value};
@@ -58,6 +60,7 @@ pub fn check_deployments(
     }
     check_databases(options, source, target)?;
     check_existing(options.on_existing, target, &mut notices)?;
+    check_supported(options.on_unsupported, source, target, &mut notices)?;
     notice_eviction(target, &mut notices);
     Ok(notices)
 }
@@ -173,6 +176,50 @@ fn check_existing(
     }
 }
 
+/// What the source tells about data that the target cannot take.
+fn check_supported(
+    on_unsupported: OnUnsupported,
+    source: &Deployment,
+    target: &Deployment,
+    notices: &mut Notices,
+) -> Result<(), Fault> {
+    let lacking = watched(source, target);
+    let sum = |count: fn(&ServerInfo) -> u64| {
+        let servers = source.servers.iter();
+        servers.map(|(_, server)| count(server)).sum::<u64>()
+    };
+    let kinds = [
+        (
+            Features::FIELD_TTL,
+            sum(|server| server.hashes_with_field_ttl),
+            "hashes with fields that expire",
+            Lack::FieldTtl,
+        ),
+        (
+            Features::REDIS_7_0,
+            sum(|server| server.function_libraries),
+            "function libraries",
+            Lack::Functions,
+        ),
+    ];
+    for (feature, count, things, lack) in kinds {
+        if count == 0 || !lacking.meets(feature) {
+            continue;
+        }
+        let cause = format!(
+            "the source has {count} {things}, and the target knows no {}",
+            lack.name()
+        );
+        if on_unsupported == OnUnsupported::Stop {
+            let text =
+                format!("{cause}; use a newer target, or --on-unsupported drop to leave them out");
+            return Err(Fault::new(FaultKind::Unsupported, text));
+        }
+        notices.push(format!("{cause}: left out"));
+    }
+    Ok(())
+}
+
 fn notice_eviction(target: &Deployment, notices: &mut Notices) {
     let evicts = |server: &ServerInfo| {
         server.maxmemory > 0 && !matches!(server.maxmemory_policy.as_str(), "" | "noeviction")
@@ -259,6 +306,8 @@ mod tests {
             maxmemory: 0,
             loading: false,
             keyspace: Vec::new(),
+            hashes_with_field_ttl: 0,
+            function_libraries: 0,
         }
     }
 
@@ -291,6 +340,7 @@ mod tests {
             status_address: None,
             on_existing,
             on_divergence: OnDivergence::Stop,
+            on_unsupported: OnUnsupported::Stop,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),
@@ -364,6 +414,26 @@ mod tests {
         let whole = cluster("w", SlotSet::all());
         assert_eq!(run(&empty, &whole), Err(FaultKind::NoTopology));
         assert_eq!(run(&whole, &empty), Err(FaultKind::ClusterDown));
+    }
+
+    #[test]
+    fn what_the_target_cannot_take_is_told_before_the_copy() {
+        let mut source = single("a");
+        source.servers[0].1.version = Version::new(8, 0, 2);
+        source.servers[0].1.hashes_with_field_ttl = 3;
+        source.servers[0].1.function_libraries = 1;
+        assert_eq!(run(&source, &single("b")), Err(FaultKind::Unsupported));
+        let mut options = options(OnExisting::Keep, "");
+        options.on_unsupported = OnUnsupported::Drop;
+        let dropped = check_deployments(&options, &source, &single("b")).expect("left out");
+        assert_eq!(dropped.len(), 1, "{dropped:?}");
+        assert!(dropped[0].contains("3 hashes"), "{dropped:?}");
+        let mut target = single("b");
+        target.servers[0].1.version = Version::new(8, 0, 2);
+        assert_eq!(run(&source, &target), Ok(vec![]));
+        target.servers[0].1.version = Version::new(6, 0, 16);
+        let dropped = check_deployments(&options, &source, &target).expect("left out");
+        assert_eq!(dropped.len(), 2, "{dropped:?}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::options::Destination;
 use super::status::ErrorCount;
 use super::targets::Targets;
 use crate::chunk::Chunks;
+use crate::command::rewrite::{Features, Lack, without_lost_deadlines};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
@@ -35,6 +36,8 @@ pub(super) struct Copy {
     /// The decoder has come to the end; only a diskless snapshot's mark may be missing.
     decoded: bool,
     keys: u64,
+    /// Of the hash that arrives, deadlines of fields were left out.
+    lost_deadlines: bool,
 }
 
 impl Copy {
@@ -52,6 +55,7 @@ impl Copy {
             filled: early.len(),
             decoded: false,
             keys: 0,
+            lost_deadlines: false,
         }
     }
 
@@ -185,6 +189,14 @@ impl Lane {
                 }
                 Item::Part(part) => {
                     copy.keys += u64::from(part.is_last);
+                    let (part, lost) = without_lost_deadlines(part, format);
+                    // Once for each hash, however many parts it has.
+                    if lost && !copy.lost_deadlines {
+                        let what =
+                            || format!("the expiry of fields of '{}'", part.key.escape_ascii());
+                        self.config.leave_out(&self.status, Lack::FieldTtl, what)?;
+                    }
+                    copy.lost_deadlines = !part.is_last && (lost || copy.lost_deadlines);
                     if let Some(database) =
                         self.router
                             .target_of(&self.config, targets, part.database)?
@@ -202,6 +214,10 @@ impl Lane {
                     } else if part.is_last {
                         self.status.count(ErrorCount::DroppedDatabase);
                     }
+                }
+                Item::Function { .. } if self.config.lacking.meets(Features::REDIS_7_0) => {
+                    let what = || "a function library".to_owned();
+                    self.config.leave_out(&self.status, Lack::Functions, what)?;
                 }
                 Item::Function { code } => {
                     let ours = |node: &str| self.config.functions.claim(self.status.id, node, code);

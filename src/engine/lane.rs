@@ -14,6 +14,7 @@
 //! | `lane` | connections, positions, status |
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
+//! | `rebuild` | the stream: commands that the target gets in another form |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
 //! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked` | delivery |
@@ -31,11 +32,13 @@ use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::{DatabaseMap, Existing};
+use super::rebuild::{Omissions, Rebuild};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::{Targets, silence};
 use crate::chunk::Chunks;
+use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::{Offset, Position, Progress, ReplicationId};
@@ -57,6 +60,12 @@ pub struct LaneConfig {
     pub listening_port: u16,
     pub target: target::Greeting,
     pub format: TargetFormat,
+    /// What commands are looked at for: [`Features`] that some target master lacks, or the source does not heed.
+    pub lacking: Features,
+    /// Leave out what the target cannot take, instead of stopping.
+    pub leave_out: bool,
+    /// Shared by all lanes of the process.
+    pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
     pub existing: Existing,
     pub continue_on_divergence: bool,
@@ -100,12 +109,15 @@ pub struct Lane {
     /// The source asked for our offset, or there is another reason to tell it at once.
     pub(super) ack_now: bool,
     pub(super) router: Router,
+    pub(super) rebuild: Rebuild,
     pub(super) hold: Option<Hold>,
     /// After a copy into a target that may hold stale keys.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
     /// When how much had been received: the age of what is not answered.
     arrivals: VecDeque<(Offset, u64)>,
+    /// Unix time at the zero of `now_ms`, in milliseconds.
+    unix_ms_at_zero: u64,
     cut: Vec<usize>,
     pub(super) stopping: bool,
     pub(super) commands: u64,
@@ -141,10 +153,12 @@ impl Lane {
             next_ack_ms: 0,
             ack_now: false,
             router: Router::new(),
+            rebuild: Rebuild::new(&config),
             hold: None,
             sweep: None,
             question: None,
             arrivals: VecDeque::new(),
+            unix_ms_at_zero: 0,
             cut: Vec::new(),
             stopping: false,
             commands: 0,
@@ -458,6 +472,12 @@ impl Lane {
         std::mem::take(&mut self.targets.hint)
     }
 
+    /// What the clock on the wall showed at the zero of `now_ms`: Unix time in milliseconds. To be told before the source
+    /// is connected, and again now and then, because that clock may be set.
+    pub fn set_wall_clock(&mut self, unix_ms_at_zero: u64) {
+        self.unix_ms_at_zero = unix_ms_at_zero;
+    }
+
     /// Time has passed: acknowledgements, retries.
     ///
     /// # Errors
@@ -581,6 +601,17 @@ impl Lane {
             Some(last) if last.1 == now_ms || full => last.0 = received,
             _ => self.arrivals.push_back((received, now_ms)),
         }
+    }
+
+    /// When the byte at offset `at`, which is received and not acknowledged, was received: Unix time in milliseconds.
+    pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
+        let later = self.arrivals.partition_point(|(offset, _)| *offset <= at);
+        let (_, ms) = self
+            .arrivals
+            .get(later)
+            .copied()
+            .unwrap_or((at, self.heard_ms));
+        self.unix_ms_at_zero + ms
     }
 
     fn publish(&mut self) {

@@ -15,6 +15,7 @@ mod listing;
 pub mod lookup;
 pub mod options;
 mod parked;
+mod rebuild;
 mod redirect;
 pub mod roster;
 pub mod shared;
@@ -24,3 +25,5 @@ mod sweep;
 mod targets;
 #[cfg(test)]
 mod tests;
+
+pub use rebuild::{Omissions, release, watched};

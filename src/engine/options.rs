@@ -20,6 +20,7 @@ pub struct SyncOptions {
     pub status_address: Option<String>,
     pub on_existing: OnExisting,
     pub on_divergence: OnDivergence,
+    pub on_unsupported: OnUnsupported,
     pub database_map: DatabaseMap,
 }
 
@@ -70,6 +71,16 @@ pub enum OnDivergence {
     Stop,
     /// Count it, log it, go on.
     Continue,
+}
+
+/// What to do with what the target cannot take in any form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnsupported {
+    /// End with a message that names it, before the copy if it can be known by then.
+    #[default]
+    Stop,
+    /// Leave it out, count it, log the first of its kind.
+    Drop,
 }
 
 /// Where the databases of the source go; empty means each to its own number.

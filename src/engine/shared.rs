@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lookup::LookupDesk;
+use super::rebuild::Omissions;
 use super::status::{LaneState, LaneStatus};
 use crate::topology::{Topology, TopologyCell};
 
@@ -23,6 +24,8 @@ pub struct Shared {
     pub target: TopologyCell,
     /// Questions about unknown commands, and their answers.
     pub lookup: LookupDesk,
+    /// What was left out because the target cannot take it.
+    pub omissions: Arc<Omissions>,
     stop: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneStatus>>>,
     bell: Bell,
@@ -44,6 +47,7 @@ impl Shared {
             source: TopologyCell::new(source),
             target: TopologyCell::new(target),
             lookup: LookupDesk::default(),
+            omissions: Arc::default(),
             stop: AtomicBool::new(false),
             lanes: Mutex::default(),
             bell: Bell::default(),

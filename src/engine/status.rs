@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::command::rewrite::Lack;
 use crate::fault::Fault;
 
 /// Where a lane stands.
@@ -212,6 +213,7 @@ pub struct LaneStatus {
     /// Partial syncs accepted by the source.
     pub partial_syncs: AtomicU64,
     errors: [AtomicU64; ERROR_KINDS],
+    left_out: [AtomicU64; Lack::ALL.len()],
 }
 
 impl LaneStatus {
@@ -240,6 +242,7 @@ impl LaneStatus {
             full_syncs: AtomicU64::new(0),
             partial_syncs: AtomicU64::new(0),
             errors: [const { AtomicU64::new(0) }; ERROR_KINDS],
+            left_out: [const { AtomicU64::new(0) }; Lack::ALL.len()],
         }
     }
 
@@ -279,6 +282,11 @@ impl LaneStatus {
     /// Counts several events at once.
     pub fn count_many(&self, what: ErrorCount, events: u64) {
         self.errors[what as usize].fetch_add(events, Relaxed);
+    }
+
+    /// Counts something that was left out because the target cannot take it.
+    pub fn count_left_out(&self, lack: Lack) {
+        self.left_out[lack as usize].fetch_add(1, Relaxed);
     }
 
     /// A fault that the lane will retry: kept as the one-line message.
@@ -369,11 +377,15 @@ impl LaneStatus {
         self.errors[what as usize].load(Relaxed)
     }
 
-    /// All kinds that occurred, by name.
+    /// All kinds that occurred, by name; what was left out included.
     pub fn errors(&self) -> BTreeMap<&'static str, u64> {
+        let left_out = Lack::ALL
+            .into_iter()
+            .map(|lack| (lack.counter(), self.left_out[lack as usize].load(Relaxed)));
         ErrorCount::ALL
             .into_iter()
             .map(|kind| (kind.name(), self.counted(kind)))
+            .chain(left_out)
             .filter(|(_, count)| *count > 0)
             .collect()
     }

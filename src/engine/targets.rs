@@ -269,6 +269,19 @@ impl Targets {
         database: u32,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
+        self.stage_for(chunks, slot, at, at, database, write);
+    }
+
+    /// Builds what stands for the stream from `begin` to `end`; see [`Targets::stage`].
+    pub fn stage_for(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        begin: Offset,
+        end: Offset,
+        database: u32,
+        write: impl FnOnce(&mut Vec<u8>) -> usize,
+    ) {
         let route = usize::from(self.routes[usize::from(slot)]);
         let staging = if route < self.nodes.len() {
             &mut self.stagings[route % limits::STAGING_CHUNKS]
@@ -288,8 +301,8 @@ impl Targets {
             range,
             form,
             frames: frames as u32,
-            begin: at,
-            end: at,
+            begin,
+            end,
             database,
             asking: false,
             again: false,

@@ -7,6 +7,7 @@ use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::Existing;
 use super::status::{ErrorCount, LaneState, LaneStatus};
+use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::rdb::{Lineage, TargetFormat};
@@ -75,6 +76,10 @@ impl Rig {
             format: TargetFormat::of_server(Lineage::Redis, 7, 0),
             database_map: Default::default(),
             existing: Existing::None,
+            lacking: Features::lacking_in(Lineage::Redis, 6, 0)
+                | Features::unfit_from(Lineage::Redis, 6),
+            leave_out: true,
+            omissions: Default::default(),
             continue_on_divergence: false,
             functions: Default::default(),
         };
@@ -219,6 +224,70 @@ fn a_transaction_stays_one_and_is_split_only_between_slots() {
     rig.hear(&commands(&["MULTI", "PUBLISH c m", "SET b 1", "EXEC"]));
     rig.reply(0, b"+OK\r\n");
     assert_eq!(rig.sent(0), commands(&["PUBLISH c m", "SET b 1"]));
+}
+
+#[test]
+fn commands_that_the_target_lacks_are_rebuilt_in_their_place() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.lane.set_wall_clock(1_000_000 - rig.now_ms);
+    let stream = commands(&["SET a 1", "SETEX a 5 2", "HGETDEL h FIELDS 1 f", "SET a 3"]);
+    rig.hear(&stream);
+    let rebuilt = [
+        "SET a 1",
+        "MULTI",
+        "SET a 2",
+        "PEXPIREAT a 1005000",
+        "EXEC",
+        "HDEL h f",
+        "SET a 3",
+    ];
+    assert_eq!(rig.sent(0), commands(&rebuilt));
+    rig.reply(
+        0,
+        b"+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n:1\r\n",
+    );
+    let last = command("SET a 3").len();
+    assert_eq!(rig.acknowledged(), 100 + (stream.len() - last) as u64);
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.acknowledged(), 100 + stream.len() as u64);
+}
+
+#[test]
+fn what_is_rebuilt_in_a_transaction_stays_in_it() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    let whole = ["MULTI", "SET a 1", "SET a 2 PXAT 5", "EXEC"];
+    rig.hear(&commands(&whole));
+    let rebuilt = ["MULTI", "SET a 1", "SET a 2", "PEXPIREAT a 5", "EXEC"];
+    assert_eq!(rig.sent(1), commands(&rebuilt));
+    rig.reply(
+        1,
+        b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n+OK\r\n+OK\r\n:1\r\n",
+    );
+    // Over two slots, and with something that is left out.
+    let several = ["MULTI", "SET a 1 PXAT 5", "VADD b x", "SET b 2 GET", "EXEC"];
+    rig.hear(&commands(&several));
+    let parts = ["MULTI", "SET a 1", "PEXPIREAT a 5", "EXEC"];
+    assert_eq!(rig.sent(1), commands(&parts));
+    assert_eq!(rig.sent(0), command("SET b 2"));
+    assert_eq!(rig.lane.status.errors()["unsupported_vector_sets"], 1);
+    assert_eq!(rig.lane.config.omissions.take_news().len(), 1);
+}
+
+#[test]
+fn a_rebuilt_command_over_several_slots_is_split() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    let stream = command("MSETEX 2 a 1 b 2 PXAT 5");
+    rig.hear(&stream);
+    let each = |key: &str, value: u8| {
+        let (set, expire) = (format!("SET {key} {value}"), format!("PEXPIREAT {key} 5"));
+        commands(&["MULTI", &set, &expire, "EXEC"])
+    };
+    assert_eq!(rig.sent(1), each("a", 1));
+    assert_eq!(rig.sent(0), each("b", 2));
+    rig.reply(0, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n");
+    assert_eq!(rig.acknowledged(), 100);
+    rig.reply(1, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n");
+    assert_eq!(rig.acknowledged(), 100 + stream.len() as u64);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, dial};
 use super::pulse::{Pulse, Ticker};
@@ -79,6 +79,7 @@ pub(super) async fn run(lane: Lane, around: Surroundings) {
         around,
         stopping_since: None,
     };
+    task.set_wall_clock();
     let _guard = FailOnPanic(Arc::clone(&task.around.status));
     loop {
         match poll_fn(|cx| task.turn(cx)).await {
@@ -105,6 +106,14 @@ impl Drop for FailOnPanic {
             self.0.fail(Fault::new(FaultKind::Runtime, text));
         }
     }
+}
+
+/// Unix time in milliseconds.
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |elapsed| {
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    })
 }
 
 impl LaneTask {
@@ -143,6 +152,12 @@ impl LaneTask {
         Ok(busy)
     }
 
+    /// Instants never jump, the wall clock may: their distance is told anew with every tick.
+    fn set_wall_clock(&mut self) {
+        let now_ms = self.around.shared.millis_at(Instant::now());
+        self.lane.set_wall_clock(unix_ms().saturating_sub(now_ms));
+    }
+
     fn write_targets(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
         let mut busy = false;
         for index in 0..self.targets.len() {
@@ -155,6 +170,7 @@ impl LaneTask {
         if !self.ticker.is_due(cx) {
             return Ok(false);
         }
+        self.set_wall_clock();
         self.hear_orders(now_ms)?;
         if self.around.shared.stop_requested() {
             self.stop();

@@ -10,15 +10,16 @@ use super::lane_task::Order;
 use super::pulse;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{Existing, OnDivergence, OnExisting, SyncPlan};
+use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
+use crate::engine::{release, watched};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::target;
-use crate::topology::{Credentials, Flavour, Node};
+use crate::topology::{Credentials, Node};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -159,6 +160,9 @@ impl Supervisor {
                 name: format!("slotstream:{}:{}", options.link, status.id),
             },
             format: self.format,
+            lacking: watched(&self.plan.source, &self.plan.target),
+            leave_out: options.on_unsupported == OnUnsupported::Drop,
+            omissions: Arc::clone(&self.shared.omissions),
             database_map: options.database_map.clone(),
             existing: self.existing,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
@@ -205,12 +209,8 @@ fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
         .servers
         .iter()
         .map(|(_, server)| {
-            let lineage = match server.flavour {
-                Flavour::Redis => Lineage::Redis,
-                Flavour::Valkey => Lineage::Valkey,
-            };
-            let version = server.version;
-            TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+            let (lineage, major, minor) = release(server);
+            TargetFormat::of_server(lineage, major, minor)
         })
         .min_by_key(|format| format.max_rdb_version)
         .ok_or_else(|| {

@@ -12,6 +12,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use slotstream::command::rewrite::Features;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
 use slotstream::engine::options::DatabaseMap;
@@ -124,6 +125,9 @@ impl World {
             },
             database_map: DatabaseMap::default(),
             existing: cluster.existing,
+            lacking: Features::lacking_in(Lineage::Redis, 7, 0),
+            leave_out: false,
+            omissions: Default::default(),
             continue_on_divergence: false,
             functions: Default::default(),
         };
