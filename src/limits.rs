@@ -196,6 +196,34 @@ pub const ACK_INTERVAL_MS: u64 = 1000;
 /// Reads of which a lane remembers the time, to tell the age of what is not answered.
 pub const MAX_ARRIVALS: usize = 4096;
 
+/// What a lease adds to a deadline, in milliseconds: some 1,100 years. Deadlines of real use are below it, and the sum is
+/// below what servers take for fields and keys (2^46).
+pub const LEASE_GRACE_MS: u64 = 1 << 45;
+
+/// Deadlines that are nearer than this, and the lane's lag, are held back: so long may a target stand still without
+/// removing a key whose renewal waits.
+pub const LEASE_MARGIN_MS: u64 = 30_000;
+
+/// Deadlines that are nearer than this are held back while a copy is made: so long may it take.
+pub const LEASE_COPY_MS: u64 = 24 * 3_600_000;
+
+/// How much later than the true deadline a lease ends: by so much clocks may differ, and so long may a source take to
+/// find the key.
+pub const LEASE_SKEW_MS: u64 = 2_000;
+
+/// Memory for the leases of a lane, and what one takes beside its key.
+pub const LEASE_TABLE_BYTES: usize = 64 << 20;
+pub const LEASE_ENTRY_BYTES: usize = 144;
+
+/// Keys that one script looks at, and scripts of one tick.
+pub const SETTLE_KEYS: usize = 128;
+pub const SETTLE_BATCHES: usize = 64;
+
+/// Answers of the source about its offset that are remembered until the target has passed them.
+pub const MAX_OPEN_POLLS: usize = 64;
+
+const _: () = assert!(LEASE_MARGIN_MS > LEASE_SKEW_MS + 2 * WATCH_INTERVAL_MS);
+
 /// `COUNT` of the `SCAN` that lists the target's keys after a copy: under a millisecond of the target's time each.
 pub const LISTING_SCAN_COUNT: &[u8] = b"1000";
 

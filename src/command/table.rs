@@ -232,8 +232,8 @@ pub static COMMANDS: &[Command] = &[
     // Whole databases. Unsafe: what the watermarks of slots cover must not be flushed again.
     row("flushall", Kind::FlushAll, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
     row("flushdb", Kind::FlushDb, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
-    row("swapdb", Kind::SwapDb, None, Safety::UNSAFE),
-    row("move", Kind::Move, One, Safety::UNSAFE),
+    row("swapdb", Kind::SwapDb, None, Safety::UNSAFE).newer(DEADLINE, 2, lifetimes::leave_database),
+    row("move", Kind::Move, One, Safety::UNSAFE).newer(DEADLINE, 2, lifetimes::leave_database),
     // Messages leave the data alone; delivering one twice is the price of a replay.
     steer("publish", Kind::Publish),
     row("spublish", Kind::ShardPublish, One, Safety::SAFE).without(V7_0, Lack::ShardedChannels),
@@ -259,9 +259,9 @@ pub static COMMANDS: &[Command] = &[
     safe("unlink", ALL),
     when("delex", safety::delex).newer(Features::DELEX, 1, lifetimes::delete),
     once("delifeq", One).newer(Features::DELIFEQ, 1, lifetimes::delete),
-    once("rename", PAIR),
-    once("renamenx", PAIR),
-    once("copy", PAIR).newer(V6_2, 1, structures::copy),
+    once("rename", PAIR).newer(DEADLINE, 2, lifetimes::rename),
+    once("renamenx", PAIR).newer(DEADLINE, 2, lifetimes::rename),
+    once("copy", PAIR).newer(V6_2.and(DEADLINE), 1, structures::copy),
     when("restore", safety::restore).newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     once("migrate", Migrate),
     once("sort", SortStore),

@@ -261,12 +261,14 @@ fn probe_source(client: &mut Client) -> Result<(), Fault> {
 /// Whether the user may write, and the server takes writes. `key` lies in a slot of this server.
 fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
     client.call(&["MULTI"])?;
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 7] = [
         &["RESTORE", key, "0", "", "REPLACE", "ABSTTL"],
         &["SET", key, ""],
         &["XADD", key, "1-1", "a", "b"],
         &["DEL", key],
         &["PEXPIREAT", key, "1"],
+        &["PTTL", key],
+        &["EVAL", "return 0", "1", key],
     ];
     let mut refusal = None;
     for command in commands {

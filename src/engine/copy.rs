@@ -15,6 +15,7 @@ use super::options::Destination;
 use super::status::ErrorCount;
 use super::targets::Targets;
 use crate::chunk::Chunks;
+use crate::command::rewrite::Deadlines;
 use crate::command::rewrite::{Features, Lack, without_lost_deadlines};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
@@ -172,7 +173,7 @@ impl Lane {
                     copy.decoded = true;
                     break;
                 }
-                Item::Value(value) => {
+                Item::Value(mut value) => {
                     copy.keys += 1;
                     if let Some(database) =
                         self.router
@@ -181,6 +182,10 @@ impl Lane {
                         if let Some(sweep) = &mut self.sweep {
                             sweep.note(database, value.key);
                         }
+                        let deadlines = &mut self.rebuild.deadlines;
+                        deadlines.database = database;
+                        let lease = |at_ms| deadlines.of_key(value.key, at_ms);
+                        value.expire_at_ms = value.expire_at_ms.map(lease);
                         let slot = targets.slot_of(value.key);
                         targets.stage(chunks, slot, at, database, |out| value.write_restore(out));
                     } else {
@@ -189,7 +194,7 @@ impl Lane {
                 }
                 Item::Part(part) => {
                     copy.keys += u64::from(part.is_last);
-                    let (part, lost) = without_lost_deadlines(part, format);
+                    let (mut part, lost) = without_lost_deadlines(part, format);
                     // Once for each hash, however many parts it has.
                     if lost && !copy.lost_deadlines {
                         let what =
@@ -204,6 +209,10 @@ impl Lane {
                         if let Some(sweep) = self.sweep.as_mut().filter(|_| part.is_first) {
                             sweep.note(database, part.key);
                         }
+                        let deadlines = &mut self.rebuild.deadlines;
+                        deadlines.database = database;
+                        let lease = |at_ms| deadlines.of_key(part.key, at_ms);
+                        part.expire_at_ms = part.expire_at_ms.filter(|_| part.is_last).map(lease);
                         let slot = targets.slot_of(part.key);
                         let mut written = Ok(0);
                         targets.stage(chunks, slot, at, database, |out| {
@@ -244,7 +253,7 @@ impl Lane {
 }
 
 /// Whether so much waits for answers that no more should be built.
-fn is_full(chunks: &Chunks, targets: &Targets) -> bool {
+pub(super) fn is_full(chunks: &Chunks, targets: &Targets) -> bool {
     chunks.in_use() > limits::LANE_BUFFER_BYTES && !targets.is_idle()
 }
 

@@ -16,6 +16,7 @@
 //! | `stream` | the stream: scan, classify, route |
 //! | `rebuild` | the stream: commands that the target gets in another form |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked` | delivery |
 //!
@@ -33,6 +34,7 @@ use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::{DatabaseMap, Existing};
 use super::rebuild::{Omissions, Rebuild};
+use super::settle::Settling;
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
@@ -90,7 +92,7 @@ pub struct Lane {
     pub(super) link: SourceLink,
     failures: u32,
     /// The history that offsets belong to, once there is one.
-    history: Option<ReplicationId>,
+    pub(super) history: Option<ReplicationId>,
     /// Offset at the intake's cursor.
     pub(super) scanned: Offset,
     /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
@@ -98,7 +100,7 @@ pub struct Lane {
     /// Whether the whole snapshot was decoded and handed to the target connections. Before, there is nothing to resume.
     copied: bool,
     /// Whether everything of the snapshot is answered.
-    settled: bool,
+    pub(super) settled: bool,
     /// When the source last said something, or was last not listened to.
     heard_ms: u64,
     /// Handshake bytes that were received and not understood yet.
@@ -117,7 +119,8 @@ pub struct Lane {
     /// When how much had been received: the age of what is not answered.
     arrivals: VecDeque<(Offset, u64)>,
     /// Unix time at the zero of `now_ms`, in milliseconds.
-    unix_ms_at_zero: u64,
+    pub(super) unix_ms_at_zero: u64,
+    pub(super) settling: Settling,
     cut: Vec<usize>,
     pub(super) stopping: bool,
     pub(super) commands: u64,
@@ -159,6 +162,7 @@ impl Lane {
             question: None,
             arrivals: VecDeque::new(),
             unix_ms_at_zero: 0,
+            settling: Settling::default(),
             cut: Vec::new(),
             stopping: false,
             commands: 0,
@@ -351,6 +355,7 @@ impl Lane {
         self.router = Router::new();
         self.hold = None;
         self.sweep = None;
+        self.forget_polls();
         self.question = None;
         self.arrivals.clear();
     }
@@ -487,6 +492,7 @@ impl Lane {
         let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
         self.cut.extend(silent);
         self.advance_at(Some(now_ms))?;
+        self.settle_on(now_ms);
         self.check_silence(now_ms)?;
         let due = now_ms >= self.next_ack_ms || self.ack_now;
         let attached = matches!(self.link, SourceLink::Copying(_) | SourceLink::Streaming);
@@ -512,6 +518,8 @@ impl Lane {
         }
         if self.sweep.is_some() {
             self.sweep_on(tick)?;
+        } else if self.settling.walk.is_some() {
+            self.walk_on(tick)?;
         }
         self.hold_on()?;
         if matches!(self.link, SourceLink::Streaming) {
@@ -551,6 +559,7 @@ impl Lane {
     pub fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
+            self.sweep = None;
             self.set_state(LaneState::Stopping);
         }
     }
@@ -558,12 +567,21 @@ impl Lane {
     /// Whether a stopping lane has nothing left to do. A lane in its first copy has nothing to finish but what is
     /// in flight: the copy must be made again anyway.
     pub fn is_done(&self) -> bool {
-        self.stopping && self.hold.is_none() && self.targets.is_idle()
+        self.stopping
+            && self.hold.is_none()
+            && self.rebuild.deadlines.is_empty()
+            && self.targets.is_idle()
     }
 
     /// Ends the lane for display.
     pub fn finish(&mut self) {
         self.publish();
+        if !self.rebuild.deadlines.is_empty() {
+            self.status.set_message(
+                "there was no time to give all keys their true deadline: some that end soon keep one of 1,100 years more, \
+                 until they are written again or another copy is made",
+            );
+        }
         self.status.set_state(LaneState::Stopped);
     }
 

@@ -11,19 +11,18 @@
 //! several slots:   split first, then each part looked at
 //! ```
 //!
-//! To alter deadlines while the lane lags: give [`Rebuild`] a [`Deadlines`](crate::command::rewrite::Deadlines) of your
-//! own, and have [`Features::DEADLINE`] among `watched` for as long as it has something to alter. It is asked once for each
-//! deadline of each command that is sent, in the order of the stream.
+//! Every deadline of every command that is sent is asked for once at [`Leases`], in the order of the stream.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 use super::lane::{Lane, LaneConfig};
+use super::lease::Leases;
 use super::options::Deployment;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::{Run, Step, cross_slot};
 use super::targets::Targets;
-use crate::command::rewrite::{Features, Lack, Rewriting, Target, Unaltered, Verdict};
+use crate::command::rewrite::{Features, Lack, Rewriting, Target, Verdict};
 use crate::command::{self, Command, Kind, SlotOf};
 use crate::fault::{Fault, FaultKind};
 use crate::position::Offset;
@@ -37,7 +36,8 @@ pub(super) struct Rebuild {
     /// What commands are looked at for.
     pub watched: Features,
     target: Target,
-    deadlines: Unaltered,
+    /// Near deadlines are held back.
+    pub deadlines: Leases,
     /// What a command became.
     built: Vec<u8>,
 }
@@ -128,13 +128,13 @@ impl LaneConfig {
 impl Rebuild {
     pub fn new(config: &LaneConfig) -> Self {
         Self {
-            watched: config.lacking,
+            watched: config.lacking | Features::DEADLINE,
             target: Target {
-                lacking: config.lacking,
+                lacking: config.lacking | Features::DEADLINE,
                 format: config.format,
                 leave_out: config.leave_out,
             },
-            deadlines: Unaltered,
+            deadlines: Leases::default(),
             built: Vec::new(),
         }
     }
@@ -212,6 +212,7 @@ impl Lane {
             omissions: &self.config.omissions,
         };
         self.rebuild.built.clear();
+        self.rebuild.deadlines.database = self.router.target_database.unwrap_or(0);
         let Verdict::Rebuilt(frames) = self.rebuild.look(&frame, command, &context)? else {
             return Ok(false);
         };
@@ -266,6 +267,7 @@ impl Lane {
         begin: Offset,
         database: u32,
     ) -> Result<(), Fault> {
+        self.rebuild.deadlines.database = database;
         let groups = self.grouped(bytes, begin, true)?;
         self.send_groups(&groups, begin, self.scanned, database);
         Ok(())

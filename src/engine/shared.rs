@@ -201,7 +201,7 @@ mod tests {
         let (one, two) = (streaming(&shared, "x"), shared.add_lane("y", "a:2"));
         two.set_replid("r");
         let mut once = CatchUp::default();
-        one.set_poll("r", 10);
+        one.set_poll("r", 10, 0);
         one.acknowledged_offset.store(10, Relaxed);
         assert!(
             !once.reached(&shared.lanes()),
@@ -210,13 +210,13 @@ mod tests {
         two.set_state(LaneState::Streaming);
         assert!(!once.reached(&shared.lanes()));
         for _ in 0..2 {
-            one.set_poll("r", 20);
-            two.set_poll("r", 5);
+            one.set_poll("r", 20, 0);
+            two.set_poll("r", 5, 0);
         }
         assert!(!once.reached(&shared.lanes()), "this look fixes the goal");
         one.acknowledged_offset.store(19, Relaxed);
         two.acknowledged_offset.store(5, Relaxed);
-        one.set_poll("r", 1000);
+        one.set_poll("r", 1000, 0);
         assert!(!once.reached(&shared.lanes()), "one byte is missing");
         one.acknowledged_offset.store(20, Relaxed);
         assert!(
@@ -231,16 +231,16 @@ mod tests {
         let lane = streaming(&shared, "x");
         let mut once = CatchUp::default();
         assert!(!once.reached(&shared.lanes()));
-        lane.set_poll("r", 1);
-        lane.set_poll("r", 1);
+        lane.set_poll("r", 1, 0);
+        lane.set_poll("r", 1, 0);
         assert!(!once.reached(&shared.lanes()));
         lane.set_state(LaneState::Copying);
         lane.acknowledged_offset.store(50, Relaxed);
         assert!(!once.reached(&shared.lanes()));
         lane.set_state(LaneState::Streaming);
         assert!(!once.reached(&shared.lanes()));
-        lane.set_poll("r", 60);
-        lane.set_poll("r", 60);
+        lane.set_poll("r", 60, 0);
+        lane.set_poll("r", 60, 0);
         assert!(!once.reached(&shared.lanes()));
         lane.acknowledged_offset.store(60, Relaxed);
         assert!(once.reached(&shared.lanes()));

@@ -167,6 +167,8 @@ pub struct SourcePoll {
     pub offset: u64,
     /// How many answers there were so far.
     pub count: u64,
+    /// When it was asked for, in milliseconds since the start: what it had emitted before is below the offset.
+    pub asked_ms: u64,
 }
 
 /// One lane's status. All offsets are replication offsets of the source, in bytes.
@@ -204,6 +206,8 @@ pub struct LaneStatus {
     /// Of these, removed.
     pub stale_removed: AtomicU64,
 
+    /// Keys whose deadline is held back on the target.
+    pub leases: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
@@ -237,6 +241,7 @@ impl LaneStatus {
             snapshot_keys: AtomicU64::new(0),
             stale_checked: AtomicU64::new(0),
             stale_removed: AtomicU64::new(0),
+            leases: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),
@@ -304,10 +309,11 @@ impl LaneStatus {
     // What the watcher writes.
 
     /// An answer of the source master about its own position.
-    pub fn set_poll(&self, replid: &str, offset: u64) {
+    pub fn set_poll(&self, replid: &str, offset: u64, asked_ms: u64) {
         let mut poll = locked(&self.poll);
         replid.clone_into(&mut poll.replid);
         poll.offset = offset;
+        poll.asked_ms = asked_ms;
         poll.count += 1;
     }
 
@@ -419,14 +425,14 @@ mod tests {
         let lane = lane();
         lane.set_replid("a");
         lane.acknowledged_offset.store(100, Relaxed);
-        lane.set_poll("a", 100);
+        lane.set_poll("a", 100, 0);
         lane.set_state(LaneState::Streaming);
         assert!(!lane.caught_up(), "the poll is older than the stream");
-        lane.set_poll("a", 101);
+        lane.set_poll("a", 101, 0);
         assert!(!lane.caught_up(), "one byte is missing");
         lane.acknowledged_offset.store(101, Relaxed);
         assert!(lane.caught_up());
-        lane.set_poll("b", 50);
+        lane.set_poll("b", 50, 0);
         assert!(!lane.caught_up(), "an offset of another history");
     }
 

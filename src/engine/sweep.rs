@@ -202,21 +202,39 @@ impl Lane {
             self.give_sweep_up("the snapshot has more keys than may be remembered");
             return Ok(());
         }
-        let Some(listing) = &mut sweep.listing else {
-            return Ok(());
-        };
-        if listing.awaits() {
-            let Some((target, answer)) = self.targets.answers.pop() else {
-                return Ok(());
-            };
-            let map = &self.config.database_map;
-            if let Some(page) = listing.answered(target, &answer, &self.targets, map)? {
-                self.remove_stale_of(page);
-            }
+        if let Some(page) = self.take_page()? {
+            self.remove_stale_of(page);
         }
         self.ask_for_keys(tick.is_some());
         self.end_sweep(tick);
         Ok(())
+    }
+
+    /// The listing that is under way, for whichever purpose.
+    fn listing(&mut self) -> Option<&mut Listing> {
+        match &mut self.sweep {
+            Some(sweep) => sweep.listing.as_mut(),
+            None => self.settling.walk.as_mut().map(|walk| &mut walk.listing),
+        }
+    }
+
+    /// The page that was asked for, if it has come.
+    pub(super) fn take_page(&mut self) -> Result<Option<Page>, Fault> {
+        if !self.listing().is_some_and(|listing| listing.awaits()) {
+            return Ok(None);
+        }
+        let Some((target, answer)) = self.targets.answers.pop() else {
+            return Ok(None);
+        };
+        let listing = match &mut self.sweep {
+            Some(sweep) => sweep.listing.as_mut(),
+            None => self.settling.walk.as_mut().map(|walk| &mut walk.listing),
+        };
+        let map = &self.config.database_map;
+        match listing {
+            Some(listing) => listing.answered(target, &answer, &self.targets, map),
+            None => Ok(None),
+        }
     }
 
     fn remove_stale_of(&mut self, page: Page) {
@@ -236,16 +254,16 @@ impl Lane {
         }
     }
 
-    fn ask_for_keys(&mut self, timed: bool) {
+    /// Asks for the next page, if that may be done now.
+    pub(super) fn ask_for_keys(&mut self, timed: bool) {
         // A flush asks for keys itself, and needs the connections quiet.
-        if self.hold.is_some() || self.stopping || matches!(self.link, SourceLink::Copying(_)) {
+        let early = matches!(self.link, SourceLink::Copying(_)) && !self.stopping;
+        if self.hold.is_some() || early {
             return;
         }
         let at = self.routed();
-        let Some(listing) = self.sweep.as_mut().and_then(|sweep| sweep.listing.as_mut()) else {
-            return;
-        };
-        let Some(target) = listing.next_target(timed) else {
+        let listing = self.listing();
+        let Some(target) = listing.and_then(|listing| listing.next_target(timed)) else {
             return;
         };
         // A question waits until the connection has answered everything, and all else behind it: not at any price.
@@ -253,6 +271,9 @@ impl Lane {
             return;
         }
         let mut question = Vec::new();
+        let Some(listing) = self.listing() else {
+            return;
+        };
         let database = listing.ask(&mut question);
         self.push_built(target, database, at, Form::Question, |out| {
             out.extend_from_slice(&question);

@@ -196,7 +196,9 @@ fn expire_in(
         return Ok(Verdict::Same);
     };
     let given = rewriting.deadlines.of_key(key, at_ms);
-    let unknown_condition = frame.argc() > 3 && rewriting.lacks(Features::REDIS_7_0);
+    // An altered deadline is not what the condition compared with.
+    let unknown_condition =
+        frame.argc() > 3 && rewriting.lacks(Features::REDIS_7_0 | Features::DEADLINE);
     if absolute && given == at_ms && !unknown_condition {
         return Ok(Verdict::Same);
     }
@@ -223,6 +225,20 @@ pub fn getex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict
         }
     }
     Ok(rewriting.rebuilt())
+}
+
+/// `RENAME from to`, `RENAMENX from to`: the deadline goes with the value.
+pub fn rename(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    if let (Some(from), Some(to)) = (frame.arg(1), frame.arg(2)) {
+        rewriting.deadlines.carried(from, to);
+    }
+    Ok(Verdict::Same)
+}
+
+/// `MOVE key database`, `SWAPDB a b`: deadlines go to another database.
+pub fn leave_database(_: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    rewriting.deadlines.lost_track();
+    Ok(Verdict::Same)
 }
 
 /// `GETDEL key`, and removals under a condition that held: `DELIFEQ key value`, `DELEX key condition`.

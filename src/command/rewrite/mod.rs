@@ -104,6 +104,12 @@ pub trait Deadlines {
     ) -> u64 {
         at_ms
     }
+
+    /// The value of `from`, and its deadline with it, is found under `to` as well from now on, or instead.
+    fn carried(&mut self, _from: &[u8], _to: &[u8]) {}
+
+    /// Values, and their deadlines with them, go where they cannot be followed.
+    fn lost_track(&mut self) {}
 }
 
 /// Deadlines as the source has them.

@@ -94,6 +94,13 @@ pub fn copy(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict,
         .find(|arg| is_word(arg, "db"))
         .and_then(|_| args.next());
     match database {
+        None => rewriting.deadlines.carried(source, destination),
+        Some(_) => rewriting.deadlines.lost_track(),
+    }
+    if !rewriting.lacks(Features::REDIS_6_2) {
+        return Ok(Verdict::Same);
+    }
+    match database {
         Some(database) => {
             rewriting.push(&[b"EVAL", COPY_KEY, b"2", source, destination, database]);
         }
