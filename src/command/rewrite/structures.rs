@@ -201,8 +201,16 @@ pub fn geosearchstore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Resul
     let Some(words) = circle(&args) else {
         return rewriting.nothing(Lack::Command);
     };
-    rewriting.push(&words);
+    store_found(args[2], args[1], &words, rewriting);
     Ok(rewriting.rebuilt())
+}
+
+/// A search that stores what it finds. Where `source` is missing 6.0 leaves the destination alone; later versions remove it.
+fn store_found(source: &[u8], destination: &[u8], search: &[&[u8]], rewriting: &mut Rewriting<'_>) {
+    if source != destination {
+        rewriting.push(&[b"DEL", destination]);
+    }
+    rewriting.push(search);
 }
 
 /// The words of the same search for 6.0, if it is one in a circle.
@@ -243,17 +251,27 @@ fn circle<'a>(args: &[&'a [u8]]) -> Option<Vec<&'a [u8]>> {
     Some(words)
 }
 
-/// `GEORADIUS ... COUNT n ANY ... STORE key`: any few of those found, not the nearest.
+/// `GEORADIUS key lon lat radius unit [COUNT n [ANY]] ... STORE|STOREDIST key`, and `GEORADIUSBYMEMBER`
 pub fn georadius(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    let mut args = frame.args().skip(5);
-    let any = args.any(|arg| is_word(arg, "count")) && {
-        args.next();
-        args.next().is_some_and(|arg| is_word(arg, "any"))
-    };
-    match any {
-        true => rewriting.nothing(Lack::Command),
-        false => Ok(Verdict::Same),
+    let args: Vec<&[u8]> = frame.args().collect();
+    let source = args[1];
+    let mut destination = None;
+    let mut options = args.iter().copied().skip(5);
+    while let Some(word) = options.next() {
+        if is_word(word, "store") || is_word(word, "storedist") {
+            destination = options.next();
+        } else if is_word(word, "count") {
+            options.next();
+        } else if is_word(word, "any") {
+            // Any few of those found, not the nearest: which ones is the server's own choice.
+            return rewriting.nothing(Lack::Command);
+        }
     }
+    let Some(destination) = destination else {
+        return Ok(Verdict::Same);
+    };
+    store_found(source, destination, &args, rewriting);
+    Ok(rewriting.rebuilt())
 }
 
 /// `BITOP operation destination key ...`: from 8.2 on with `DIFF`, `DIFF1`, `ANDOR`, `ONE`.

@@ -377,12 +377,17 @@ fn lists_and_sorted_sets_are_put_into_the_words_of_6_0() {
     becomes(
         "GEOSEARCHSTORE d s FROMLONLAT 1 2 BYRADIUS 3 km DESC COUNT 4 STOREDIST",
         REDIS_6_0,
-        "GEORADIUS s 1 2 3 km DESC COUNT 4 STOREDIST d",
+        "DEL d; GEORADIUS s 1 2 3 km DESC COUNT 4 STOREDIST d",
     );
     becomes(
         "GEOSEARCHSTORE d s BYRADIUS 3 km FROMMEMBER m",
         REDIS_6_0,
-        "GEORADIUSBYMEMBER s m 3 km STORE d",
+        "DEL d; GEORADIUSBYMEMBER s m 3 km STORE d",
+    );
+    becomes(
+        "GEORADIUSBYMEMBER s m 3 km STORE s",
+        REDIS_6_0,
+        "GEORADIUSBYMEMBER s m 3 km STORE s",
     );
     let square = "GEOSEARCHSTORE d s FROMMEMBER m BYBOX 1 2 km";
     is_refused(square, REDIS_6_0, Lack::Command, "");
