@@ -656,6 +656,7 @@ impl Lane {
         if !self.settled && matches!(self.link, SourceLink::Streaming) && applied {
             self.settled = true;
             self.ack_now = true;
+            self.settling.copy_left_unknown = self.rebuild.deadlines.unknown().is_some();
         }
         let state = self.state_of_stream();
         if matches!(self.link, SourceLink::Streaming) && self.status.state() != state {
@@ -680,10 +681,11 @@ impl Lane {
 
     /// How far a lane that reads the stream is.
     fn state_of_stream(&self) -> LaneState {
-        match (self.settled, &self.sweep) {
+        let sweeping = self.sweep.is_some() || self.settling.copy_left_unknown;
+        match (self.settled, sweeping) {
             (false, _) => LaneState::Copying,
-            (true, Some(_)) => LaneState::Sweeping,
-            (true, None) => LaneState::Streaming,
+            (true, true) => LaneState::Sweeping,
+            (true, false) => LaneState::Streaming,
         }
     }
 

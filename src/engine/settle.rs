@@ -35,6 +35,9 @@ pub(super) struct Settling {
     polls_seen: u64,
     /// Everything that the source emitted before is applied: Unix time in milliseconds.
     pub applied_until_ms: u64,
+    /// The copy left leases that are not in the table: only a walk finds them all, and an end before it would leave keys
+    /// that live for ever.
+    pub copy_left_unknown: bool,
     pub walk: Option<Walk>,
 }
 
@@ -170,6 +173,7 @@ impl Lane {
         }
         let Some((until_ms, number)) = self.rebuild.deadlines.unknown() else {
             self.settling.walk = None;
+            self.settling.copy_left_unknown = false;
             return;
         };
         if self.settling.walk.is_some() {
@@ -224,6 +228,7 @@ impl Lane {
             && walk.listing.is_done(targets, tick)
         {
             // What was not due is near: it waits for its end.
+            self.settling.copy_left_unknown &= !walk.last;
             let left = (!walk.last && !self.stopping).then_some(due.far_ms);
             let number = walk.number;
             self.rebuild.deadlines.found_unknown(left, number);

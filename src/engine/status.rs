@@ -26,7 +26,8 @@ pub enum LaneState {
     WaitingForSnapshot,
     /// The snapshot is being received and written.
     Copying,
-    /// The snapshot is written, the stream is being replayed, and keys that the source does not have are looked for.
+    /// The snapshot is written, the stream is being replayed, and the target's keys are looked at: those that the source
+    /// does not have are removed, and deadlines that were held back are given their true value.
     Sweeping,
     /// The stream of writes is being replayed.
     Streaming,
