@@ -20,6 +20,8 @@ pub struct SyncOptions {
     pub status_address: Option<String>,
     pub on_existing: OnExisting,
     pub on_divergence: OnDivergence,
+    /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
+    pub skip_unknown: bool,
     pub database_map: DatabaseMap,
 }
 

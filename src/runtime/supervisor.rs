@@ -15,7 +15,7 @@ use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::{Lineage, Modules, TargetFormat};
 use crate::slot::SlotSet;
 use crate::target;
 use crate::topology::{Credentials, Flavour, Node};
@@ -153,6 +153,7 @@ impl Supervisor {
             },
             format: self.format,
             database_map: options.database_map.clone(),
+            skip_unknown: options.skip_unknown,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
         };
@@ -178,20 +179,35 @@ fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     Some((credentials.user.clone(), password.reveal().to_owned()))
 }
 
-/// What every target master takes: the oldest of them decides.
+/// What every target master takes: the oldest of them decides, and only modules that all of them have count.
 fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
-    plan.target
-        .servers
-        .iter()
-        .map(|(_, server)| {
-            let lineage = match server.flavour {
-                Flavour::Redis => Lineage::Redis,
-                Flavour::Valkey => Lineage::Valkey,
+    // What all source masters list together.
+    let mut source_modules = Vec::new();
+    for (_, server) in &plan.source.servers {
+        source_modules.extend(server.modules.iter().map(String::as_str));
+    }
+    let formats = plan.target.servers.iter().map(|(_, server)| {
+        let lineage = match server.flavour {
+            Flavour::Redis => Lineage::Redis,
+            Flavour::Valkey => Lineage::Valkey,
+        };
+        let version = server.version;
+        let mut format =
+            TargetFormat::of_server(lineage, version.major.into(), version.minor.into());
+        let listed = Modules::of(&server.modules, Some(&source_modules));
+        format.modules = format.modules.either(listed);
+        format
+    });
+    formats
+        .reduce(|one, other| {
+            let modules = one.modules.common(other.modules);
+            let older = if one.max_rdb_version <= other.max_rdb_version {
+                one
+            } else {
+                other
             };
-            let version = server.version;
-            TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+            TargetFormat { modules, ..older }
         })
-        .min_by_key(|format| format.max_rdb_version)
         .ok_or_else(|| {
             Fault::new(
                 FaultKind::NoTopology,
