@@ -66,6 +66,8 @@ pub struct LaneConfig {
     pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
     pub continue_on_divergence: bool,
+    /// Leave out what belongs to modules that the target lacks.
+    pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
 }
