@@ -245,7 +245,9 @@ fn run(client: &mut Client, script: &[(&'static str, Lack)]) -> Result<Vec<(&'st
 
 /// Serialized values of every type, given back under other names: as clients do that move keys themselves.
 fn restore_copies(client: &mut Client) -> Result<()> {
-    let keys = ["a", "h", "l", "set", "zd", "x", "counter", "lex", "copy2"];
+    let keys = [
+        "a", "h", "l", "set", "zd", "x", "counter", "lex", "copy2", "v",
+    ];
     for key in keys.map(|key| format!("{{s}}{key}")) {
         let Value::Bulk(payload) = client.call(&["DUMP", &key])? else {
             continue;
@@ -356,6 +358,9 @@ fn feeds(
         ..LoadOptions::default()
     };
     load(&mut client, &loaded)?;
+    if family.has_vector_sets() {
+        client.call(&["VADD", "{s}v:early", "VALUES", "2", "1", "2", "e"])?;
+    }
     let writers = Writers::start(
         source,
         &WriterOptions {
@@ -388,11 +393,15 @@ fn feeds(
     restore_copies(&mut client)?;
     for pair in &mut pairs {
         pair.must_be_equal(source, "after each command")?;
-        // The serialized hash with deadlines came twice.
-        let hash = [("RESTORE {s}h", Lack::FieldTtl); 2];
-        let lines: Vec<_> = done.iter().copied().chain(hash).collect();
-        let timed = family.has_hash_field_ttl();
-        pair.must_have_left_out(if timed { &lines } else { &done })?;
+        let mut lines = done.clone();
+        // The serialized hash with deadlines, and the serialized vector set, came twice.
+        if family.has_hash_field_ttl() {
+            lines.extend([("RESTORE {s}h", Lack::FieldTtl); 2]);
+        }
+        if family.has_vector_sets() {
+            lines.extend([("RESTORE {s}v", Lack::VectorSets); 2]);
+        }
+        pair.must_have_left_out(&lines)?;
         pair.before = left_out(&pair.sync)?;
     }
     if single {

@@ -86,6 +86,10 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "stop")]
     on_unsupported: UnsupportedArg,
 
+    /// Leave out and count values and other data of modules that the target lacks, rather than stop at them
+    #[arg(long)]
+    skip_unknown: bool,
+
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: String,
@@ -201,6 +205,7 @@ impl SyncArgs {
                 UnsupportedArg::Stop => OnUnsupported::Stop,
                 UnsupportedArg::Drop => OnUnsupported::Drop,
             },
+            skip_unknown: self.skip_unknown,
             database_map: self.db_map.unwrap_or_default(),
         })
     }

@@ -310,6 +310,7 @@ mod tests {
             keyspace: Vec::new(),
             hashes_with_field_ttl: 0,
             function_libraries: 0,
+            modules: Vec::new(),
         }
     }
 
@@ -343,6 +344,7 @@ mod tests {
             on_existing,
             on_divergence: OnDivergence::Stop,
             on_unsupported: OnUnsupported::Stop,
+            skip_unknown: false,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),

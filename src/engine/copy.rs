@@ -12,15 +12,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, SourceLink};
 use super::options::Destination;
-use super::status::ErrorCount;
+use super::status::{ErrorCount, LaneStatus};
 use super::targets::Targets;
 use crate::chunk::Chunks;
-use crate::command::rewrite::Deadlines;
-use crate::command::rewrite::{Features, Lack, without_lost_deadlines};
+use crate::command::rewrite::{Deadlines, Features, Lack, lack_behind, without_lost_deadlines};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
-use crate::rdb::{Decoder, Item, Options, Problem, RdbError, TargetFormat};
+use crate::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError, TargetFormat, Unsupported};
 use crate::resp::push_command;
 use crate::source::Framing;
 
@@ -219,7 +218,10 @@ impl Lane {
                             written = part.write_commands(out, &format);
                             *written.as_ref().unwrap_or(&0)
                         });
-                        written.map_err(|problem| unsupported(problem, part.key))?;
+                        if let Err(problem) = written {
+                            self.config
+                                .leave_out_of_key(&self.status, problem, part.key)?;
+                        }
                     } else if part.is_last {
                         self.status.count(ErrorCount::DroppedDatabase);
                     }
@@ -243,11 +245,56 @@ impl Lane {
                 | Item::Aux { .. }
                 | Item::SelectDatabase(_)
                 | Item::SlotHint { .. }
-                | Item::SlotImport
-                | Item::Skipped { .. } => {}
+                | Item::SlotImport => {}
+                Item::Unsupported(Unsupported { key, problem, .. }) => {
+                    self.config.leave_out_of_key(&self.status, problem, key)?;
+                }
+                Item::LeftOut(what) => self.config.leave_out_beside(&self.status, what)?,
             }
         }
         copy.start += reader.consumed_bytes();
+        Ok(())
+    }
+}
+
+impl super::lane::LaneConfig {
+    /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
+    fn leave_out_of_key(
+        &self,
+        status: &LaneStatus,
+        problem: Problem,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        if self.leave_out {
+            let what = || format!("key '{}' ({problem})", key.escape_ascii());
+            return self.leave_out(status, lack_behind(problem), what);
+        }
+        if !self.skip_unknown || !matches!(problem, Problem::TargetLacksModule(_)) {
+            return Err(self::unsupported(problem, key));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!(
+            "key '{}' is left out (--skip-unknown): {problem}",
+            key.escape_ascii()
+        ));
+        Ok(())
+    }
+
+    /// The same for what stands beside keys. Servers have no command to load it.
+    fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
+        if self.leave_out {
+            return self.leave_out(status, Lack::Modules, || what.to_string());
+        }
+        if !self.skip_unknown {
+            return Err(Fault::new(
+                FaultKind::SnapshotUnsupported,
+                format!(
+                    "the source's snapshot holds {what}, which no command can write; --skip-unknown leaves it out"
+                ),
+            ));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!("left out (--skip-unknown): {what}"));
         Ok(())
     }
 }
@@ -267,10 +314,16 @@ fn snapshot_fault(error: RdbError) -> Fault {
 }
 
 fn unsupported(problem: Problem, key: &[u8]) -> Fault {
+    let fix = match problem {
+        Problem::TargetLacksModule(_) => {
+            "; load the module there, or use --skip-unknown to leave such keys out"
+        }
+        _ => "; use a newer target, or --on-unsupported drop to leave such things out",
+    };
     Fault::new(
         FaultKind::SnapshotUnsupported,
         format!(
-            "key '{}' cannot be written to the target: {problem}",
+            "key '{}' cannot be written to the target: {problem}{fix}",
             key.escape_ascii()
         ),
     )

@@ -71,6 +71,8 @@ pub struct LaneConfig {
     pub database_map: DatabaseMap,
     pub existing: Existing,
     pub continue_on_divergence: bool,
+    /// Leave out what belongs to modules that the target lacks.
+    pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
 }

@@ -21,6 +21,8 @@ pub struct SyncOptions {
     pub on_existing: OnExisting,
     pub on_divergence: OnDivergence,
     pub on_unsupported: OnUnsupported,
+    /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
+    pub skip_unknown: bool,
     pub database_map: DatabaseMap,
 }
 

@@ -107,10 +107,12 @@ pub enum ErrorCount {
     DroppedDatabase,
     /// Copies after which keys that the source does not have may have been left on the target.
     UnsweptCopy,
+    /// Keys and other data of modules left out of a snapshot by `--skip-unknown`.
+    SkippedModule,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 18;
+const ERROR_KINDS: usize = 19;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -132,6 +134,7 @@ impl ErrorCount {
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
         ErrorCount::UnsweptCopy,
+        ErrorCount::SkippedModule,
     ];
 
     /// The name used by the status page and the summary.
@@ -155,6 +158,7 @@ impl ErrorCount {
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",
             ErrorCount::UnsweptCopy => "unswept_copy",
+            ErrorCount::SkippedModule => "skipped_module",
         }
     }
 }

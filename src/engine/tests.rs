@@ -81,6 +81,7 @@ impl Rig {
             leave_out: true,
             omissions: Default::default(),
             continue_on_divergence: false,
+            skip_unknown: false,
             functions: Default::default(),
         };
         let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));

@@ -16,7 +16,7 @@ use crate::engine::shared::Shared;
 use crate::engine::{release, watched};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::TargetFormat;
+use crate::rdb::{Modules, TargetFormat};
 use crate::slot::SlotSet;
 use crate::target;
 use crate::topology::{Credentials, Node};
@@ -165,6 +165,7 @@ impl Supervisor {
             omissions: Arc::clone(&self.shared.omissions),
             database_map: options.database_map.clone(),
             existing: self.existing,
+            skip_unknown: options.skip_unknown,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
         };
@@ -203,16 +204,30 @@ fn existing(plan: &SyncPlan) -> Existing {
     }
 }
 
-/// What every target master takes: the oldest of them decides.
+/// What every target master takes: the oldest of them decides, and only modules that all of them have count.
 fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
-    plan.target
-        .servers
-        .iter()
-        .map(|(_, server)| {
-            let (lineage, major, minor) = release(server);
-            TargetFormat::of_server(lineage, major, minor)
+    // What all source masters list together.
+    let mut source_modules = Vec::new();
+    for (_, server) in &plan.source.servers {
+        source_modules.extend(server.modules.iter().map(String::as_str));
+    }
+    let formats = plan.target.servers.iter().map(|(_, server)| {
+        let (lineage, major, minor) = release(server);
+        let mut format = TargetFormat::of_server(lineage, major, minor);
+        let listed = Modules::of(&server.modules, Some(&source_modules));
+        format.modules = format.modules.either(listed);
+        format
+    });
+    formats
+        .reduce(|one, other| {
+            let modules = one.modules.common(other.modules);
+            let older = if one.max_rdb_version <= other.max_rdb_version {
+                one
+            } else {
+                other
+            };
+            TargetFormat { modules, ..older }
         })
-        .min_by_key(|format| format.max_rdb_version)
         .ok_or_else(|| {
             Fault::new(
                 FaultKind::NoTopology,

@@ -114,20 +114,23 @@ pub enum Lack {
     VectorSets,
     Modules,
     ShardedChannels,
-    /// A serialized value (`RESTORE`) that the target cannot read and that cannot be taken apart.
-    Payload,
+    /// A value of a type that the target does not know, or a serialized one that cannot be taken apart.
+    Type,
+    /// What streams remember since Redis 8.6: producers, entries that were given back.
+    StreamState,
     /// Any other command, or form of one.
     Command,
 }
 
 impl Lack {
-    pub const ALL: [Lack; 7] = [
+    pub const ALL: [Lack; 8] = [
         Lack::FieldTtl,
         Lack::Functions,
         Lack::VectorSets,
         Lack::Modules,
         Lack::ShardedChannels,
-        Lack::Payload,
+        Lack::Type,
+        Lack::StreamState,
         Lack::Command,
     ];
 
@@ -139,7 +142,8 @@ impl Lack {
             Lack::VectorSets => "vector sets",
             Lack::Modules => "module of this kind",
             Lack::ShardedChannels => "sharded channels",
-            Lack::Payload => "serialized value of this kind",
+            Lack::Type => "value of this type",
+            Lack::StreamState => "stream state of this kind",
             Lack::Command => "such command, nor one that does the same",
         }
     }
@@ -152,7 +156,8 @@ impl Lack {
             Lack::VectorSets => "unsupported_vector_sets",
             Lack::Modules => "unsupported_modules",
             Lack::ShardedChannels => "unsupported_sharded_channels",
-            Lack::Payload => "unsupported_payloads",
+            Lack::Type => "unsupported_types",
+            Lack::StreamState => "unsupported_stream_state",
             Lack::Command => "unsupported_commands",
         }
     }

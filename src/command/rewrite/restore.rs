@@ -17,6 +17,10 @@ use crate::resp::{Frame, scan};
 
 const FOOTER_BYTES: usize = 10;
 
+/// The type of all values of modules; which module it is stands inside. A target without that module must never see one: it
+/// killed Redis 6.0.
+const TYPE_MODULE: u8 = 7;
+
 /// From this version on a payload is of Valkey; those between the last common one and it are of Redis.
 const FIRST_VALKEY_VERSION: u16 = 80;
 
@@ -79,6 +83,11 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
         altered = !absolute || given != at_ms;
         deadline = Some(given);
     }
+    if payload.type_code == TYPE_MODULE
+        && let Some(lack) = module_lack(key, &payload, rewriting.target.format)
+    {
+        return rewriting.nothing(lack);
+    }
     let version = match payload.passage(rewriting.target.format) {
         Passage::Elements => {
             return by_elements(key, &payload, deadline, rewriting);
@@ -105,6 +114,24 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
     Ok(rewriting.rebuilt())
 }
 
+/// Why the value of a module cannot be sent; `None` if it can.
+fn module_lack(key: &[u8], payload: &Payload<'_>, target: TargetFormat) -> Option<Lack> {
+    let snapshot = snapshot_of(key, payload);
+    let mut decoder = Decoder::new(Options {
+        value_threshold_bytes: usize::MAX,
+        ..Options::new(target)
+    });
+    let mut reader = decoder.read(&snapshot);
+    loop {
+        match reader.next() {
+            Ok(Item::Value(_)) => return None,
+            Ok(Item::Unsupported(unsupported)) => return Some(lack_behind(unsupported.problem)),
+            Ok(Item::Header { .. }) => {}
+            Ok(_) | Err(_) => return Some(Lack::Type),
+        }
+    }
+}
+
 /// The commands that rebuild a value whose type the target does not know: it is decoded as a snapshot of one key.
 fn by_elements(
     key: &[u8],
@@ -121,11 +148,16 @@ fn by_elements(
     loop {
         let written_part = match reader.next().map_err(|error| error.problem) {
             Ok(Item::End { .. }) => break,
-            Ok(Item::NeedMore) => return rewriting.nothing(Lack::Payload),
+            Ok(Item::NeedMore) => return rewriting.nothing(Lack::Type),
             Ok(Item::Part(part)) => {
                 let (part, lost) = without_lost_deadlines(part, format);
                 lost_deadlines |= lost;
                 part.write_commands(&mut written, &format)
+            }
+            Ok(Item::Unsupported(unsupported)) => Err(unsupported.problem),
+            Ok(Item::LeftOut(_)) => {
+                rewriting.leave_out(Lack::Modules)?;
+                Ok(0)
             }
             Ok(_) => Ok(0),
             Err(problem) => Err(problem),
@@ -192,7 +224,8 @@ pub fn lack_behind(problem: Problem) -> Lack {
         Problem::TargetLacksModule(module) if module.to_string() == "vectorset" => Lack::VectorSets,
         Problem::TargetLacksModule(_) => Lack::Modules,
         Problem::TargetLacksFieldExpiry => Lack::FieldTtl,
-        _ => Lack::Payload,
+        Problem::TargetLacksProducers | Problem::ReturnedEntries => Lack::StreamState,
+        _ => Lack::Type,
     }
 }
 
@@ -227,7 +260,7 @@ pub fn function_restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Res
         .rev()
         .find(|&version| target.accepts_version(version));
     let Some(version) = version else {
-        return rewriting.nothing(Lack::Payload);
+        return rewriting.nothing(Lack::Type);
     };
     let bytes = with_version(bytes, version);
     let mut words: Vec<&[u8]> = vec![function, restore, &bytes];

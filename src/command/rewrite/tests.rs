@@ -482,7 +482,7 @@ fn payloads_of_unknown_types_become_commands() {
     payload.extend_from_slice(&[0; 10]);
     let args: Vec<&[u8]> = vec![b"RESTORE", b"k", b"5", &payload];
     let got = rewrite_raw(&args, target_of(REDIS_7_0, false));
-    assert_eq!(got, Err(Lack::Payload), "cut short");
+    assert_eq!(got, Err(Lack::Type), "cut short");
 }
 
 #[test]
@@ -496,4 +496,27 @@ fn functions_are_named_for_6_0_and_their_dumps_get_a_version() {
     let readable = dump(11);
     let wanted: Vec<&[u8]> = vec![b"FUNCTION", b"RESTORE", &readable, b"REPLACE"];
     assert_eq!(got, Some(crate::command::testing::encode(&wanted)));
+}
+
+/// Redis 6.0 died of a value of a module that it lacked.
+#[test]
+fn values_of_modules_go_only_where_their_module_is() {
+    // Type 7, the id of the type "vectorset", and the end of a module's data.
+    let mut payload = b"\x07\x81".to_vec();
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let id = b"vectorset".iter().fold(0u64, |id, byte| {
+        let letter = LETTERS.iter().position(|letter| letter == byte);
+        id << 6 | letter.expect("one of the letters") as u64
+    }) << 10;
+    payload.extend_from_slice(&id.to_be_bytes());
+    payload.push(0);
+    payload.extend_from_slice(&12u16.to_le_bytes());
+    let checksum = crate::rdb::crc64(0, &payload);
+    payload.extend_from_slice(&checksum.to_le_bytes());
+    let args: Vec<&[u8]> = vec![b"RESTORE", b"k", b"0", &payload];
+    let to = |version| rewrite_raw(&args, target_of(version, false));
+    assert_eq!(to(REDIS_8_0), Ok(None));
+    for version in [REDIS_6_0, REDIS_7_0, VALKEY_8_0, VALKEY_9_1] {
+        assert_eq!(to(version), Err(Lack::VectorSets));
+    }
 }
