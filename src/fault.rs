@@ -73,6 +73,8 @@ pub enum FaultKind {
     SnapshotCorrupt,
     /// The snapshot holds something that this version or the target cannot represent.
     SnapshotUnsupported,
+    /// The target cannot take something that the source holds or does, in any form.
+    Unsupported,
     /// Neither our table nor the source knows where the keys of a command are.
     UnknownCommand,
     /// A command touches keys of several slots and cannot be split exactly.
@@ -249,9 +251,8 @@ impl FaultKind {
             }
             // What would come again on every attempt, at the cost of a full copy each time.
             Protocol | SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt
-            | SnapshotUnsupported | UnknownCommand | CrossSlot | TooLarge | Divergence => {
-                Policy::Stop
-            }
+            | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot | TooLarge
+            | Divergence => Policy::Stop,
         }
     }
 
@@ -267,7 +268,7 @@ impl FaultKind {
                 ExitClass::Connection
             }
             SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt | SnapshotUnsupported
-            | UnknownCommand | CrossSlot | TooLarge | Divergence => ExitClass::Data,
+            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence => ExitClass::Data,
         }
     }
 

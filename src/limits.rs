@@ -134,6 +134,7 @@ pub const MAX_STATUS_CONNECTIONS: usize = 64;
 pub const MAX_PASSWORD_BYTES: u64 = 4096;
 
 const _: () = assert!(MAX_MASTERS < u16::MAX as usize);
+const _: () = assert!(LISTING_QUIET_MS > WATCH_INTERVAL_MS + WATCH_REPLY_TIMEOUT_MS);
 // ---- rdb ----
 
 /// The longest string that a snapshot may claim to hold.
@@ -147,9 +148,19 @@ pub const VALUE_THRESHOLD_BYTES: usize = 512 * 1024;
 pub const PART_BYTES: usize = 64 * 1024;
 pub const PART_ELEMENTS: usize = 512;
 
+/// The largest value of a type that only RESTORE can write: `proto-max-bulk-len` (512 MiB by default), less what stands
+/// around the value in a payload. A target closes the connection on a longer argument.
+pub const MAX_WHOLE_VALUE_BYTES: usize = (512 << 20) - 1024;
+
+/// Names of fields in the templates of hashes, altogether: they are kept until the snapshot ends.
+pub const MAX_TEMPLATE_BYTES: usize = 8 << 20;
+
+/// What modules may keep with a key for it to be passed on.
+pub const MAX_KEY_METADATA_BYTES: usize = 64 * 1024;
+
 /// The newest snapshot versions whose opcodes are known.
-pub const MAX_REDIS_RDB_VERSION: u32 = 12;
-pub const MAX_VALKEY_RDB_VERSION: u32 = 80;
+pub const MAX_REDIS_RDB_VERSION: u32 = 16;
+pub const MAX_VALKEY_RDB_VERSION: u32 = 81;
 
 const _: () = assert!(PART_BYTES < VALUE_THRESHOLD_BYTES);
 const _: () = assert!(VALUE_THRESHOLD_BYTES < MAX_STRING_BYTES);
@@ -196,6 +207,50 @@ pub const ACK_INTERVAL_MS: u64 = 1000;
 
 /// Reads of which a lane remembers the time, to tell the age of what is not answered.
 pub const MAX_ARRIVALS: usize = 4096;
+
+/// What a lease adds to a deadline, in milliseconds: some 1,100 years. Deadlines of real use are below it, and the sum is
+/// below what servers take for fields and keys (2^46).
+pub const LEASE_GRACE_MS: u64 = 1 << 45;
+
+/// Deadlines that are nearer than this, and the lane's lag, are held back: so long may a target stand still without
+/// removing a key whose renewal waits.
+pub const LEASE_MARGIN_MS: u64 = 30_000;
+
+/// Deadlines that are nearer than this are held back while a copy is made: so long may it take.
+pub const LEASE_COPY_MS: u64 = 24 * 3_600_000;
+
+/// How much later than the true deadline a lease ends: by so much clocks may differ, and so long may a source take to
+/// find the key.
+pub const LEASE_SKEW_MS: u64 = 2_000;
+
+/// Memory for the leases of a lane, and what one takes beside its key.
+pub const LEASE_TABLE_BYTES: usize = 64 << 20;
+pub const LEASE_ENTRY_BYTES: usize = 144;
+
+/// Keys that one script looks at, and scripts of one tick.
+pub const SETTLE_KEYS: usize = 128;
+pub const SETTLE_BATCHES: usize = 64;
+
+/// Answers of the source about its offset that are remembered until the target has passed them.
+pub const MAX_OPEN_POLLS: usize = 64;
+
+const _: () = assert!(LEASE_MARGIN_MS > LEASE_SKEW_MS + 2 * WATCH_INTERVAL_MS);
+
+/// `COUNT` of the `SCAN` that lists the target's keys after a copy: under a millisecond of the target's time each.
+pub const LISTING_SCAN_COUNT: &[u8] = b"1000";
+
+/// After the target's keys were listed: how long no slot must be seen to have moved, in milliseconds. Twice as long as it
+/// takes until the watcher sees it.
+pub const LISTING_QUIET_MS: u64 = 3_000;
+
+/// Memory for the keys of one lane's snapshot, while those that the target has too much are looked for: 140 million keys.
+pub const KEY_SET_BYTES: usize = 1 << 30;
+
+/// The least memory for them, in buckets of 48 bytes.
+pub const KEY_SET_BUCKETS: usize = 1024;
+
+/// `SWAPDB`s that may come while stale keys are looked for.
+pub const MAX_SWAPS: usize = 1000;
 
 /// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
 pub const PURGE_SCAN_COUNT: &[u8] = b"500";

@@ -104,7 +104,7 @@ fn replicates(family: Family, from: Shape, to: Shape, snapshot: Snapshot) -> Res
             threads: 1,
             commands_per_second: 1_500,
             loaded: Some(loaded),
-            short_lives: false,
+            short_lives: true,
             ..WriterOptions::default()
         },
     )?;

@@ -10,7 +10,7 @@ use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
-use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, SyncOptions};
+use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::topology::{Endpoint, Secret};
 
@@ -82,6 +82,14 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "stop")]
     on_divergence: DivergenceArg,
 
+    /// What to do with what the target, of an older version or another make, cannot take in any form
+    #[arg(long, value_enum, default_value = "stop")]
+    on_unsupported: UnsupportedArg,
+
+    /// Leave out and count values and other data of modules that the target lacks, rather than stop at them
+    #[arg(long)]
+    skip_unknown: bool,
+
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: String,
@@ -93,6 +101,8 @@ enum ExistingArg {
     Keep,
     /// Do not begin
     Refuse,
+    /// Remove those that the source does not have, once everything is copied: the target becomes an exact copy
+    Replace,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -101,6 +111,14 @@ enum DivergenceArg {
     Stop,
     /// Count it, log it, go on
     Continue,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum UnsupportedArg {
+    /// End with a message that names it, before the copy if it can be known by then
+    Stop,
+    /// Leave it out, count it, log the first of its kind
+    Drop,
 }
 
 /// Why there is nothing to run.
@@ -177,11 +195,17 @@ impl SyncArgs {
             on_existing: match self.on_existing {
                 ExistingArg::Keep => OnExisting::Keep,
                 ExistingArg::Refuse => OnExisting::Refuse,
+                ExistingArg::Replace => OnExisting::Replace,
             },
             on_divergence: match self.on_divergence {
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
+            on_unsupported: match self.on_unsupported {
+                UnsupportedArg::Stop => OnUnsupported::Stop,
+                UnsupportedArg::Drop => OnUnsupported::Drop,
+            },
+            skip_unknown: self.skip_unknown,
             database_map: self.db_map.unwrap_or_default(),
         })
     }

@@ -105,6 +105,9 @@ impl Progress {
     pub fn show(&mut self, shared: &Shared, now: Instant) {
         let lanes = shared.lanes();
         let changed = self.log_changes(&lanes);
+        for news in shared.omissions.take_news() {
+            warn!("{news}");
+        }
         self.meter.sample(&lanes, now);
         let line = live_line(&lanes, &self.meter, shared.millis_at(now));
         match &mut self.moving {
@@ -210,13 +213,26 @@ fn figures(lane: &LaneStatus) -> String {
             0 => String::new(),
             total => format!(" a snapshot of {}", HumanBytes(total)),
         },
-        LaneState::Streaming if keys > 0 => format!(" after {} keys", HumanCount(keys)),
+        LaneState::Streaming if keys > 0 => {
+            let keys = format!(" after {} keys", HumanCount(keys));
+            match lane.stale_checked.load(Relaxed) {
+                0 => keys,
+                _ => format!("{keys}; {}", stale_keys(lane)),
+            }
+        }
         LaneState::Stopped => {
             let commands = lane.commands.load(Relaxed);
             format!(" after {} commands", HumanCount(commands))
         }
         _ => String::new(),
     }
+}
+
+/// How far the search for keys is that the source does not have.
+fn stale_keys(lane: &LaneStatus) -> String {
+    let checked = HumanCount(lane.stale_checked.load(Relaxed));
+    let removed = HumanCount(lane.stale_removed.load(Relaxed));
+    format!("stale keys: {checked} checked, {removed} removed")
 }
 
 /// `3 lanes streaming, 120,000 commands/s, 12.5 MB/s, lag 0.004 s (1.2 KiB)`.
@@ -238,10 +254,14 @@ fn live_line(lanes: &[Arc<LaneStatus>], meter: &Meter, now_ms: u64) -> String {
         0 => String::new(),
         keys => format!("{} keys copied, ", HumanCount(keys)),
     };
+    let sweeping = live().filter(|lane| lane.state() == LaneState::Sweeping);
+    let stale: String = sweeping
+        .map(|lane| format!("{}, ", stale_keys(lane)))
+        .collect();
     let lag_bytes: u64 = live().map(|lane| lane.lag_bytes()).sum();
     let lag_ms = live().map(|lane| lane.lag_ms(now_ms)).max().unwrap_or(0);
     format!(
-        "lanes: {}; {copied}{} commands/s, {:.1} MB/s, lag {:.3} s ({})",
+        "lanes: {}; {copied}{stale}{} commands/s, {:.1} MB/s, lag {:.3} s ({})",
         states.join(", "),
         HumanCount(meter.commands_per_second as u64),
         meter.bytes_per_second / 1e6,

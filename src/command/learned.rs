@@ -5,6 +5,7 @@
 //! to ask `COMMAND GETKEYS` for each one.
 
 use super::keys::KeySpec;
+use super::rewrite::Watch;
 use super::{Command, Kind, Safety};
 use crate::limits;
 use std::borrow::Cow;
@@ -59,6 +60,7 @@ impl Learned {
             kind: Kind::Data,
             keys,
             safety: Safety::UNSAFE,
+            watch: Watch::NEVER,
             subcommands: &[],
         };
         Ok(self.by_verb.entry(name).insert_entry(command).into_mut())

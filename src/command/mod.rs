@@ -17,6 +17,7 @@
 //! | `keys` | where the keys of a command stand, and their slot |
 //! | `split` | one command over several slots as one command per slot, where that is exact |
 //! | `safety` | whether applying a suffix of the stream again gives the same data |
+//! | `rewrite` | commands put into the words of another version |
 //! | `database` | `SELECT`, `SWAPDB`, `MOVE`, `COPY ... DB` |
 //! | `learned` | commands that only the source knows |
 //!
@@ -26,6 +27,7 @@ mod database;
 mod keys;
 mod learned;
 mod lookup;
+pub mod rewrite;
 mod safety;
 mod split;
 mod table;
@@ -42,6 +44,7 @@ pub use table::COMMANDS;
 
 use crate::limits;
 use crate::resp::Frame;
+use rewrite::Watch;
 use std::borrow::Cow;
 
 /// What the engine must know about a command.
@@ -52,6 +55,8 @@ pub struct Command {
     pub kind: Kind,
     pub keys: KeySpec,
     pub safety: Safety,
+    /// When it must be looked at before it goes to a target.
+    pub watch: Watch,
     /// Of a container (`XGROUP`): its subcommands. Empty otherwise.
     pub subcommands: &'static [Command],
 }

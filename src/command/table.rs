@@ -5,6 +5,10 @@
 //! replay is in the module `safety`. Left to be learned: commands of loadable modules, and `HIMPORT` (Redis 8.10), which
 //! depends on state of its connection.
 
+use super::rewrite::{
+    Features, Lack, Rewriting, Rule, Verdict, Watch, hashes, lifetimes, restore, streams,
+    structures,
+};
 use super::safety;
 use super::{Command, FunctionOp, Kind, Replay, Safety, ScriptOp, SlotOp};
 use crate::command::KeySpec;
@@ -32,6 +36,17 @@ const FROM_SECOND: KeySpec = KeySpec::Range {
 };
 const SECOND: KeySpec = KeySpec::at(2);
 
+const V6_2: Features = Features::REDIS_6_2;
+const V7_0: Features = Features::REDIS_7_0;
+const RELATIVE: Features = Features::RELATIVE_TIME;
+const ALWAYS: Features = Features::ALWAYS;
+const DEADLINE: Features = Features::DEADLINE;
+const SET_OPTIONS: Features = V6_2
+    .and(Features::SET_IF_EQUAL)
+    .and(Features::DELEX)
+    .and(RELATIVE)
+    .and(DEADLINE);
+
 /// A count at argument `at` with the keys after it.
 const fn counted(at: u8) -> KeySpec {
     Counted {
@@ -46,6 +61,7 @@ const fn row(name: &'static str, kind: Kind, keys: KeySpec, safety: Safety) -> C
         kind,
         keys,
         safety,
+        watch: Watch::NEVER,
         subcommands: &[],
     }
 }
@@ -89,11 +105,43 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
         kind: Kind::Container,
         keys: None,
         safety: Safety::UNSAFE,
+        watch: Watch::NEVER,
         subcommands,
     }
 }
 
+type Rewrite = fn(&Frame<'_>, &mut Rewriting<'_>) -> Result<Verdict, Lack>;
+
 impl Command {
+    /// With more than `beyond` arguments, to a target that lacks any of `needs`, the rule is asked.
+    const fn newer(mut self, needs: Features, beyond: u8, rule: Rewrite) -> Command {
+        self.watch = Watch {
+            needs,
+            beyond,
+            unless_number: false,
+            rule: Rule::Rewrite(rule),
+        };
+        self
+    }
+
+    /// Like [`Command::newer`], for a command whose options would stand before the number that is argument 2.
+    const fn newer_before_number(mut self, needs: Features, beyond: u8, rule: Rewrite) -> Command {
+        self = self.newer(needs, beyond, rule);
+        self.watch.unless_number = true;
+        self
+    }
+
+    /// To a target that lacks `needs` nothing says the same.
+    const fn without(mut self, needs: Features, lack: Lack) -> Command {
+        self.watch = Watch {
+            needs,
+            beyond: 0,
+            unless_number: false,
+            rule: Rule::Lacks(lack),
+        };
+        self
+    }
+
     /// The name of a row, which is known at compile time; learned commands have none.
     pub(super) const fn static_name(&self) -> &'static str {
         match self.name {
@@ -109,15 +157,17 @@ static XGROUP: [Command; 5] = [
         Kind::Data,
         SECOND,
         Safety::When(safety::group_at_id),
-    ),
+    )
+    .newer(V7_0, 5, streams::group),
     row(
         "xgroup|setid",
         Kind::Data,
         SECOND,
         Safety::When(safety::group_at_id),
-    ),
+    )
+    .newer(V7_0, 5, streams::group),
     safe("xgroup|destroy", SECOND),
-    safe("xgroup|createconsumer", SECOND),
+    safe("xgroup|createconsumer", SECOND).newer(V6_2, 1, streams::create_consumer),
     safe("xgroup|delconsumer", SECOND),
 ];
 
@@ -127,15 +177,21 @@ static FUNCTION: [Command; 4] = [
         Kind::Function(FunctionOp::Load),
         None,
         Safety::When(safety::function_load),
+    )
+    .newer(V7_0, 1, restore::function),
+    steer("function|delete", Kind::Function(FunctionOp::Delete)).newer(
+        V7_0,
+        1,
+        restore::no_function,
     ),
-    steer("function|delete", Kind::Function(FunctionOp::Delete)),
-    steer("function|flush", Kind::Function(FunctionOp::Flush)),
+    steer("function|flush", Kind::Function(FunctionOp::Flush)).newer(V7_0, 1, restore::no_function),
     row(
         "function|restore",
         Kind::Function(FunctionOp::Restore),
         None,
         Safety::When(safety::function_restore),
-    ),
+    )
+    .newer(ALWAYS, 2, restore::function_restore),
 ];
 
 static SCRIPT: [Command; 2] = [
@@ -174,17 +230,17 @@ pub static COMMANDS: &[Command] = &[
     steer("exec", Kind::Exec),
     steer("discard", Kind::Discard),
     // Whole databases. Unsafe: what the watermarks of slots cover must not be flushed again.
-    row("flushall", Kind::FlushAll, None, Safety::UNSAFE),
-    row("flushdb", Kind::FlushDb, None, Safety::UNSAFE),
-    row("swapdb", Kind::SwapDb, None, Safety::UNSAFE),
-    row("move", Kind::Move, One, Safety::UNSAFE),
+    row("flushall", Kind::FlushAll, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
+    row("flushdb", Kind::FlushDb, None, Safety::UNSAFE).newer(V6_2, 1, lifetimes::flush),
+    row("swapdb", Kind::SwapDb, None, Safety::UNSAFE).newer(DEADLINE, 2, lifetimes::leave_database),
+    row("move", Kind::Move, One, Safety::UNSAFE).newer(DEADLINE, 2, lifetimes::leave_database),
     // Messages leave the data alone; delivering one twice is the price of a replay.
     steer("publish", Kind::Publish),
-    row("spublish", Kind::ShardPublish, One, Safety::SAFE),
+    row("spublish", Kind::ShardPublish, One, Safety::SAFE).without(V7_0, Lack::ShardedChannels),
     // Scripts and functions.
     row("eval", Kind::Eval, counted(2), Safety::UNSAFE),
     row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE),
-    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE),
+    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE).without(V7_0, Lack::Functions),
     container("function", &FUNCTION),
     container("script", &SCRIPT),
     // Slots.
@@ -194,33 +250,34 @@ pub static COMMANDS: &[Command] = &[
         Kind::Slots(SlotOp::RestoreAsking),
         One,
         Safety::When(safety::restore),
-    ),
+    )
+    .newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     slots("trimslots", SlotOp::TrimSlots),
     slots("sflush", SlotOp::SlotFlush),
     // Keys of any type.
     safe("del", ALL),
     safe("unlink", ALL),
-    when("delex", safety::delex),
-    once("delifeq", One),
-    once("rename", PAIR),
-    once("renamenx", PAIR),
-    once("copy", PAIR),
-    when("restore", safety::restore),
+    when("delex", safety::delex).newer(Features::DELEX, 1, lifetimes::delete),
+    once("delifeq", One).newer(Features::DELIFEQ, 1, lifetimes::delete),
+    once("rename", PAIR).newer(DEADLINE, 2, lifetimes::rename),
+    once("renamenx", PAIR).newer(DEADLINE, 2, lifetimes::rename),
+    once("copy", PAIR).newer(V6_2.and(DEADLINE), 1, structures::copy),
+    when("restore", safety::restore).newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     once("migrate", Migrate),
     once("sort", SortStore),
-    once("expire", One),
-    once("pexpire", One),
-    when("expireat", safety::expire_at),
-    when("pexpireat", safety::expire_at),
+    once("expire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::expire),
+    once("pexpire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::pexpire),
+    when("expireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expireat),
+    when("pexpireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::pexpireat),
     safe("persist", One),
     // Strings.
-    when("set", safety::set),
+    when("set", safety::set).newer(SET_OPTIONS, 3, lifetimes::set),
     once("setnx", One),
-    once("setex", One),
-    once("psetex", One),
+    once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex),
+    once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::psetex),
     safe("getset", One),
-    safe("getdel", One),
-    when("getex", safety::getex),
+    safe("getdel", One).newer(V6_2, 1, lifetimes::delete),
+    when("getex", safety::getex).newer(V6_2.and(DEADLINE), 1, lifetimes::getex),
     safe("mset", PAIRS),
     once("msetnx", PAIRS),
     row(
@@ -231,6 +288,11 @@ pub static COMMANDS: &[Command] = &[
             step: 2,
         },
         Safety::When(safety::msetex),
+    )
+    .newer(
+        Features::MSETEX.and(RELATIVE).and(DEADLINE),
+        1,
+        lifetimes::msetex,
     ),
     once("append", One),
     safe("setrange", One),
@@ -239,10 +301,10 @@ pub static COMMANDS: &[Command] = &[
     once("incrby", One),
     once("decrby", One),
     once("incrbyfloat", One),
-    once("increx", One),
+    once("increx", One).without(Features::REDIS_8_6, Lack::Command),
     safe("setbit", One),
     when("bitfield", safety::bitfield),
-    once("bitop", FROM_SECOND),
+    once("bitop", FROM_SECOND).newer(Features::REDIS_8_2, 1, structures::bitop),
     safe("pfadd", One),
     once("pfmerge", ALL),
     row("pfcount", Kind::Data, ALL, Safety::When(safety::pfcount)),
@@ -252,37 +314,45 @@ pub static COMMANDS: &[Command] = &[
     safe("hmset", One),
     once("hsetnx", One),
     removal("hdel"),
-    removal("hgetdel"),
-    when("hgetex", safety::hgetex),
-    when("hsetex", safety::hsetex),
+    removal("hgetdel").newer(Features::HGETDEL, 1, hashes::hgetdel),
+    when("hgetex", safety::hgetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hgetex),
+    when("hsetex", safety::hsetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hsetex),
     once("hincrby", One),
     once("hincrbyfloat", One),
-    once("hexpire", One),
-    once("hpexpire", One),
-    when("hexpireat", safety::hash_expire_at),
-    when("hpexpireat", safety::hash_expire_at),
-    safe("hpersist", One),
+    once("hexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hexpire),
+    once("hpexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hpexpire),
+    when("hexpireat", safety::hash_expire_at).newer(
+        Features::FIELD_TTL.and(DEADLINE),
+        1,
+        hashes::hexpireat,
+    ),
+    when("hpexpireat", safety::hash_expire_at).newer(
+        Features::FIELD_TTL.and(DEADLINE),
+        1,
+        hashes::hpexpireat,
+    ),
+    safe("hpersist", One).newer(Features::FIELD_TTL, 1, hashes::hpersist),
     // Lists.
     once("lpush", One),
     once("rpush", One),
     once("lpushx", One),
     once("rpushx", One),
-    once("lpop", One),
-    once("rpop", One),
+    once("lpop", One).newer(V6_2, 2, structures::lpop),
+    once("rpop", One).newer(V6_2, 2, structures::rpop),
     once("lset", One),
     once("lrem", One),
     once("ltrim", One),
     once("linsert", One),
-    once("lmove", PAIR),
-    once("blmove", PAIR),
-    once("lmovem", PAIR),
-    once("blmovem", PAIR),
+    once("lmove", PAIR).newer(V6_2, 1, structures::lmove),
+    once("blmove", PAIR).newer(V6_2, 1, structures::lmove),
+    once("lmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
+    once("blmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
     once("rpoplpush", PAIR),
     once("brpoplpush", PAIR),
     once("blpop", ALL_BUT_LAST),
     once("brpop", ALL_BUT_LAST),
-    once("lmpop", counted(1)),
-    once("blmpop", counted(2)),
+    once("lmpop", counted(1)).without(V7_0, Lack::Command),
+    once("blmpop", counted(2)).without(V7_0, Lack::Command),
     // Sets.
     safe("sadd", One),
     removal("srem"),
@@ -292,7 +362,7 @@ pub static COMMANDS: &[Command] = &[
     once("sunionstore", ALL),
     once("sdiffstore", ALL),
     // Sorted sets.
-    when("zadd", safety::zadd),
+    when("zadd", safety::zadd).newer_before_number(V6_2, 4, structures::zadd),
     once("zincrby", One),
     removal("zrem"),
     removal("zremrangebyscore"),
@@ -303,43 +373,43 @@ pub static COMMANDS: &[Command] = &[
     once("zpopmax", One),
     once("bzpopmin", ALL_BUT_LAST),
     once("bzpopmax", ALL_BUT_LAST),
-    once("zmpop", counted(1)),
-    once("bzmpop", counted(2)),
+    once("zmpop", counted(1)).without(V7_0, Lack::Command),
+    once("bzmpop", counted(2)).without(V7_0, Lack::Command),
     once("zunionstore", DestinationAndCounted),
     once("zinterstore", DestinationAndCounted),
-    once("zdiffstore", DestinationAndCounted),
-    once("zrangestore", PAIR),
+    once("zdiffstore", DestinationAndCounted).newer(V6_2, 1, structures::zdiffstore),
+    once("zrangestore", PAIR).newer(V6_2, 1, structures::zrangestore),
     when("geoadd", safety::geoadd),
-    once("geosearchstore", PAIR),
-    once("georadius", GeoStore { options_at: 6 }),
-    once("georadiusbymember", GeoStore { options_at: 5 }),
+    once("geosearchstore", PAIR).newer(V6_2, 1, structures::geosearchstore),
+    once("georadius", GeoStore { options_at: 6 }).newer(V6_2, 6, structures::georadius),
+    once("georadiusbymember", GeoStore { options_at: 5 }).newer(V6_2, 6, structures::georadius),
     // Streams.
-    when("xadd", safety::xadd),
+    when("xadd", safety::xadd).newer_before_number(ALWAYS, 5, streams::xadd),
     safe("xdel", One),
-    once("xdelex", One),
-    once("xtrim", One),
-    once("xsetid", One),
-    once("xcfgset", One),
-    once("xidmprecord", One),
-    once("xnack", One),
+    once("xdelex", One).without(Features::REDIS_8_2, Lack::Command),
+    once("xtrim", One).newer(ALWAYS, 1, streams::xtrim),
+    once("xsetid", One).newer(V7_0, 3, streams::xsetid),
+    once("xcfgset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("xidmprecord", One).without(Features::REDIS_8_6, Lack::Command),
+    once("xnack", One).without(Features::REDIS_8_6, Lack::Command),
     safe("xack", One),
-    once("xackdel", One),
+    once("xackdel", One).without(Features::REDIS_8_2, Lack::Command),
     once("xclaim", One),
     once("xautoclaim", One),
     once("xreadgroup", Streams),
     container("xgroup", &XGROUP),
     // Vector sets: a graph that is built with random choices.
-    once("vadd", One),
-    once("vrem", One),
-    once("vsetattr", One),
+    once("vadd", One).without(Features::VECTOR_SETS, Lack::VectorSets),
+    once("vrem", One).without(Features::VECTOR_SETS, Lack::VectorSets),
+    once("vsetattr", One).without(Features::VECTOR_SETS, Lack::VectorSets),
     // Arrays (Redis 8.8). What sets by index may be safe as well, but no server of that version was at hand to try.
-    once("arset", One),
-    once("armset", One),
-    once("ardel", One),
-    once("ardelrange", One),
-    once("arinsert", One),
-    once("arring", One),
-    once("arseek", One),
+    once("arset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("armset", One).without(Features::REDIS_8_6, Lack::Command),
+    once("ardel", One).without(Features::REDIS_8_6, Lack::Command),
+    once("ardelrange", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arinsert", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arring", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arseek", One).without(Features::REDIS_8_6, Lack::Command),
     // Reads.
     read("touch", ALL),
     read("exists", ALL),

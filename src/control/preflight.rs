@@ -5,7 +5,9 @@
 //! permissions and the state of the server when a command is queued.
 
 use super::client::Client;
-use crate::engine::options::{Deployment, OnExisting, SyncOptions};
+use crate::command::rewrite::{Features, Lack};
+use crate::engine::options::{Deployment, OnExisting, OnUnsupported, SyncOptions};
+use crate::engine::watched;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::slot::shortest_tag;
 use crate::topology::{Role, ServerInfo, Value};
@@ -58,6 +60,7 @@ pub fn check_deployments(
     }
     check_databases(options, source, target)?;
     check_existing(options.on_existing, target, &mut notices)?;
+    check_supported(options.on_unsupported, source, target, &mut notices)?;
     notice_eviction(target, &mut notices);
     Ok(notices)
 }
@@ -153,17 +156,68 @@ fn check_existing(
         (_, OnExisting::Keep) => {
             notices.push(format!(
                 "the target holds {keys} keys already: they are kept, and overwritten where the source has a key of the \
-                 same name (--on-existing refuse would have stopped here)"
+                 same name (--on-existing refuse would have stopped here, replace removes all that the source lacks)"
+            ));
+            Ok(())
+        }
+        (_, OnExisting::Replace) => {
+            notices.push(format!(
+                "the target holds {keys} keys: those of its that the source does not have will be REMOVED once everything is \
+                 copied (--on-existing replace)"
             ));
             Ok(())
         }
         (_, OnExisting::Refuse) => {
             let text = format!(
-                "the target holds {keys} keys already and --on-existing is refuse; empty it (FLUSHALL) or use --on-existing keep"
+                "the target holds {keys} keys already and --on-existing is refuse; empty it (FLUSHALL) or use --on-existing keep or replace"
             );
             Err(Fault::new(FaultKind::TargetNotEmpty, text))
         }
     }
+}
+
+/// What the source tells about data that the target cannot take.
+fn check_supported(
+    on_unsupported: OnUnsupported,
+    source: &Deployment,
+    target: &Deployment,
+    notices: &mut Notices,
+) -> Result<(), Fault> {
+    let lacking = watched(source, target);
+    let sum = |count: fn(&ServerInfo) -> u64| {
+        let servers = source.servers.iter();
+        servers.map(|(_, server)| count(server)).sum::<u64>()
+    };
+    let kinds = [
+        (
+            Features::FIELD_TTL,
+            sum(|server| server.hashes_with_field_ttl),
+            "hashes with fields that expire",
+            Lack::FieldTtl,
+        ),
+        (
+            Features::REDIS_7_0,
+            sum(|server| server.function_libraries),
+            "function libraries",
+            Lack::Functions,
+        ),
+    ];
+    for (feature, count, things, lack) in kinds {
+        if count == 0 || !lacking.meets(feature) {
+            continue;
+        }
+        let cause = format!(
+            "the source has {count} {things}, and the target knows no {}",
+            lack.name()
+        );
+        if on_unsupported == OnUnsupported::Stop {
+            let text =
+                format!("{cause}; use a newer target, or --on-unsupported drop to leave them out");
+            return Err(Fault::new(FaultKind::Unsupported, text));
+        }
+        notices.push(format!("{cause}: left out"));
+    }
+    Ok(())
 }
 
 fn notice_eviction(target: &Deployment, notices: &mut Notices) {
@@ -207,12 +261,14 @@ fn probe_source(client: &mut Client) -> Result<(), Fault> {
 /// Whether the user may write, and the server takes writes. `key` lies in a slot of this server.
 fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
     client.call(&["MULTI"])?;
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 7] = [
         &["RESTORE", key, "0", "", "REPLACE", "ABSTTL"],
         &["SET", key, ""],
         &["XADD", key, "1-1", "a", "b"],
         &["DEL", key],
         &["PEXPIREAT", key, "1"],
+        &["PTTL", key],
+        &["EVAL", "return 0", "1", key],
     ];
     let mut refusal = None;
     for command in commands {
@@ -252,6 +308,9 @@ mod tests {
             maxmemory: 0,
             loading: false,
             keyspace: Vec::new(),
+            hashes_with_field_ttl: 0,
+            function_libraries: 0,
+            modules: Vec::new(),
         }
     }
 
@@ -284,6 +343,8 @@ mod tests {
             status_address: None,
             on_existing,
             on_divergence: OnDivergence::Stop,
+            on_unsupported: OnUnsupported::Stop,
+            skip_unknown: false,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),
@@ -334,6 +395,8 @@ mod tests {
         target.servers[0].1.keyspace = vec![(0, 5), (2, 6)];
         let notices = run(&single("a"), &target).expect("kept");
         assert!(notices[0].contains("11 keys"), "{notices:?}");
+        let replaced = check_deployments(&options(OnExisting::Replace, ""), &single("a"), &target);
+        assert!(replaced.expect("allowed")[0].contains("REMOVED"));
         let refused = check_deployments(&options(OnExisting::Refuse, ""), &single("a"), &target);
         assert_eq!(refused.map_err(|f| f.kind), Err(FaultKind::TargetNotEmpty));
     }
@@ -355,6 +418,26 @@ mod tests {
         let whole = cluster("w", SlotSet::all());
         assert_eq!(run(&empty, &whole), Err(FaultKind::NoTopology));
         assert_eq!(run(&whole, &empty), Err(FaultKind::ClusterDown));
+    }
+
+    #[test]
+    fn what_the_target_cannot_take_is_told_before_the_copy() {
+        let mut source = single("a");
+        source.servers[0].1.version = Version::new(8, 0, 2);
+        source.servers[0].1.hashes_with_field_ttl = 3;
+        source.servers[0].1.function_libraries = 1;
+        assert_eq!(run(&source, &single("b")), Err(FaultKind::Unsupported));
+        let mut options = options(OnExisting::Keep, "");
+        options.on_unsupported = OnUnsupported::Drop;
+        let dropped = check_deployments(&options, &source, &single("b")).expect("left out");
+        assert_eq!(dropped.len(), 1, "{dropped:?}");
+        assert!(dropped[0].contains("3 hashes"), "{dropped:?}");
+        let mut target = single("b");
+        target.servers[0].1.version = Version::new(8, 0, 2);
+        assert_eq!(run(&source, &target), Ok(vec![]));
+        target.servers[0].1.version = Version::new(6, 0, 16);
+        let dropped = check_deployments(&options, &source, &target).expect("left out");
+        assert_eq!(dropped.len(), 2, "{dropped:?}");
     }
 
     #[test]

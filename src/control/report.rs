@@ -6,7 +6,7 @@
 //! | `caught_up` | every lane streams, and the target has answered everything its source held at the last poll |
 //! | `uptime_seconds` | since the process began |
 //! | `lanes[].source` | `host:port` of the source master |
-//! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `streaming`, `reconnecting`, `stopping`, `stopped`, `failed` |
+//! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `sweeping`, `streaming`, `reconnecting`, `stopping`, `stopped`, `failed` |
 //! | `lanes[].replid` | replication id that the offsets belong to |
 //! | `lanes[].received_offset` | bytes of the source's stream received |
 //! | `lanes[].acknowledged_offset` | of these, answered by the target |
@@ -15,6 +15,9 @@
 //! | `lanes[].snapshot.bytes_done` | bytes of the snapshot read |
 //! | `lanes[].snapshot.bytes_total` | its size; 0 when the source does not tell (diskless) |
 //! | `lanes[].snapshot.keys` | its keys acknowledged by the target |
+//! | `lanes[].stale.checked` | keys of the target looked at after the last copy, since the source might not have them |
+//! | `lanes[].stale.removed` | of these, removed |
+//! | `lanes[].leases` | keys whose deadline is held back on the target until it is certain |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |
@@ -50,6 +53,8 @@ pub struct LaneReport {
     pub lag_bytes: u64,
     pub lag_seconds: f64,
     pub snapshot: SnapshotReport,
+    pub stale: StaleReport,
+    pub leases: u64,
     pub commands: u64,
     pub bytes: u64,
     pub errors: BTreeMap<&'static str, u64>,
@@ -64,6 +69,13 @@ pub struct SnapshotReport {
     pub bytes_done: u64,
     pub bytes_total: u64,
     pub keys: u64,
+}
+
+/// The search for keys that the source does not have, after a lane's last snapshot.
+#[derive(Debug, Serialize)]
+pub struct StaleReport {
+    pub checked: u64,
+    pub removed: u64,
 }
 
 impl Report {
@@ -100,6 +112,11 @@ impl LaneReport {
                 bytes_total: lane.snapshot_bytes_total.load(Relaxed),
                 keys: lane.snapshot_keys.load(Relaxed),
             },
+            stale: StaleReport {
+                checked: lane.stale_checked.load(Relaxed),
+                removed: lane.stale_removed.load(Relaxed),
+            },
+            leases: lane.leases.load(Relaxed),
             commands: lane.commands.load(Relaxed),
             bytes: lane.bytes.load(Relaxed),
             errors: lane.errors(),
@@ -137,6 +154,7 @@ mod tests {
                 "source": "a:1", "state": "connecting", "replid": "", "received_offset": 0,
                 "acknowledged_offset": 0, "lag_bytes": 0, "lag_seconds": 2.0,
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
+                "stale": {"checked": 0, "removed": 0}, "leases": 0,
                 "commands": 0, "bytes": 0, "errors": {"moved": 1},
                 "full_syncs": 0, "partial_syncs": 0, "message": "",
             }],

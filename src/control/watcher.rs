@@ -132,9 +132,10 @@ impl SideWatch {
             Side::Target => &shared.target,
         };
         let (_, current) = cell.load();
+        let asked_ms = shared.millis_at(Instant::now());
         let answers = self.ask_masters(&current);
         if self.side == Side::Source {
-            publish_offsets(shared, &current, &answers);
+            publish_offsets(shared, &current, &answers, asked_ms);
         }
         let found = match current.kind {
             TopologyKind::Single => self.find_single(&answers, &current),
@@ -356,7 +357,12 @@ fn receive(client: &mut Client, in_cluster: bool) -> Result<Answer, Fault> {
 }
 
 /// A lane is found by the address that it follows, which a failover changes.
-fn publish_offsets(shared: &Shared, topology: &Topology, answers: &[(String, Answer)]) {
+fn publish_offsets(
+    shared: &Shared,
+    topology: &Topology,
+    answers: &[(String, Answer)],
+    asked_ms: u64,
+) {
     let lanes = shared.lanes();
     for (node_id, answer) in answers {
         let Some(shard) = topology.shard_by_id(node_id) else {
@@ -365,7 +371,7 @@ fn publish_offsets(shared: &Shared, topology: &Topology, answers: &[(String, Ans
         let name = shard.master.name();
         for lane in lanes.iter().filter(|lane| !lane.state().is_final()) {
             if lane.source() == name {
-                lane.set_poll(&answer.replid, answer.offset);
+                lane.set_poll(&answer.replid, answer.offset, asked_ms);
             }
         }
     }

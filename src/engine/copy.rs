@@ -12,13 +12,14 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, SourceLink};
 use super::options::Destination;
-use super::status::ErrorCount;
+use super::status::{ErrorCount, LaneStatus};
 use super::targets::Targets;
 use crate::chunk::Chunks;
+use crate::command::rewrite::{Deadlines, Features, Lack, lack_behind, without_lost_deadlines};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
-use crate::rdb::{Decoder, Item, Options, Problem, RdbError, TargetFormat};
+use crate::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError, TargetFormat, Unsupported};
 use crate::resp::push_command;
 use crate::source::Framing;
 
@@ -35,6 +36,8 @@ pub(super) struct Copy {
     /// The decoder has come to the end; only a diskless snapshot's mark may be missing.
     decoded: bool,
     keys: u64,
+    /// Of the hash that arrives, deadlines of fields were left out.
+    lost_deadlines: bool,
 }
 
 impl Copy {
@@ -52,6 +55,7 @@ impl Copy {
             filled: early.len(),
             decoded: false,
             keys: 0,
+            lost_deadlines: false,
         }
     }
 
@@ -143,6 +147,7 @@ impl Lane {
         self.status.snapshot_keys.store(copy.keys, Relaxed);
         if copy.decoded && copy.is_complete()? {
             let early = copy.buffer[copy.start..copy.filled].to_vec();
+            self.start_sweep();
             self.start_streaming(&early);
         } else if !is_full(&self.chunks, &self.targets) {
             copy.grow_if_full();
@@ -167,12 +172,19 @@ impl Lane {
                     copy.decoded = true;
                     break;
                 }
-                Item::Value(value) => {
+                Item::Value(mut value) => {
                     copy.keys += 1;
                     if let Some(database) =
                         self.router
                             .target_of(&self.config, targets, value.database)?
                     {
+                        if let Some(sweep) = &mut self.sweep {
+                            sweep.note(database, value.key);
+                        }
+                        let deadlines = &mut self.rebuild.deadlines;
+                        deadlines.database = database;
+                        let lease = |at_ms| deadlines.of_key(value.key, at_ms);
+                        value.expire_at_ms = value.expire_at_ms.map(lease);
                         let slot = targets.slot_of(value.key);
                         targets.stage(chunks, slot, at, database, |out| value.write_restore(out));
                     } else {
@@ -181,20 +193,42 @@ impl Lane {
                 }
                 Item::Part(part) => {
                     copy.keys += u64::from(part.is_last);
+                    let (mut part, lost) = without_lost_deadlines(part, format);
+                    // Once for each hash, however many parts it has.
+                    if lost && !copy.lost_deadlines {
+                        let what =
+                            || format!("the expiry of fields of '{}'", part.key.escape_ascii());
+                        self.config.leave_out(&self.status, Lack::FieldTtl, what)?;
+                    }
+                    copy.lost_deadlines = !part.is_last && (lost || copy.lost_deadlines);
                     if let Some(database) =
                         self.router
                             .target_of(&self.config, targets, part.database)?
                     {
+                        if let Some(sweep) = self.sweep.as_mut().filter(|_| part.is_first) {
+                            sweep.note(database, part.key);
+                        }
+                        let deadlines = &mut self.rebuild.deadlines;
+                        deadlines.database = database;
+                        let lease = |at_ms| deadlines.of_key(part.key, at_ms);
+                        part.expire_at_ms = part.expire_at_ms.filter(|_| part.is_last).map(lease);
                         let slot = targets.slot_of(part.key);
                         let mut written = Ok(0);
                         targets.stage(chunks, slot, at, database, |out| {
                             written = part.write_commands(out, &format);
                             *written.as_ref().unwrap_or(&0)
                         });
-                        written.map_err(|problem| unsupported(problem, part.key))?;
+                        if let Err(problem) = written {
+                            self.config
+                                .leave_out_of_key(&self.status, problem, part.key)?;
+                        }
                     } else if part.is_last {
                         self.status.count(ErrorCount::DroppedDatabase);
                     }
+                }
+                Item::Function { .. } if self.config.lacking.meets(Features::REDIS_7_0) => {
+                    let what = || "a function library".to_owned();
+                    self.config.leave_out(&self.status, Lack::Functions, what)?;
                 }
                 Item::Function { code } => {
                     let ours = |node: &str| self.config.functions.claim(self.status.id, node, code);
@@ -202,13 +236,20 @@ impl Lane {
                         push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
                     });
                 }
+                Item::SizeHint { keys, .. } => {
+                    if let Some(sweep) = &mut self.sweep {
+                        sweep.expect(keys);
+                    }
+                }
                 Item::Header { .. }
                 | Item::Aux { .. }
                 | Item::SelectDatabase(_)
-                | Item::SizeHint { .. }
                 | Item::SlotHint { .. }
-                | Item::SlotImport
-                | Item::Skipped { .. } => {}
+                | Item::SlotImport => {}
+                Item::Unsupported(Unsupported { key, problem, .. }) => {
+                    self.config.leave_out_of_key(&self.status, problem, key)?;
+                }
+                Item::LeftOut(what) => self.config.leave_out_beside(&self.status, what)?,
             }
         }
         copy.start += reader.consumed_bytes();
@@ -216,8 +257,50 @@ impl Lane {
     }
 }
 
+impl super::lane::LaneConfig {
+    /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
+    fn leave_out_of_key(
+        &self,
+        status: &LaneStatus,
+        problem: Problem,
+        key: &[u8],
+    ) -> Result<(), Fault> {
+        if self.leave_out {
+            let what = || format!("key '{}' ({problem})", key.escape_ascii());
+            return self.leave_out(status, lack_behind(problem), what);
+        }
+        if !self.skip_unknown || !matches!(problem, Problem::TargetLacksModule(_)) {
+            return Err(self::unsupported(problem, key));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!(
+            "key '{}' is left out (--skip-unknown): {problem}",
+            key.escape_ascii()
+        ));
+        Ok(())
+    }
+
+    /// The same for what stands beside keys. Servers have no command to load it.
+    fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
+        if self.leave_out {
+            return self.leave_out(status, Lack::Modules, || what.to_string());
+        }
+        if !self.skip_unknown {
+            return Err(Fault::new(
+                FaultKind::SnapshotUnsupported,
+                format!(
+                    "the source's snapshot holds {what}, which no command can write; --skip-unknown leaves it out"
+                ),
+            ));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!("left out (--skip-unknown): {what}"));
+        Ok(())
+    }
+}
+
 /// Whether so much waits for answers that no more should be built.
-fn is_full(chunks: &Chunks, targets: &Targets) -> bool {
+pub(super) fn is_full(chunks: &Chunks, targets: &Targets) -> bool {
     chunks.in_use() > limits::LANE_BUFFER_BYTES && !targets.is_idle()
 }
 
@@ -231,10 +314,16 @@ fn snapshot_fault(error: RdbError) -> Fault {
 }
 
 fn unsupported(problem: Problem, key: &[u8]) -> Fault {
+    let fix = match problem {
+        Problem::TargetLacksModule(_) => {
+            "; load the module there, or use --skip-unknown to leave such keys out"
+        }
+        _ => "; use a newer target, or --on-unsupported drop to leave such things out",
+    };
     Fault::new(
         FaultKind::SnapshotUnsupported,
         format!(
-            "key '{}' cannot be written to the target: {problem}",
+            "key '{}' cannot be written to the target: {problem}{fix}",
             key.escape_ascii()
         ),
     )

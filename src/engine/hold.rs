@@ -5,14 +5,15 @@
 //! later commands wait. Keys that other lanes write meanwhile belong to other slots and are not touched.
 
 use super::lane::Lane;
+use super::listing::parse_scan;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
 use crate::chunk::Range;
 use crate::command::{KeySpec, Kind, SlotOf, SlotOp};
-use crate::fault::{Fault, FaultKind, Policy};
+use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
-use crate::resp::{Value, parse_value, push_command, scan};
+use crate::resp::{push_command, scan};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
 use crate::target::{Form, Unit};
 
@@ -214,7 +215,8 @@ impl Lane {
         });
     }
 
-    fn push_built(
+    /// Builds commands, or a question, for one connection.
+    pub(super) fn push_built(
         &mut self,
         target: usize,
         database: u32,
@@ -284,6 +286,9 @@ impl Lane {
         let Some(Hold::Lookup { .. }) = self.hold else {
             return Ok(());
         };
+        if let LookupAnswer::Keys(keys) = &answer {
+            self.meet_told_keys(keys);
+        }
         let frame = scan(self.intake.rest(&self.chunks)).ok().flatten();
         let frame = frame.expect("the command that was asked about stands at the cursor");
         match answer {
@@ -346,45 +351,4 @@ impl Lane {
         self.hold = None;
         Ok(())
     }
-}
-
-/// A reply of `SCAN`.
-struct Page {
-    cursor: Vec<u8>,
-    keys: Vec<Vec<u8>>,
-}
-
-/// Reads the reply of `SCAN`; `None` if it must be asked again.
-fn parse_scan(answer: &[u8]) -> Result<Option<Page>, Fault> {
-    let unreadable = || {
-        let text = answer[..answer.len().min(100)].escape_ascii();
-        Fault::new(
-            FaultKind::Refused,
-            format!(
-                "SCAN on the target, needed to apply a flush of one shard, was answered '{text}'; allow +scan +unlink"
-            ),
-        )
-    };
-    let items = match parse_value(answer) {
-        Some((Value::Array(items), _)) => items,
-        Some((Value::Error(text), _)) => {
-            let kind = FaultKind::of_reply(&String::from_utf8_lossy(&text));
-            return match kind.policy() {
-                Policy::Retry => Ok(None),
-                Policy::Stop => Err(unreadable()),
-            };
-        }
-        _ => return Err(unreadable()),
-    };
-    let [Value::Bulk(cursor), Value::Array(keys)] = items.as_slice() else {
-        return Err(unreadable());
-    };
-    let keys = keys.iter().filter_map(|key| match key {
-        Value::Bulk(key) => Some(key.clone()),
-        _ => None,
-    });
-    Ok(Some(Page {
-        cursor: cursor.clone(),
-        keys: keys.collect(),
-    }))
 }

@@ -14,7 +14,10 @@
 //! | `lane` | connections, positions, status |
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
+//! | `rebuild` | the stream: commands that the target gets in another form |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `lease`, `settle` | deadlines that are held back while the target is behind |
+//! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked` | delivery |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
@@ -29,11 +32,15 @@ use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::options::DatabaseMap;
+use super::options::{DatabaseMap, Existing};
+use super::rebuild::{Omissions, Rebuild};
+use super::settle::Settling;
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
+use super::sweep::Sweep;
 use super::targets::{Targets, silence};
 use crate::chunk::Chunks;
+use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::{Offset, Position, Progress, ReplicationId};
@@ -55,8 +62,17 @@ pub struct LaneConfig {
     pub listening_port: u16,
     pub target: target::Greeting,
     pub format: TargetFormat,
+    /// What commands are looked at for: [`Features`] that some target master lacks, or the source does not heed.
+    pub lacking: Features,
+    /// Leave out what the target cannot take, instead of stopping.
+    pub leave_out: bool,
+    /// Shared by all lanes of the process.
+    pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
+    pub existing: Existing,
     pub continue_on_divergence: bool,
+    /// Leave out what belongs to modules that the target lacks.
+    pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
 }
@@ -78,7 +94,7 @@ pub struct Lane {
     pub(super) link: SourceLink,
     failures: u32,
     /// The history that offsets belong to, once there is one.
-    history: Option<ReplicationId>,
+    pub(super) history: Option<ReplicationId>,
     /// Offset at the intake's cursor.
     pub(super) scanned: Offset,
     /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
@@ -86,7 +102,7 @@ pub struct Lane {
     /// Whether the whole snapshot was decoded and handed to the target connections. Before, there is nothing to resume.
     copied: bool,
     /// Whether everything of the snapshot is answered.
-    settled: bool,
+    pub(super) settled: bool,
     /// When the source last said something, or was last not listened to.
     heard_ms: u64,
     /// Handshake bytes that were received and not understood yet.
@@ -100,12 +116,18 @@ pub struct Lane {
     /// be waiting for that (`WAIT`).
     pub(super) ack_wanted: Option<Offset>,
     pub(super) router: Router,
+    pub(super) rebuild: Rebuild,
     pub(super) hold: Option<Hold>,
+    /// After a copy into a target that may hold stale keys.
+    pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
     /// When how much had been received: the age of what is not answered.
     arrivals: VecDeque<(Offset, u64)>,
+    /// Unix time at the zero of `now_ms`, in milliseconds.
+    pub(super) unix_ms_at_zero: u64,
+    pub(super) settling: Settling,
     cut: Vec<usize>,
-    stopping: bool,
+    pub(super) stopping: bool,
     pub(super) commands: u64,
     sent_bytes: u64,
 }
@@ -140,9 +162,13 @@ impl Lane {
             ack_now: false,
             ack_wanted: None,
             router: Router::new(),
+            rebuild: Rebuild::new(&config),
             hold: None,
+            sweep: None,
             question: None,
             arrivals: VecDeque::new(),
+            unix_ms_at_zero: 0,
+            settling: Settling::default(),
             cut: Vec::new(),
             stopping: false,
             commands: 0,
@@ -273,6 +299,7 @@ impl Lane {
                     self.copied_at = position.offset;
                     self.status.full_syncs.fetch_add(1, Relaxed);
                     self.status.set_replid(position.id.as_str());
+                    self.prepare_sweep();
                     self.set_state(LaneState::WaitingForSnapshot);
                 }
                 Event::Snapshot(framing) => {
@@ -321,11 +348,7 @@ impl Lane {
             early = &early[count..];
         }
         self.ack_now = true;
-        self.set_state(if self.settled {
-            LaneState::Streaming
-        } else {
-            LaneState::Copying
-        });
+        self.set_state(self.state_of_stream());
     }
 
     /// Forgets the history: a snapshot will come.
@@ -337,6 +360,8 @@ impl Lane {
         self.intake.clear(&mut self.chunks);
         self.router = Router::new();
         self.hold = None;
+        self.sweep = None;
+        self.forget_polls();
         self.question = None;
         self.ack_wanted = None;
         self.arrivals.clear();
@@ -464,6 +489,12 @@ impl Lane {
         std::mem::take(&mut self.targets.hint)
     }
 
+    /// What the clock on the wall showed at the zero of `now_ms`: Unix time in milliseconds. To be told before the source
+    /// is connected, and again now and then, because that clock may be set.
+    pub fn set_wall_clock(&mut self, unix_ms_at_zero: u64) {
+        self.unix_ms_at_zero = unix_ms_at_zero;
+    }
+
     /// Time has passed: acknowledgements, retries.
     ///
     /// # Errors
@@ -472,7 +503,8 @@ impl Lane {
         self.targets.tick(&mut self.chunks, now_ms);
         let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
         self.cut.extend(silent);
-        self.advance()?;
+        self.advance_at(Some(now_ms))?;
+        self.settle_on(now_ms);
         self.check_silence(now_ms)?;
         let due = now_ms >= self.next_ack_ms || self.ack_now;
         let attached = matches!(self.link, SourceLink::Copying(_) | SourceLink::Streaming);
@@ -489,8 +521,17 @@ impl Lane {
     /// # Errors
     /// When the source must be given up: pass the fault to [`Lane::source_lost`].
     pub fn advance(&mut self) -> Result<(), Fault> {
+        self.advance_at(None)
+    }
+
+    fn advance_at(&mut self, tick: Option<u64>) -> Result<(), Fault> {
         if matches!(self.link, SourceLink::Copying(_)) {
             self.copy_on()?;
+        }
+        if self.sweep.is_some() {
+            self.sweep_on(tick)?;
+        } else if self.settling.walk.is_some() {
+            self.walk_on(tick)?;
         }
         self.hold_on()?;
         if matches!(self.link, SourceLink::Streaming) {
@@ -535,6 +576,7 @@ impl Lane {
     pub fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
+            self.sweep = None;
             self.set_state(LaneState::Stopping);
         }
     }
@@ -542,12 +584,21 @@ impl Lane {
     /// Whether a stopping lane has nothing left to do. A lane in its first copy has nothing to finish but what is
     /// in flight: the copy must be made again anyway.
     pub fn is_done(&self) -> bool {
-        self.stopping && self.hold.is_none() && self.targets.is_idle()
+        self.stopping
+            && self.hold.is_none()
+            && self.rebuild.deadlines.is_empty()
+            && self.targets.is_idle()
     }
 
     /// Ends the lane for display.
     pub fn finish(&mut self) {
         self.publish();
+        if !self.rebuild.deadlines.is_empty() {
+            self.status.set_message(
+                "there was no time to give all keys their true deadline: some that end soon keep one of 1,100 years more, \
+                 until they are written again or another copy is made",
+            );
+        }
         self.status.set_state(LaneState::Stopped);
     }
 
@@ -558,11 +609,16 @@ impl Lane {
         self.scanned.advanced(self.intake.rest(&self.chunks).len())
     }
 
-    pub fn progress(&self) -> Progress {
-        let routed = match &self.hold {
+    /// Everything before this offset was handed to the target connections.
+    pub(super) fn routed(&self) -> Offset {
+        match &self.hold {
             Some(hold) => hold.begin(),
             None => Offset(self.scanned.0 - self.intake.open_bytes() as u64),
-        };
+        }
+    }
+
+    pub fn progress(&self) -> Progress {
+        let routed = self.routed();
         let progress = Progress {
             received: self.received(),
             routed,
@@ -582,6 +638,17 @@ impl Lane {
         }
     }
 
+    /// When the byte at offset `at`, which is received and not acknowledged, was received: Unix time in milliseconds.
+    pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
+        let later = self.arrivals.partition_point(|(offset, _)| *offset <= at);
+        let (_, ms) = self
+            .arrivals
+            .get(later)
+            .copied()
+            .unwrap_or((at, self.heard_ms));
+        self.unix_ms_at_zero + ms
+    }
+
     fn publish(&mut self) {
         if self.history.is_none() {
             return;
@@ -591,7 +658,11 @@ impl Lane {
         if !self.settled && matches!(self.link, SourceLink::Streaming) && applied {
             self.settled = true;
             self.ack_now = true;
-            self.set_state(LaneState::Streaming);
+            self.settling.copy_left_unknown = self.rebuild.deadlines.unknown().is_some();
+        }
+        let state = self.state_of_stream();
+        if matches!(self.link, SourceLink::Streaming) && self.status.state() != state {
+            self.set_state(state);
         }
         while self
             .arrivals
@@ -608,6 +679,16 @@ impl Lane {
         status.set_oldest_unanswered(self.arrivals.front().map(|(_, ms)| *ms));
         status.commands.store(self.commands, Relaxed);
         status.bytes.store(self.sent_bytes, Relaxed);
+    }
+
+    /// How far a lane that reads the stream is.
+    fn state_of_stream(&self) -> LaneState {
+        let sweeping = self.sweep.is_some() || self.settling.copy_left_unknown;
+        match (self.settled, sweeping) {
+            (false, _) => LaneState::Copying,
+            (true, true) => LaneState::Sweeping,
+            (true, false) => LaneState::Streaming,
+        }
     }
 
     fn set_state(&self, state: LaneState) {

@@ -9,15 +9,23 @@ pub mod claims;
 mod copy;
 mod hold;
 mod intake;
+mod keyset;
 pub mod lane;
+mod lease;
+mod listing;
 pub mod lookup;
 pub mod options;
 mod parked;
+mod rebuild;
 mod redirect;
 pub mod roster;
+mod settle;
 pub mod shared;
 pub mod status;
 mod stream;
+mod sweep;
 mod targets;
 #[cfg(test)]
 mod tests;
+
+pub use rebuild::{Omissions, release, watched};

@@ -20,6 +20,9 @@ pub struct SyncOptions {
     pub status_address: Option<String>,
     pub on_existing: OnExisting,
     pub on_divergence: OnDivergence,
+    pub on_unsupported: OnUnsupported,
+    /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
+    pub skip_unknown: bool,
     pub database_map: DatabaseMap,
 }
 
@@ -47,6 +50,19 @@ pub enum OnExisting {
     Keep,
     /// Do not begin.
     Refuse,
+    /// Remove those that the source does not have, once everything is copied.
+    Replace,
+}
+
+/// What may be removed from the target after a copy: keys of a lane's slots that the source does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// The target was empty before the lane began: whatever it holds since came from here.
+    None,
+    /// The target held keys that must stay. What an earlier copy left behind cannot be told from them.
+    Keep,
+    /// The target shall hold what the source holds and nothing else.
+    Replace,
 }
 
 /// What to do when a write's failure shows that target and source differ.
@@ -57,6 +73,16 @@ pub enum OnDivergence {
     Stop,
     /// Count it, log it, go on.
     Continue,
+}
+
+/// What to do with what the target cannot take in any form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnUnsupported {
+    /// End with a message that names it, before the copy if it can be known by then.
+    #[default]
+    Stop,
+    /// Leave it out, count it, log the first of its kind.
+    Drop,
 }
 
 /// Where the databases of the source go; empty means each to its own number.
@@ -89,6 +115,22 @@ impl Deployment {
 }
 
 impl DatabaseMap {
+    /// Whether anything of the source can go to database `target` of a single server.
+    pub fn reaches(&self, target: u32) -> bool {
+        let to = Destination::Database(target);
+        // The last rule of a number counts.
+        let latest = |from: u32| {
+            let rule = self.rules.iter().rev().find(|(number, _)| *number == from);
+            rule.map(|(_, to)| *to)
+        };
+        let by_rule = self.rules.iter().any(|&(from, _)| latest(from) == Some(to));
+        let by_others = match self.others {
+            Some(others) => others == to,
+            None => latest(target).is_none(),
+        };
+        by_rule || by_others
+    }
+
     /// Where commands of the source's database `database` go. Into a cluster only database 0 fits.
     pub fn destination(&self, database: u32, into: TopologyKind) -> Result<Destination, Fault> {
         let rule = self.rules.iter().rev().find(|(from, _)| *from == database);
@@ -160,6 +202,18 @@ mod tests {
         assert_eq!(map.destination(1, TopologyKind::Cluster), Ok(Database(0)));
         assert_eq!(map.destination(2, TopologyKind::Single), Ok(Database(7)));
         assert_eq!(map.destination(0, TopologyKind::Cluster), Ok(Drop));
+    }
+
+    #[test]
+    fn databases_that_the_map_leads_to_are_known() {
+        let reached = |map: &str| -> Vec<u32> {
+            let map: DatabaseMap = map.parse().expect("valid");
+            (0..8).filter(|&database| map.reaches(database)).collect()
+        };
+        assert_eq!(reached("1:0"), [0, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(reached("1:0,*:drop"), [0]);
+        assert_eq!(reached("1:5,1:6,*:2"), [2, 6]);
+        assert!(DatabaseMap::default().reaches(7));
     }
 
     #[test]

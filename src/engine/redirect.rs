@@ -9,6 +9,7 @@
 
 use std::sync::Arc;
 
+use super::settle;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::{Chunks, Range};
@@ -64,6 +65,9 @@ impl Targets {
             ErrorKind::NoAuth | ErrorKind::NoPermission => None,
             kind => counted_as(kind).map(|_| Next::Retry),
         };
+        let pauses =
+            || kind == ErrorKind::Other && settle::will_pass(text) && is_ours(chunks, unit);
+        let next = next.or_else(|| pauses().then_some(Next::Retry));
         let Some(next) = next else {
             // It failed because one on the same key that was sent before it was refused: it waits behind that.
             if kind == ErrorKind::Other
@@ -116,6 +120,7 @@ impl Targets {
             let until = now_ms + limits::TRUST_REDIRECT_MS;
             self.redirected.insert(slot, (owner, until));
         }
+        self.changes += u64::from(!matches!(next, Next::Retry));
         let parked = self.park(slot);
         parked.refused.push_back(unit);
         parked.wait_for(index, barrier);
@@ -187,6 +192,8 @@ impl Targets {
         while let Ok(Some(frame)) = scan(rest) {
             rest = &rest[frame.bytes().len()..];
             let command = command::find(&frame).or_else(|| self.learned.get(frame.verb()));
+            // What a lease is settled with asks the key first.
+            let command = command.filter(|_| !settle::is_settling(&frame));
             let Some(command) = command else { continue };
             let before = keys.len();
             if let Ok(found) = command::keys(&frame, command) {
@@ -249,6 +256,7 @@ impl Targets {
     /// Takes a new view of the target over.
     pub fn adopt(&mut self, chunks: &mut Chunks, topology: &Arc<Topology>, now_ms: u64) {
         self.topology = Arc::clone(topology);
+        self.changes += 1;
         self.merge_provisional(topology);
         self.learn_nodes(topology);
         self.reconcile(chunks, now_ms);
@@ -497,6 +505,12 @@ fn counted_as(kind: &ErrorKind) -> Option<ErrorCount> {
 fn is_select(chunks: &Chunks, unit: Unit) -> bool {
     let frame = scan(chunks.get(unit.range)).ok().flatten();
     frame.is_some_and(|frame| frame.verb().eq_ignore_ascii_case(b"SELECT"))
+}
+
+/// Whether a unit is a script that settles leases.
+fn is_ours(chunks: &Chunks, unit: Unit) -> bool {
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    frame.is_some_and(|frame| settle::is_settling(&frame))
 }
 
 /// Whether a unit is a flush passed on as it came.

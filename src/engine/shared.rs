@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lookup::LookupDesk;
+use super::rebuild::Omissions;
 use super::status::{LaneState, LaneStatus};
 use crate::topology::{Topology, TopologyCell};
 
@@ -23,6 +24,8 @@ pub struct Shared {
     pub target: TopologyCell,
     /// Questions about unknown commands, and their answers.
     pub lookup: LookupDesk,
+    /// What was left out because the target cannot take it.
+    pub omissions: Arc<Omissions>,
     stop: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneStatus>>>,
     bell: Bell,
@@ -44,6 +47,7 @@ impl Shared {
             source: TopologyCell::new(source),
             target: TopologyCell::new(target),
             lookup: LookupDesk::default(),
+            omissions: Arc::default(),
             stop: AtomicBool::new(false),
             lanes: Mutex::default(),
             bell: Bell::default(),
@@ -197,7 +201,7 @@ mod tests {
         let (one, two) = (streaming(&shared, "x"), shared.add_lane("y", "a:2"));
         two.set_replid("r");
         let mut once = CatchUp::default();
-        one.set_poll("r", 10);
+        one.set_poll("r", 10, 0);
         one.acknowledged_offset.store(10, Relaxed);
         assert!(
             !once.reached(&shared.lanes()),
@@ -206,13 +210,13 @@ mod tests {
         two.set_state(LaneState::Streaming);
         assert!(!once.reached(&shared.lanes()));
         for _ in 0..2 {
-            one.set_poll("r", 20);
-            two.set_poll("r", 5);
+            one.set_poll("r", 20, 0);
+            two.set_poll("r", 5, 0);
         }
         assert!(!once.reached(&shared.lanes()), "this look fixes the goal");
         one.acknowledged_offset.store(19, Relaxed);
         two.acknowledged_offset.store(5, Relaxed);
-        one.set_poll("r", 1000);
+        one.set_poll("r", 1000, 0);
         assert!(!once.reached(&shared.lanes()), "one byte is missing");
         one.acknowledged_offset.store(20, Relaxed);
         assert!(
@@ -227,16 +231,16 @@ mod tests {
         let lane = streaming(&shared, "x");
         let mut once = CatchUp::default();
         assert!(!once.reached(&shared.lanes()));
-        lane.set_poll("r", 1);
-        lane.set_poll("r", 1);
+        lane.set_poll("r", 1, 0);
+        lane.set_poll("r", 1, 0);
         assert!(!once.reached(&shared.lanes()));
         lane.set_state(LaneState::Copying);
         lane.acknowledged_offset.store(50, Relaxed);
         assert!(!once.reached(&shared.lanes()));
         lane.set_state(LaneState::Streaming);
         assert!(!once.reached(&shared.lanes()));
-        lane.set_poll("r", 60);
-        lane.set_poll("r", 60);
+        lane.set_poll("r", 60, 0);
+        lane.set_poll("r", 60, 0);
         assert!(!once.reached(&shared.lanes()));
         lane.acknowledged_offset.store(60, Relaxed);
         assert!(once.reached(&shared.lanes()));

@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::command::rewrite::Lack;
 use crate::fault::Fault;
 
 /// Where a lane stands.
@@ -25,6 +26,9 @@ pub enum LaneState {
     WaitingForSnapshot,
     /// The snapshot is being received and written.
     Copying,
+    /// The snapshot is written, the stream is being replayed, and the target's keys are looked at: those that the source
+    /// does not have are removed, and deadlines that were held back are given their true value.
+    Sweeping,
     /// The stream of writes is being replayed.
     Streaming,
     /// The source was lost; waiting before the next attempt.
@@ -38,11 +42,12 @@ pub enum LaneState {
 }
 
 impl LaneState {
-    const ALL: [LaneState; 9] = [
+    const ALL: [LaneState; 10] = [
         LaneState::Connecting,
         LaneState::Handshake,
         LaneState::WaitingForSnapshot,
         LaneState::Copying,
+        LaneState::Sweeping,
         LaneState::Streaming,
         LaneState::Reconnecting,
         LaneState::Stopping,
@@ -57,6 +62,7 @@ impl LaneState {
             LaneState::Handshake => "handshake",
             LaneState::WaitingForSnapshot => "waiting_for_snapshot",
             LaneState::Copying => "copying",
+            LaneState::Sweeping => "sweeping",
             LaneState::Streaming => "streaming",
             LaneState::Reconnecting => "reconnecting",
             LaneState::Stopping => "stopping",
@@ -99,10 +105,14 @@ pub enum ErrorCount {
     SplitCommands,
     /// Commands left out because their database is dropped by `--db-map`.
     DroppedDatabase,
+    /// Copies after which keys that the source does not have may have been left on the target.
+    UnsweptCopy,
+    /// Keys and other data of modules left out of a snapshot by `--skip-unknown`.
+    SkippedModule,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 17;
+const ERROR_KINDS: usize = 19;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -123,6 +133,8 @@ impl ErrorCount {
         ErrorCount::SplitTransactions,
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
+        ErrorCount::UnsweptCopy,
+        ErrorCount::SkippedModule,
     ];
 
     /// The name used by the status page and the summary.
@@ -145,6 +157,8 @@ impl ErrorCount {
             ErrorCount::SplitTransactions => "split_transactions",
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",
+            ErrorCount::UnsweptCopy => "unswept_copy",
+            ErrorCount::SkippedModule => "skipped_module",
         }
     }
 }
@@ -158,6 +172,8 @@ pub struct SourcePoll {
     pub offset: u64,
     /// How many answers there were so far.
     pub count: u64,
+    /// When it was asked for, in milliseconds since the start: what it had emitted before is below the offset.
+    pub asked_ms: u64,
 }
 
 /// One lane's status. All offsets are replication offsets of the source, in bytes.
@@ -190,7 +206,13 @@ pub struct LaneStatus {
     pub snapshot_bytes_total: AtomicU64,
     /// Keys of the snapshot acknowledged by the target.
     pub snapshot_keys: AtomicU64,
+    /// Keys of the target looked at after the last copy, since the source might not have them.
+    pub stale_checked: AtomicU64,
+    /// Of these, removed.
+    pub stale_removed: AtomicU64,
 
+    /// Keys whose deadline is held back on the target.
+    pub leases: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
@@ -200,6 +222,7 @@ pub struct LaneStatus {
     /// Partial syncs accepted by the source.
     pub partial_syncs: AtomicU64,
     errors: [AtomicU64; ERROR_KINDS],
+    left_out: [AtomicU64; Lack::ALL.len()],
 }
 
 impl LaneStatus {
@@ -221,11 +244,15 @@ impl LaneStatus {
             snapshot_bytes_done: AtomicU64::new(0),
             snapshot_bytes_total: AtomicU64::new(0),
             snapshot_keys: AtomicU64::new(0),
+            stale_checked: AtomicU64::new(0),
+            stale_removed: AtomicU64::new(0),
+            leases: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),
             partial_syncs: AtomicU64::new(0),
             errors: [const { AtomicU64::new(0) }; ERROR_KINDS],
+            left_out: [const { AtomicU64::new(0) }; Lack::ALL.len()],
         }
     }
 
@@ -267,6 +294,11 @@ impl LaneStatus {
         self.errors[what as usize].fetch_add(events, Relaxed);
     }
 
+    /// Counts something that was left out because the target cannot take it.
+    pub fn count_left_out(&self, lack: Lack) {
+        self.left_out[lack as usize].fetch_add(1, Relaxed);
+    }
+
     /// A fault that the lane will retry: kept as the one-line message.
     pub fn set_message(&self, message: &str) {
         message.clone_into(&mut locked(&self.message));
@@ -282,10 +314,11 @@ impl LaneStatus {
     // What the watcher writes.
 
     /// An answer of the source master about its own position.
-    pub fn set_poll(&self, replid: &str, offset: u64) {
+    pub fn set_poll(&self, replid: &str, offset: u64, asked_ms: u64) {
         let mut poll = locked(&self.poll);
         replid.clone_into(&mut poll.replid);
         poll.offset = offset;
+        poll.asked_ms = asked_ms;
         poll.count += 1;
     }
 
@@ -355,11 +388,15 @@ impl LaneStatus {
         self.errors[what as usize].load(Relaxed)
     }
 
-    /// All kinds that occurred, by name.
+    /// All kinds that occurred, by name; what was left out included.
     pub fn errors(&self) -> BTreeMap<&'static str, u64> {
+        let left_out = Lack::ALL
+            .into_iter()
+            .map(|lack| (lack.counter(), self.left_out[lack as usize].load(Relaxed)));
         ErrorCount::ALL
             .into_iter()
             .map(|kind| (kind.name(), self.counted(kind)))
+            .chain(left_out)
             .filter(|(_, count)| *count > 0)
             .collect()
     }
@@ -393,14 +430,14 @@ mod tests {
         let lane = lane();
         lane.set_replid("a");
         lane.acknowledged_offset.store(100, Relaxed);
-        lane.set_poll("a", 100);
+        lane.set_poll("a", 100, 0);
         lane.set_state(LaneState::Streaming);
         assert!(!lane.caught_up(), "the poll is older than the stream");
-        lane.set_poll("a", 101);
+        lane.set_poll("a", 101, 0);
         assert!(!lane.caught_up(), "one byte is missing");
         lane.acknowledged_offset.store(101, Relaxed);
         assert!(lane.caught_up());
-        lane.set_poll("b", 50);
+        lane.set_poll("b", 50, 0);
         assert!(!lane.caught_up(), "an offset of another history");
     }
 

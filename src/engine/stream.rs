@@ -19,6 +19,7 @@ use super::lookup::LookupQuestion;
 use super::options::DatabaseMap;
 use super::status::ErrorCount;
 use super::targets::Targets;
+use crate::command::rewrite::Features;
 use crate::command::{self, Command, FunctionOp, KeySpec, Kind, SlotOf, SlotOp};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
@@ -32,7 +33,7 @@ pub(super) struct Router {
     /// The source's selected database.
     database: u32,
     /// Where its commands go; `None` if they are dropped.
-    target_database: Option<u32>,
+    pub target_database: Option<u32>,
     open: Option<Open>,
     /// Commands before this offset are taken one by one although they stand in a transaction.
     apart_until: Offset,
@@ -52,11 +53,13 @@ struct Open {
     several: bool,
     /// It holds a command that is not plain data.
     special: bool,
+    /// It holds a command that may have to be rebuilt for the target.
+    watched: bool,
 }
 
 /// Neighbouring commands for one connection.
 #[derive(Debug, Clone, Copy)]
-struct Run {
+pub(super) struct Run {
     slot: Slot,
     route: u16,
     start: u32,
@@ -65,7 +68,7 @@ struct Run {
 }
 
 /// What a command asks for, without borrowing it.
-enum Step {
+pub(super) enum Step {
     /// To the owner of the slot.
     Slot(Slot),
     /// Keys in several slots of a cluster.
@@ -101,6 +104,13 @@ impl Router {
     }
 }
 
+impl Router {
+    /// Where commands go at present; `None` if they are dropped.
+    pub fn target_database(&self) -> Option<u32> {
+        self.target_database
+    }
+}
+
 impl Lane {
     /// Routes everything received, up to what is incomplete or must wait.
     pub(super) fn route_on(&mut self) -> Result<(), Fault> {
@@ -129,13 +139,23 @@ impl Lane {
                 }
             };
             let length = frame.bytes().len();
-            let step = classify(
+            let (step, watched) = classify(
                 &frame,
                 &self.targets,
                 &self.router,
                 &self.config,
+                self.rebuild.watched,
                 self.scanned,
             )?;
+            if let Some(sweep) = &mut self.sweep
+                && !matches!(step, Step::Ask(_))
+            {
+                let fresh = sweep.meet(&frame, &self.targets, &self.router);
+                self.clear_the_way(run, fresh);
+            }
+            if watched && self.rebuild_at_cursor(run, &step, length)? {
+                continue;
+            }
             if let Step::Slot(slot) = step
                 && self.router.open.is_none()
                 && self.router.target_database.is_some()
@@ -146,6 +166,18 @@ impl Lane {
             self.special(run, step, length)?;
         }
         Ok(())
+    }
+
+    /// Removes what stale keys a command would meet.
+    fn clear_the_way(&mut self, run: &mut Option<Run>, fresh: Option<Vec<(u32, Vec<u8>)>>) {
+        let Some(fresh) = fresh else {
+            let why = "a script was replicated as it was called, and may write any key";
+            return self.give_sweep_up(why);
+        };
+        for (database, key) in fresh {
+            self.flush_run(run);
+            self.remove_stale(database, &key);
+        }
     }
 
     /// The plain course.
@@ -182,7 +214,7 @@ impl Lane {
     }
 
     /// Hands the run over; it ends where the scan is.
-    fn flush_run(&mut self, run: &mut Option<Run>) {
+    pub(super) fn flush_run(&mut self, run: &mut Option<Run>) {
         if let Some(finished) = run.take() {
             self.send_run(finished, self.intake.cursor(), self.scanned);
         }
@@ -247,6 +279,7 @@ impl Lane {
                     slot: None,
                     several: false,
                     special: false,
+                    watched: false,
                 });
                 self.keep_open(length);
             }
@@ -259,13 +292,12 @@ impl Lane {
             Step::Anywhere => self.send_anywhere(length),
             Step::Flush(kind) => {
                 let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
-                self.commands += 1;
-                self.pass(length);
-                let database = self.router.target_database;
-                self.hold = Some(Hold::flush(begin, kind, bytes, database)?);
-                self.hold_on()?;
+                self.begin_flush(kind, bytes, length)?;
             }
-            Step::Broadcast(op) => self.broadcast(op, length),
+            Step::Broadcast(op) => {
+                let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
+                self.broadcast(op, &bytes, length);
+            }
             Step::Ask(question) => {
                 self.hold = Some(Hold::Lookup { begin });
                 self.question = Some(question);
@@ -275,7 +307,7 @@ impl Lane {
     }
 
     /// Takes the command at the cursor as done.
-    fn pass(&mut self, length: usize) {
+    pub(super) fn pass(&mut self, length: usize) {
         self.intake.scanned(length);
         self.intake.close();
         self.scanned = self.scanned.advanced(length);
@@ -342,7 +374,22 @@ impl Lane {
         Ok(())
     }
 
-    fn split_into_slots(
+    /// Removes what the flush `bytes`, `length` bytes at the cursor as it came, is to remove; later commands wait.
+    pub(super) fn begin_flush(
+        &mut self,
+        kind: Kind,
+        bytes: Vec<u8>,
+        length: usize,
+    ) -> Result<(), Fault> {
+        let begin = self.scanned;
+        self.commands += 1;
+        self.pass(length);
+        let database = self.router.target_database;
+        self.hold = Some(Hold::flush(begin, kind, bytes, database)?);
+        self.hold_on()
+    }
+
+    pub(super) fn split_into_slots(
         &mut self,
         bytes: &[u8],
         at: Offset,
@@ -354,9 +401,9 @@ impl Lane {
             .map_err(|_| cross_slot(&frame, at))
     }
 
-    fn broadcast(&mut self, op: Option<FunctionOp>, length: usize) {
-        let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
-        let frame = scan(&bytes).ok().flatten().expect("scanned before");
+    /// Sends the command `bytes`, `length` bytes at the cursor as it came, to every master.
+    pub(super) fn broadcast(&mut self, op: Option<FunctionOp>, bytes: &[u8], length: usize) {
+        let frame = scan(bytes).ok().flatten().expect("scanned before");
         let (chunks, at) = (&mut self.chunks, self.scanned);
         self.targets.broadcast(
             chunks,
@@ -380,6 +427,17 @@ impl Lane {
     }
 
     // Transactions.
+
+    /// Notes that the command at the cursor may have to be rebuilt, if a transaction is open.
+    pub(super) fn watch_open(&mut self) -> bool {
+        match &mut self.router.open {
+            Some(open) => {
+                open.watched = true;
+                true
+            }
+            None => false,
+        }
+    }
 
     fn inside_transaction(
         &mut self,
@@ -457,11 +515,13 @@ impl Lane {
             return Ok(());
         };
         debug_assert!(run.is_none(), "a run ends before a transaction opens");
-        if open.several {
+        if open.several || open.watched {
             let bytes = { self.chunks.get(self.intake.open_range()).to_vec() };
             self.intake.close();
-            self.status.count(ErrorCount::SplitTransactions);
-            return self.split_transaction(&bytes, begin, database);
+            if open.several {
+                self.status.count(ErrorCount::SplitTransactions);
+            }
+            return self.rebuild_transaction(&bytes, begin, database);
         }
         let range = self.intake.open_range();
         self.chunks.hold(range.chunk);
@@ -480,58 +540,6 @@ impl Lane {
             .send(&mut self.chunks, open.slot.unwrap_or(0), unit);
         Ok(())
     }
-
-    /// A transaction over several slots of a cluster, as one per slot.
-    fn split_transaction(
-        &mut self,
-        bytes: &[u8],
-        begin: Offset,
-        database: u32,
-    ) -> Result<(), Fault> {
-        let mut groups: Vec<(Slot, usize, Vec<u8>)> = Vec::new();
-        let mut rest = bytes;
-        while let Ok(Some(frame)) = scan(rest) {
-            let at = begin.advanced(bytes.len() - rest.len());
-            rest = &rest[frame.bytes().len()..];
-            let Some(command) =
-                command::find(&frame).or_else(|| self.targets.learned.get(frame.verb()))
-            else {
-                continue;
-            };
-            if matches!(command.kind, Kind::Multi | Kind::Exec) {
-                continue;
-            }
-            let mut add = |slot: Slot, part: &[u8]| match groups.iter_mut().find(|g| g.0 == slot) {
-                Some((_, frames, group)) => {
-                    *frames += 1;
-                    group.extend_from_slice(part);
-                }
-                None => groups.push((slot, 1, part.to_vec())),
-            };
-            match (
-                self.targets.slot_of_frame(&frame),
-                self.targets.told.get(&at),
-            ) {
-                (SlotOf::One(slot), _) | (_, Some(&slot)) => add(slot, frame.bytes()),
-                _ => command::split_by_slot(&frame, command, add)
-                    .map_err(|_| cross_slot(&frame, begin))?,
-            }
-        }
-        for (slot, frames, group) in groups {
-            let chunks = &mut self.chunks;
-            self.targets.stage(chunks, slot, begin, database, |out| {
-                if frames == 1 {
-                    out.extend_from_slice(&group);
-                    return 1;
-                }
-                push_command(out, &[b"MULTI"]);
-                out.extend_from_slice(&group);
-                push_command(out, &[b"EXEC"]);
-                frames + 2
-            });
-        }
-        Ok(())
-    }
 }
 
 fn policy_is(frame: &Frame<'_>, policy: &[u8]) -> bool {
@@ -540,24 +548,40 @@ fn policy_is(frame: &Frame<'_>, policy: &[u8]) -> bool {
         .is_some_and(|arg| arg.eq_ignore_ascii_case(policy))
 }
 
+/// What the command asks for, and whether it must be looked at for a target that lacks `lacking`.
+#[inline]
 fn classify(
     frame: &Frame<'_>,
     targets: &Targets,
     router: &Router,
     config: &LaneConfig,
+    lacking: Features,
     at: Offset,
-) -> Result<Step, Fault> {
+) -> Result<(Step, bool), Fault> {
     let Some(command) = command::find(frame).or_else(|| targets.learned.get(frame.verb())) else {
-        return Ok(Step::Ask(LookupQuestion::Positions {
-            verb: frame.verb().to_vec(),
-        }));
+        let verb = frame.verb().to_vec();
+        return Ok((Step::Ask(LookupQuestion::Positions { verb }), false));
     };
+    let watched = command.watch.wants(lacking, frame);
     if matches!(command.kind, Kind::Data) && command.key_is_first_argument() {
         // The plain course: one key, the first argument.
         if let Some(key) = frame.arg(1) {
-            return Ok(Step::Slot(targets.slot_of(key)));
+            return Ok((Step::Slot(targets.slot_of(key)), watched));
         }
     }
+    let step = step_of(frame, command, targets, router, config, at)?;
+    Ok((step, watched))
+}
+
+/// What a command asks for that is not of the plain course.
+fn step_of(
+    frame: &Frame<'_>,
+    command: &Command,
+    targets: &Targets,
+    router: &Router,
+    config: &LaneConfig,
+    at: Offset,
+) -> Result<Step, Fault> {
     match command.kind {
         Kind::Data | Kind::Eval | Kind::ShardPublish => {
             check_database_of_copy(frame, command, config)?;
@@ -659,7 +683,7 @@ fn across_databases(frame: &Frame<'_>) -> Fault {
     )
 }
 
-fn cross_slot(frame: &Frame<'_>, at: Offset) -> Fault {
+pub(super) fn cross_slot(frame: &Frame<'_>, at: Offset) -> Fault {
     Fault::new(
         FaultKind::CrossSlot,
         format!(

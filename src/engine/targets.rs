@@ -87,6 +87,8 @@ pub struct Targets {
     pub(super) hint: bool,
     /// A flush could not be applied where it was sent: it must be planned again.
     pub(super) flush_displaced: bool,
+    /// How often keys may have moved between masters, or another server may have taken a master's place.
+    pub(super) changes: u64,
     /// Where commands are built for connections, a few of which share one: neighbours of one connection should be
     /// neighbours in memory, but a chunk for each of many masters would be more memory than a lane may have.
     stagings: [Option<ChunkId>; limits::STAGING_CHUNKS],
@@ -122,6 +124,7 @@ impl Targets {
             status,
             hint: false,
             flush_displaced: false,
+            changes: 0,
             stagings: [None; limits::STAGING_CHUNKS],
             staging: None,
             outcomes: Vec::new(),
@@ -266,6 +269,19 @@ impl Targets {
         database: u32,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
+        self.stage_for(chunks, slot, at, at, database, write);
+    }
+
+    /// Builds what stands for the stream from `begin` to `end`; see [`Targets::stage`].
+    pub fn stage_for(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        begin: Offset,
+        end: Offset,
+        database: u32,
+        write: impl FnOnce(&mut Vec<u8>) -> usize,
+    ) {
         let route = usize::from(self.routes[usize::from(slot)]);
         let staging = if route < self.nodes.len() {
             &mut self.stagings[route % limits::STAGING_CHUNKS]
@@ -285,8 +301,8 @@ impl Targets {
             range,
             form,
             frames: frames as u32,
-            begin: at,
-            end: at,
+            begin,
+            end,
             database,
             asking: false,
             again: false,
@@ -446,6 +462,7 @@ impl Targets {
         if fault.policy() == Policy::Stop {
             return Err(fault);
         }
+        self.changes += 1;
         if target.link == Link::Up {
             self.status.count(super::status::ErrorCount::TargetLost);
             target.writer.lost(chunks);

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
+use super::options::Existing;
 use super::status::{ErrorCount, LaneState, LaneStatus};
+use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::rdb::{Lineage, TargetFormat};
@@ -73,7 +75,13 @@ impl Rig {
             },
             format: TargetFormat::of_server(Lineage::Redis, 7, 0),
             database_map: Default::default(),
+            existing: Existing::None,
+            lacking: Features::lacking_in(Lineage::Redis, 6, 0)
+                | Features::unfit_from(Lineage::Redis, 6),
+            leave_out: true,
+            omissions: Default::default(),
             continue_on_divergence: false,
+            skip_unknown: false,
             functions: Default::default(),
         };
         let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));
@@ -241,6 +249,90 @@ fn a_transaction_stays_one_and_is_split_only_between_slots() {
     rig.hear(&commands(&["MULTI", "PUBLISH c m", "SET b 1", "EXEC"]));
     rig.reply(0, b"+OK\r\n");
     assert_eq!(rig.sent(0), commands(&["PUBLISH c m", "SET b 1"]));
+}
+
+#[test]
+fn commands_that_the_target_lacks_are_rebuilt_in_their_place() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.lane.set_wall_clock(1_000_000 - rig.now_ms);
+    let stream = commands(&[
+        "SET a 1",
+        "SETEX a 5000000 2",
+        "HGETDEL h FIELDS 1 f",
+        "SET a 3",
+    ]);
+    rig.hear(&stream);
+    let rebuilt = [
+        "SET a 1",
+        "MULTI",
+        "SET a 2",
+        "PEXPIREAT a 5001000000",
+        "EXEC",
+        "HDEL h f",
+        "SET a 3",
+    ];
+    assert_eq!(rig.sent(0), commands(&rebuilt));
+    rig.reply(
+        0,
+        b"+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n:1\r\n",
+    );
+    let last = command("SET a 3").len();
+    assert_eq!(rig.acknowledged(), 100 + (stream.len() - last) as u64);
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.acknowledged(), 100 + stream.len() as u64);
+}
+
+#[test]
+fn what_is_rebuilt_in_a_transaction_stays_in_it() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    let whole = ["MULTI", "SET a 1", "SET a 2 PXAT 9000000000", "EXEC"];
+    rig.hear(&commands(&whole));
+    let rebuilt = [
+        "MULTI",
+        "SET a 1",
+        "SET a 2",
+        "PEXPIREAT a 9000000000",
+        "EXEC",
+    ];
+    assert_eq!(rig.sent(1), commands(&rebuilt));
+    rig.reply(
+        1,
+        b"+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n*3\r\n+OK\r\n+OK\r\n:1\r\n",
+    );
+    // Over two slots, and with something that is left out.
+    let several = [
+        "MULTI",
+        "SET a 1 PXAT 9000000000",
+        "VADD b x",
+        "SET b 2 GET",
+        "EXEC",
+    ];
+    rig.hear(&commands(&several));
+    let parts = ["MULTI", "SET a 1", "PEXPIREAT a 9000000000", "EXEC"];
+    assert_eq!(rig.sent(1), commands(&parts));
+    assert_eq!(rig.sent(0), command("SET b 2"));
+    assert_eq!(rig.lane.status.errors()["unsupported_vector_sets"], 1);
+    assert_eq!(rig.lane.config.omissions.take_news().len(), 1);
+}
+
+#[test]
+fn a_rebuilt_command_over_several_slots_is_split() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    let stream = command("MSETEX 2 a 1 b 2 PXAT 9000000000");
+    rig.hear(&stream);
+    let each = |key: &str, value: u8| {
+        let (set, expire) = (
+            format!("SET {key} {value}"),
+            format!("PEXPIREAT {key} 9000000000"),
+        );
+        commands(&["MULTI", &set, &expire, "EXEC"])
+    };
+    assert_eq!(rig.sent(1), each("a", 1));
+    assert_eq!(rig.sent(0), each("b", 2));
+    rig.reply(0, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n");
+    assert_eq!(rig.acknowledged(), 100);
+    rig.reply(1, b"+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+OK\r\n:1\r\n");
+    assert_eq!(rig.acknowledged(), 100 + stream.len() as u64);
 }
 
 #[test]
@@ -496,4 +588,54 @@ fn what_cannot_be_repeated_behind_a_refused_command_is_a_divergence() {
     let fault = fault.expect("the INCR was applied before the SET");
     assert_eq!(fault.kind, FaultKind::Divergence);
     assert!(fault.message.contains("INCR 'k'"), "{fault}");
+}
+
+#[test]
+fn a_near_deadline_is_held_back_until_the_source_is_known_to_have_passed_it() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    let zero = 1_000_000;
+    rig.lane.set_wall_clock(zero);
+    rig.wait(0);
+    let end = zero + rig.now_ms + 5_000;
+    let held = end + limits::LEASE_GRACE_MS;
+    rig.hear(&command(&format!("PEXPIREAT a {end}")));
+    assert_eq!(rig.sent(0), command(&format!("PEXPIREAT a {held}")));
+    rig.reply(0, b":1\r\n");
+    rig.hear(&command("RENAME a {a}b"));
+    assert_eq!(rig.sent(0), command("RENAME a {a}b"));
+    rig.reply(0, b"+OK\r\n");
+    // Time alone proves nothing, nor does an offset that was asked for before.
+    let poll = |rig: &Rig, asked_ms| {
+        let offset = rig.lane.received().0;
+        rig.lane.status.set_poll(ID, offset, asked_ms);
+    };
+    rig.wait(6_000);
+    poll(&rig, rig.now_ms - 1_500);
+    rig.wait(0);
+    assert!(rig.sent(0).is_empty());
+    rig.wait(limits::LEASE_SKEW_MS);
+    poll(&rig, rig.now_ms);
+    rig.wait(0);
+    let sent = String::from_utf8(rig.sent(0)).unwrap();
+    assert!(sent.starts_with("*7\r\n$4\r\nEVAL\r\n"), "{sent}");
+    for key in ["$1\r\na\r\n", "$4\r\n{a}b\r\n"] {
+        assert!(sent.contains(key), "{sent}");
+    }
+    assert!(rig.lane.rebuild.deadlines.is_empty());
+}
+
+#[test]
+fn a_lane_that_stops_leaves_no_deadline_held_back() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.wait(0);
+    rig.hear(&command("PEXPIREAT a 20000"));
+    rig.sent(0);
+    rig.reply(0, b":1\r\n");
+    rig.lane.stop();
+    assert!(!rig.lane.is_done());
+    rig.wait(0);
+    assert!(rig.sent(0).starts_with(b"*6\r\n$4\r\nEVAL\r\n"));
+    assert!(!rig.lane.is_done());
+    rig.reply(0, b"$-1\r\n");
+    assert!(rig.lane.is_done());
 }

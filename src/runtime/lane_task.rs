@@ -12,7 +12,7 @@
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, Dial};
 use super::ring::Ring;
@@ -82,6 +82,14 @@ impl Drop for LaneTask {
     }
 }
 
+/// Unix time in milliseconds.
+fn unix_ms() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |elapsed| {
+        u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)
+    })
+}
+
 impl LaneTask {
     pub fn new(lane: Lane, around: Surroundings) -> Self {
         Self {
@@ -146,6 +154,12 @@ impl LaneTask {
         Ok(busy)
     }
 
+    /// Instants never jump, the wall clock may: their distance is told anew with every tick.
+    fn set_wall_clock(&mut self) {
+        let now_ms = self.around.shared.millis_at(Instant::now());
+        self.lane.set_wall_clock(unix_ms().saturating_sub(now_ms));
+    }
+
     fn write_targets(&mut self, now_ms: u64) -> Result<bool, Fault> {
         let mut busy = false;
         for index in 0..self.targets.len() {
@@ -165,6 +179,7 @@ impl LaneTask {
     }
 
     fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
+        self.set_wall_clock();
         self.hear_orders(now_ms)?;
         if self.around.shared.stop_requested() {
             self.stop();

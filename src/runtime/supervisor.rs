@@ -9,15 +9,16 @@ use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{OnDivergence, SyncPlan};
+use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
+use crate::engine::{release, watched};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::{Modules, TargetFormat};
 use crate::slot::SlotSet;
 use crate::target;
-use crate::topology::{Credentials, Flavour, Node};
+use crate::topology::{Credentials, Node};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -54,6 +55,8 @@ struct Supervisor {
     functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
+    /// What new lanes may remove.
+    existing: Existing,
 }
 
 /// Starts an executor on every core of the plan, and a lane for every source master.
@@ -69,6 +72,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .collect::<Result<Vec<_>, _>>()?;
     let mut supervisor = Supervisor {
         format: target_format(&plan)?,
+        existing: existing(&plan),
         plan,
         shared,
         executors,
@@ -78,6 +82,10 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         source_version: 0,
     };
     supervisor.follow();
+    // A master that comes later takes slots over whose keys are on the target already.
+    if supervisor.existing == Existing::None {
+        supervisor.existing = Existing::Replace;
+    }
     let thread = std::thread::Builder::new()
         .name("supervisor".into())
         .spawn(move || supervisor.run())
@@ -149,7 +157,12 @@ impl Supervisor {
                 name: format!("slotstream:{}:{}", options.link, status.id),
             },
             format: self.format,
+            lacking: watched(&self.plan.source, &self.plan.target),
+            leave_out: options.on_unsupported == OnUnsupported::Drop,
+            omissions: Arc::clone(&self.shared.omissions),
             database_map: options.database_map.clone(),
+            existing: self.existing,
+            skip_unknown: options.skip_unknown,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
         };
@@ -175,20 +188,43 @@ fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     Some((credentials.user.clone(), password.reveal().to_owned()))
 }
 
-/// What every target master takes: the oldest of them decides.
-fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
-    plan.target
+fn existing(plan: &SyncPlan) -> Existing {
+    let holds_keys = plan
+        .target
         .servers
         .iter()
-        .map(|(_, server)| {
-            let lineage = match server.flavour {
-                Flavour::Redis => Lineage::Redis,
-                Flavour::Valkey => Lineage::Valkey,
+        .any(|(_, server)| server.keys() > 0);
+    match plan.options.on_existing {
+        OnExisting::Replace => Existing::Replace,
+        _ if holds_keys => Existing::Keep,
+        _ => Existing::None,
+    }
+}
+
+/// What every target master takes: the oldest of them decides, and only modules that all of them have count.
+fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
+    // What all source masters list together.
+    let mut source_modules = Vec::new();
+    for (_, server) in &plan.source.servers {
+        source_modules.extend(server.modules.iter().map(String::as_str));
+    }
+    let formats = plan.target.servers.iter().map(|(_, server)| {
+        let (lineage, major, minor) = release(server);
+        let mut format = TargetFormat::of_server(lineage, major, minor);
+        let listed = Modules::of(&server.modules, Some(&source_modules));
+        format.modules = format.modules.either(listed);
+        format
+    });
+    formats
+        .reduce(|one, other| {
+            let modules = one.modules.common(other.modules);
+            let older = if one.max_rdb_version <= other.max_rdb_version {
+                one
+            } else {
+                other
             };
-            let version = server.version;
-            TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+            TargetFormat { modules, ..older }
         })
-        .min_by_key(|format| format.max_rdb_version)
         .ok_or_else(|| {
             Fault::new(
                 FaultKind::NoTopology,

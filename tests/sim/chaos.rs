@@ -1,6 +1,6 @@
 //! A seed's world: what kind of deployment, network, workload and trouble it has, and one run of it.
 
-use slotstream::engine::status::LaneState;
+use slotstream::engine::options::Existing;
 use slotstream::slot::{Slot, SlotSet, slot_of};
 
 use crate::cluster::Cluster;
@@ -41,6 +41,8 @@ pub struct Plan {
     pub steps: usize,
     pub writes_percent: usize,
     pub groups: usize,
+    /// Keys of the lane that the target holds before it begins.
+    pub stale_keys: usize,
     pub network: Network,
     pub mix: Mix,
     pub trouble: Trouble,
@@ -62,8 +64,7 @@ impl Plan {
     pub fn of(rng: &mut Rng) -> Self {
         let single_target = rng.percent(20);
         let single_source = rng.percent(40);
-        // Replies get lost: only what may be applied twice. A fallback to a new snapshot: nothing may be removed, since
-        // this version leaves keys behind that were removed meanwhile.
+        // Replies get lost: only what may be applied twice.
         let lossy = rng.percent(40);
         let fallback = rng.percent(25);
         let cluster = !single_target;
@@ -97,13 +98,13 @@ impl Plan {
         let key_by_key = trouble.migrate > 0 && !trouble.whole_slots;
         let mix = Mix {
             once_only: !lossy,
-            removals: !fallback,
+            removals: true,
             several_keys: rng.percent(70) && !key_by_key,
             across_slots: single_source && rng.percent(70) && !key_by_key,
             transactions: rng.percent(70),
             one_key_transactions: key_by_key,
             // A flush misses keys that go to a master which was flushed before: not claimed by this version.
-            flushes: !fallback && rng.percent(30) && trouble.migrate == 0,
+            flushes: rng.percent(30) && trouble.migrate == 0,
             unknown: rng.percent(30),
             functions: rng.percent(20),
             publish: single_source && rng.percent(30),
@@ -120,6 +121,11 @@ impl Plan {
             steps: rng.between(100, 1500),
             writes_percent: *rng.pick(&[20, 60, 200, 600]),
             groups: rng.between(1, 6),
+            stale_keys: if rng.percent(30) {
+                rng.between(1, 60)
+            } else {
+                0
+            },
             network,
             mix,
             trouble,
@@ -140,6 +146,7 @@ pub fn run_plan(plan: &Plan, mut rng: Rng) {
     let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
     let mut world = build(plan, rng, &slots, &mut workload);
     let foreign = add_foreign_keys(&mut world, &slots);
+    add_stale_keys(&mut world, plan, &workload);
     for _ in 0..plan.steps {
         let mut writes = plan.writes_percent;
         while writes >= 100 || world.rng.percent(writes) {
@@ -178,6 +185,9 @@ fn source_slots(plan: &Plan, rng: &mut Rng) -> SlotSet {
 fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) -> World {
     let mut cluster = Cluster::new(plan.masters, plan.single_target);
     cluster.old_redirects = plan.old_redirects;
+    if plan.stale_keys > 0 {
+        cluster.existing = Existing::Replace;
+    }
     let mut source = Source::new(rng.below(1_000_000) as u64);
     source.diskless = plan.diskless;
     source.snapshot_delay_ms = rng.below(300) as u64;
@@ -217,6 +227,29 @@ fn add_foreign_keys(world: &mut World, slots: &SlotSet) -> Vec<(Bytes, usize)> {
     foreign
 }
 
+/// Keys of the lane at the target, of all types: some that the source never has, some that it may have or come to have.
+fn add_stale_keys(world: &mut World, plan: &Plan, workload: &Workload) {
+    for number in 0..plan.stale_keys {
+        let group = world.rng.pick(&workload.groups).clone();
+        let mut key = world.rng.pick(&group).clone();
+        if world.rng.percent(50) {
+            key.extend_from_slice(format!("stale{number}").as_bytes());
+        }
+        let text = b"stale".to_vec();
+        let value = match world.rng.below(4) {
+            0 => Value::Text(text),
+            1 => Value::List([text].into()),
+            2 => Value::Set([text].into()),
+            _ => Value::Hash([(text.clone(), text)].into()),
+        };
+        let databases = plan.mix.databases as usize;
+        let database = world.rng.below(databases) as u32;
+        let node = world.cluster.owners[usize::from(slot_of(&key))];
+        let store = &mut world.cluster.nodes[node].store;
+        store.keys.insert((database, key), value);
+    }
+}
+
 fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     end_refusals(world);
     let trouble = &plan.trouble;
@@ -225,9 +258,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         let index = world.rng.below(world.connections());
         world.cut_target(index);
     }
-    // A copy that is begun again leaves keys behind that were removed meanwhile.
-    let harmless = !plan.mix.removals || world.status.state() != LaneState::Copying;
-    if due(world, trouble.cut_source) && harmless {
+    if due(world, trouble.cut_source) {
         world.cut_source();
         if world.rng.percent(30) {
             world.source_down_until_ms = world.now_ms + world.rng.below(400) as u64;
@@ -238,7 +269,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     }
     // An id two histories old leads to a copy.
     let known = world.status.replid() == world.source.replid;
-    if due(world, trouble.rename_history) && harmless && known {
+    if due(world, trouble.rename_history) && known {
         world.cut_source();
         world.source.rename_history();
     }

@@ -5,8 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use slotstream::engine::options::Existing;
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
-use slotstream::topology::{Node as TopologyNode, Shard, Topology};
+use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
 use crate::model::{Bytes, Key, Reply, Store, decode, key_places, show, verb};
 use crate::tracker::Tracker;
@@ -36,6 +37,8 @@ pub struct Cluster {
     pub password: Option<String>,
     /// Slots of which this lane may write keys.
     pub lane: SlotSet,
+    /// What it held before the lane began.
+    pub existing: Existing,
     pub counts: Counts,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
@@ -122,6 +125,7 @@ impl Cluster {
             owners: owners.clone(),
             password: None,
             lane: SlotSet::all(),
+            existing: Existing::None,
             counts: Counts::default(),
             finish_later: Vec::new(),
         }
@@ -146,7 +150,12 @@ impl Cluster {
                 slots: slots.map(|slot| slot as Slot).collect(),
             });
         }
-        Arc::new(Topology::cluster(shards, Vec::new()).expect("a sound cluster"))
+        let open = self.moving().into_iter().map(|(slot, from, to)| OpenSlot {
+            slot,
+            from: self.nodes[from].id.clone(),
+            to: self.nodes[to].id.clone(),
+        });
+        Arc::new(Topology::cluster(shards, open.collect()).expect("a sound cluster"))
     }
 
     pub fn node_at(&self, port: u16) -> Option<usize> {
@@ -361,7 +370,9 @@ impl Cluster {
         commands: &[Vec<Bytes>],
         asking: bool,
     ) -> Result<(), String> {
-        let reads = commands.iter().all(|args| verb(args) == "SCAN");
+        let reads = commands
+            .iter()
+            .all(|args| matches!(verb(args).as_str(), "SCAN" | "INFO"));
         let refusal = self.nodes[session.node].refusal.as_ref();
         if let Some((error, _)) = refusal
             && (!reads || REFUSED_READS.iter().any(|word| error.starts_with(word)))

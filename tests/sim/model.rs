@@ -162,6 +162,7 @@ impl Store {
                 Reply::Simple("OK")
             }
             "SCAN" => self.scan(database, args),
+            "INFO" => self.keyspace(),
             "INCR" | "APPEND" => self.text(key(1), args),
             "LPUSH" | "RPUSH" | "LPOP" => self.list(key(1), args),
             "HSET" | "HDEL" => self.hash(key(1), args),
@@ -185,6 +186,15 @@ impl Store {
             }
             None => Reply::Error("ERR Bad data format".into()),
         }
+    }
+
+    fn keyspace(&self) -> Reply {
+        let databases: BTreeSet<u32> = self.keys.keys().map(|key| key.0).collect();
+        let lines = databases
+            .iter()
+            .map(|n| format!("db{n}:keys=1,expires=0\r\n"));
+        let text = format!("# Keyspace\r\n{}", lines.collect::<String>());
+        Reply::Bulk(Some(text.into_bytes()))
     }
 
     /// The cursor is the place in the order of the keys' hashes: a key that stays is found, whatever comes and goes.

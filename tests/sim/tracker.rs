@@ -124,6 +124,9 @@ impl Tracker {
     fn meets(&mut self, node: usize, key: &Key, mark: &Mark) {
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
+            if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") {
+                return;
+            }
             panic!(
                 "node {node} executed {} on {name}, which the source never wrote",
                 mark.text
@@ -136,7 +139,10 @@ impl Tracker {
             return;
         }
         let before = &line.entries[..line.next];
-        if line.repeats_restore(mark) || self.repeats && before.iter().any(|entry| entry.is(mark)) {
+        if line.is_stale(mark, self.repeats)
+            || line.repeats_restore(mark)
+            || self.repeats && before.iter().any(|entry| entry.is(mark))
+        {
             return;
         }
         let around = line.next.saturating_sub(3)..(line.next + 4).min(line.entries.len());
@@ -182,6 +188,19 @@ impl Line {
         self.entries
             .get(self.next)
             .is_some_and(|entry| entry.is(mark))
+    }
+
+    /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.
+    fn is_stale(&self, mark: &Mark, repeats: bool) -> bool {
+        let removes = |what: &Mark| what.text == "UNLINK";
+        let restored = self
+            .entries
+            .first()
+            .is_some_and(|entry| entry.what.text == "RESTORE");
+        // The removal may have been taken for the first write, if that is one as well.
+        let before = &self.entries[..self.next];
+        let removed = removes(mark) || mark.text == "FLUSH";
+        removed && !restored && (repeats || before.iter().all(|entry| removes(&entry.what)))
     }
 
     /// A copy that was given up may have restored the key before, indistinguishably.

@@ -12,13 +12,14 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use slotstream::command::rewrite::Features;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
 use slotstream::engine::options::DatabaseMap;
-use slotstream::engine::status::LaneStatus;
+use slotstream::engine::status::{LaneState, LaneStatus};
 use slotstream::fault::{Fault, FaultKind};
 use slotstream::limits;
-use slotstream::rdb::{Lineage, TargetFormat};
+use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
 use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
@@ -120,10 +121,15 @@ impl World {
             format: TargetFormat {
                 lineage: Lineage::Redis,
                 max_rdb_version: 9,
-                restores_modules: false,
+                modules: Modules::NONE,
             },
             database_map: DatabaseMap::default(),
+            existing: cluster.existing,
+            lacking: Features::lacking_in(Lineage::Redis, 7, 0),
+            leave_out: false,
+            omissions: Default::default(),
             continue_on_divergence: false,
+            skip_unknown: false,
             functions: Default::default(),
         };
         cluster.lane = slots;
@@ -197,6 +203,7 @@ impl World {
             world.lane.progress().acknowledged.0 == offset
                 && world.source.acked == offset
                 && world.tracker.open() == 0
+                && world.status.state() == LaneState::Streaming
         });
     }
 

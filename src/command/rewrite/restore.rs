@@ -1,0 +1,270 @@
+//! Serialized values inside the stream: `RESTORE` by a client of the source, and the library dumps of `FUNCTION RESTORE`.
+//!
+//! A payload passes as it is where the target reads its version, with the version in its footer rewritten where only that
+//! is too new, and as the commands that rebuild the value where the target does not know its type.
+//!
+//! ```text
+//! type:u8 | value | version:u16 LE | CRC-64 of all before, LE
+//! ```
+
+use super::{Features, Lack, Rewriting, Verdict};
+use crate::command::keys::is_word;
+use crate::rdb::{
+    Content, Decoder, Item, Lineage, NO_DEADLINE, Options, Part, Passage, Problem, TargetFormat,
+    crc64,
+};
+use crate::resp::{Frame, scan};
+
+const FOOTER_BYTES: usize = 10;
+
+/// The type of all values of modules; which module it is stands inside. A target without that module must never see one: it
+/// killed Redis 6.0.
+const TYPE_MODULE: u8 = 7;
+
+/// From this version on a payload is of Valkey; those between the last common one and it are of Redis.
+const FIRST_VALKEY_VERSION: u16 = 80;
+
+/// What is in a payload.
+struct Payload<'a> {
+    type_code: u8,
+    value: &'a [u8],
+    version: u16,
+}
+
+fn payload(bytes: &[u8]) -> Option<Payload<'_>> {
+    let (rest, footer) = bytes.split_at_checked(bytes.len().checked_sub(FOOTER_BYTES)?)?;
+    let (&type_code, value) = rest.split_first()?;
+    Some(Payload {
+        type_code,
+        value,
+        version: u16::from_le_bytes([footer[0], footer[1]]),
+    })
+}
+
+impl Payload<'_> {
+    fn lineage(&self) -> Lineage {
+        match self.version >= FIRST_VALKEY_VERSION {
+            true => Lineage::Valkey,
+            false => Lineage::Redis,
+        }
+    }
+
+    fn passage(&self, target: TargetFormat) -> Passage {
+        target.passage(self.type_code, self.lineage(), self.version)
+    }
+}
+
+/// The payload with another version in its footer.
+fn with_version(payload: &[u8], version: u16) -> Vec<u8> {
+    let mut bytes = payload[..payload.len() - FOOTER_BYTES].to_vec();
+    bytes.extend_from_slice(&version.to_le_bytes());
+    let checksum = crc64(0, &bytes);
+    bytes.extend_from_slice(&checksum.to_le_bytes());
+    bytes
+}
+
+/// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s] [FREQ f]`, also as `RESTORE-ASKING`
+pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    let args: Vec<&[u8]> = frame.args().collect();
+    let [verb, key, ttl, bytes, options @ ..] = args.as_slice() else {
+        return Ok(Verdict::Same);
+    };
+    let Some(payload) = payload(bytes) else {
+        return Ok(Verdict::Same);
+    };
+    let absolute = options.iter().any(|arg| is_word(arg, "absttl"));
+    let mut deadline = None;
+    let mut altered = false;
+    if *ttl != b"0" {
+        let Some(at_ms) = rewriting.moment(ttl, 1, absolute) else {
+            return Ok(Verdict::Same);
+        };
+        let given = rewriting.deadlines.of_key(key, at_ms);
+        altered = !absolute || given != at_ms;
+        deadline = Some(given);
+    }
+    if payload.type_code == TYPE_MODULE
+        && let Some(lack) = module_lack(key, &payload, rewriting.target.format)
+    {
+        return rewriting.nothing(lack);
+    }
+    let version = match payload.passage(rewriting.target.format) {
+        Passage::Elements => {
+            return by_elements(key, &payload, deadline, rewriting);
+        }
+        Passage::Payload { footer_version } => footer_version,
+    };
+    if !altered && version == payload.version {
+        return Ok(Verdict::Same);
+    }
+    let bytes = match version == payload.version {
+        true => bytes.to_vec(),
+        false => with_version(bytes, version),
+    };
+    // Without REPLACE nothing was in its way, and nothing is here.
+    let keeps = |arg: &&&[u8]| !is_word(arg, "replace") && !is_word(arg, "absttl");
+    let others: Vec<&[u8]> = options.iter().filter(keeps).copied().collect();
+    let mut command = rewriting.begin(6 + others.len());
+    command.arg(verb).arg(key).number(deadline.unwrap_or(0));
+    command.arg(&bytes).arg(b"REPLACE").arg(b"ABSTTL");
+    for arg in others {
+        command.arg(arg);
+    }
+    drop(command);
+    Ok(rewriting.rebuilt())
+}
+
+/// Why the value of a module cannot be sent; `None` if it can.
+fn module_lack(key: &[u8], payload: &Payload<'_>, target: TargetFormat) -> Option<Lack> {
+    let snapshot = snapshot_of(key, payload);
+    let mut decoder = Decoder::new(Options {
+        value_threshold_bytes: usize::MAX,
+        ..Options::new(target)
+    });
+    let mut reader = decoder.read(&snapshot);
+    loop {
+        match reader.next() {
+            Ok(Item::Value(_)) => return None,
+            Ok(Item::Unsupported(unsupported)) => return Some(lack_behind(unsupported.problem)),
+            Ok(Item::Header { .. }) => {}
+            Ok(_) | Err(_) => return Some(Lack::Type),
+        }
+    }
+}
+
+/// The commands that rebuild a value whose type the target does not know: it is decoded as a snapshot of one key.
+fn by_elements(
+    key: &[u8],
+    payload: &Payload<'_>,
+    deadline: Option<u64>,
+    rewriting: &mut Rewriting<'_>,
+) -> Result<Verdict, Lack> {
+    let format = rewriting.target.format;
+    let mut written = Vec::new();
+    let mut lost_deadlines = false;
+    let snapshot = snapshot_of(key, payload);
+    let mut decoder = Decoder::new(Options::new(format));
+    let mut reader = decoder.read(&snapshot);
+    loop {
+        let written_part = match reader.next().map_err(|error| error.problem) {
+            Ok(Item::End { .. }) => break,
+            Ok(Item::NeedMore) => return rewriting.nothing(Lack::Type),
+            Ok(Item::Part(part)) => {
+                let (part, lost) = without_lost_deadlines(part, format);
+                lost_deadlines |= lost;
+                part.write_commands(&mut written, &format)
+            }
+            Ok(Item::Unsupported(unsupported)) => Err(unsupported.problem),
+            Ok(Item::LeftOut(_)) => {
+                rewriting.leave_out(Lack::Modules)?;
+                Ok(0)
+            }
+            Ok(_) => Ok(0),
+            Err(problem) => Err(problem),
+        };
+        if let Err(problem) = written_part {
+            return rewriting.nothing(lack_behind(problem));
+        }
+    }
+    if lost_deadlines {
+        rewriting.leave_out(Lack::FieldTtl)?;
+    }
+    // Parts of lists are transactions of their own; here the whole command becomes one.
+    let mut rest = &written[..];
+    while let Ok(Some(frame)) = scan(rest) {
+        if !is_word(frame.verb(), "multi") && !is_word(frame.verb(), "exec") {
+            rewriting.out.extend_from_slice(frame.bytes());
+            rewriting.written += 1;
+        }
+        rest = &rest[frame.bytes().len()..];
+    }
+    if let Some(at_ms) = deadline {
+        let mut command = rewriting.begin(3);
+        command.arg(b"PEXPIREAT").arg(key).number(at_ms);
+    }
+    Ok(rewriting.rebuilt())
+}
+
+fn snapshot_of(key: &[u8], payload: &Payload<'_>) -> Vec<u8> {
+    let mut bytes = match payload.lineage() {
+        Lineage::Redis => format!("REDIS{:04}", payload.version),
+        Lineage::Valkey => format!("VALKEY{:03}", payload.version),
+    }
+    .into_bytes();
+    bytes.push(payload.type_code);
+    // A length of 32 bits.
+    bytes.push(0x80);
+    bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(payload.value);
+    // The end, and no checksum.
+    bytes.push(0xff);
+    bytes.extend_from_slice(&[0; 8]);
+    bytes
+}
+
+/// The part without deadlines of fields where the target keeps none, and whether it had any.
+pub fn without_lost_deadlines(mut part: Part<'_>, target: TargetFormat) -> (Part<'_>, bool) {
+    if let Content::Hash { pairs, deadlines } = part.content
+        && !target.knows_field_expiry()
+        && deadlines.iter().any(|&at| at != NO_DEADLINE)
+    {
+        part.content = Content::Hash {
+            pairs,
+            deadlines: &[],
+        };
+        return (part, true);
+    }
+    (part, false)
+}
+
+/// What the target lacks when a value cannot be taken apart.
+pub fn lack_behind(problem: Problem) -> Lack {
+    match problem {
+        Problem::TargetLacksModule(module) if module.to_string() == "vectorset" => Lack::VectorSets,
+        Problem::TargetLacksModule(_) => Lack::Modules,
+        Problem::TargetLacksFieldExpiry => Lack::FieldTtl,
+        Problem::TargetLacksProducers | Problem::ReturnedEntries => Lack::StreamState,
+        _ => Lack::Type,
+    }
+}
+
+/// `FUNCTION LOAD ...`
+pub fn function(_frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    rewriting.nothing(Lack::Functions)
+}
+
+/// `FUNCTION DELETE|FLUSH`: where there are no functions none have to be removed.
+pub fn no_function(_frame: &Frame<'_>, _rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    Ok(Verdict::Rebuilt(0))
+}
+
+/// `FUNCTION RESTORE payload [policy]`: opcode and code of each library, the same in every version since 7.0.
+pub fn function_restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
+    if rewriting.lacks(Features::REDIS_7_0) {
+        return rewriting.nothing(Lack::Functions);
+    }
+    let args: Vec<&[u8]> = frame.args().collect();
+    let [function, restore, bytes, policy @ ..] = args.as_slice() else {
+        return Ok(Verdict::Same);
+    };
+    let Some(payload) = payload(bytes) else {
+        return Ok(Verdict::Same);
+    };
+    let target = rewriting.target.format;
+    if target.accepts_version(payload.version) {
+        return Ok(Verdict::Same);
+    }
+    // The newest version that both lineages read, or the target's newest.
+    let version = (1..=11.min(target.max_rdb_version))
+        .rev()
+        .find(|&version| target.accepts_version(version));
+    let Some(version) = version else {
+        return rewriting.nothing(Lack::Type);
+    };
+    let bytes = with_version(bytes, version);
+    let mut words: Vec<&[u8]> = vec![function, restore, &bytes];
+    words.extend(policy);
+    rewriting.push(&words);
+    Ok(rewriting.rebuilt())
+}

@@ -1,0 +1,239 @@
+//! Settling of leases: when, and the commands that do it. See [`super::lease`].
+//!
+//! The proof that a moment of the source has been applied: the watcher asks the source for its offset and notes when it
+//! asked; once the target has acknowledged that offset, everything that the source emitted before the question is applied.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::lane::{Lane, SourceLink};
+use super::lease::{Due, GRACE_MS};
+use super::listing::Listing;
+use crate::fault::Fault;
+use crate::limits;
+use crate::resp::{Encoder, Frame};
+use crate::slot::slot_of;
+
+/// `KEYS`: keys of one slot; `ARGV`: what is due. From the keys that carry a lease, takes those that are due their grace.
+/// 6.0 does not know `PEXPIRETIME`, and replicates what a script did that looked at the clock only when asked to.
+const SCRIPT: &str = "local passed,far=tonumber(ARGV[1]),tonumber(ARGV[2]) \
+if redis.replicate_commands then redis.replicate_commands() end \
+for _,key in ipairs(KEYS) do \
+local at=redis.pcall('PEXPIRETIME',key) \
+if type(at)=='table' then at=redis.call('PTTL',key) \
+if at>0 then local now=redis.call('TIME') at=at+now[1]*1000+math.floor(now[2]/1000) end end \
+at=at-35184372088832 \
+if at>=0 and at<35184372088832 and (at<=passed or at>far) then \
+redis.call('PEXPIREAT',key,string.format('%.0f',at)) end end";
+
+const _: () = assert!(GRACE_MS == 35_184_372_088_832);
+
+/// What a lane knows of times at the source, and the walk over leases that are not in the table.
+#[derive(Debug, Default)]
+pub(super) struct Settling {
+    /// Polls of the source that are not applied yet: offset, and when it was asked for, in milliseconds since the start.
+    polls: Vec<(u64, u64)>,
+    polls_seen: u64,
+    /// Everything that the source emitted before is applied: Unix time in milliseconds.
+    pub applied_until_ms: u64,
+    /// The copy left leases that are not in the table: only a walk finds them all, and an end before it would leave keys
+    /// that live for ever.
+    pub copy_left_unknown: bool,
+    pub walk: Option<Walk>,
+}
+
+/// A walk over the target's keys.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub listing: Listing,
+    /// [`super::lease::Leases::unknown`] when it began.
+    number: u64,
+    /// Everything unknown was due when it began.
+    last: bool,
+}
+
+/// Whether a command is one of ours that settles leases.
+pub(super) fn is_settling(frame: &Frame<'_>) -> bool {
+    frame.arg(1).is_some_and(|arg| arg == SCRIPT.as_bytes())
+}
+
+/// Whether a script's failure says that the server takes no writes at present: 6.0 puts the reason into its own words.
+pub(super) fn will_pass(text: &str) -> bool {
+    let reasons = [
+        "READONLY",
+        "MISCONF",
+        "OOM",
+        "NOREPLICAS",
+        "MASTERDOWN",
+        "LOADING",
+    ];
+    reasons.iter().any(|reason| text.contains(reason))
+}
+
+impl Lane {
+    /// Looks after deadlines, once a tick.
+    pub(super) fn settle_on(&mut self, now_ms: u64) {
+        self.note_polls();
+        let now = self.unix_ms_at_zero + now_ms;
+        let lag = match self.settling.applied_until_ms {
+            0 => limits::LEASE_COPY_MS,
+            applied_until_ms => now.saturating_sub(applied_until_ms),
+        };
+        let margin = match self.settled {
+            true => lag + limits::LEASE_MARGIN_MS,
+            false => lag.max(limits::LEASE_COPY_MS),
+        };
+        self.rebuild.deadlines.set_near(now.saturating_add(margin));
+        if self.settled || self.stopping {
+            let due = self.due();
+            self.settle(due);
+            self.walk_if_due(due);
+        }
+        let leases = self.rebuild.deadlines.len() as u64;
+        self.status.leases.store(leases, Relaxed);
+    }
+
+    /// Learns up to when the source's past is applied.
+    fn note_polls(&mut self) {
+        let poll = self.status.poll();
+        let known = self.history.is_some_and(|id| id.as_str() == poll.replid);
+        if poll.count != self.settling.polls_seen && known {
+            self.settling.polls_seen = poll.count;
+            // When the target is far behind, the newest few say enough.
+            if self.settling.polls.len() >= limits::MAX_OPEN_POLLS {
+                self.settling.polls.pop();
+            }
+            self.settling.polls.push((poll.offset, poll.asked_ms));
+        }
+        if !matches!(self.link, SourceLink::Streaming) {
+            return;
+        }
+        let acknowledged = self.progress().acknowledged.0;
+        let zero = self.unix_ms_at_zero;
+        let settling = &mut self.settling;
+        settling.polls.retain(|&(offset, asked_ms)| {
+            let applied = offset <= acknowledged;
+            if applied {
+                settling.applied_until_ms = settling.applied_until_ms.max(zero + asked_ms);
+            }
+            !applied
+        });
+    }
+
+    /// Another history: offsets that were polled mean nothing in it.
+    pub(super) fn forget_polls(&mut self) {
+        self.settling.polls.clear();
+        self.settling.walk = None;
+    }
+
+    fn settle(&mut self, due: Due) {
+        for _ in 0..limits::SETTLE_BATCHES {
+            if super::copy::is_full(&self.chunks, &self.targets) {
+                return;
+            }
+            let taken = self.rebuild.deadlines.take(due, limits::SETTLE_KEYS);
+            if taken.is_empty() {
+                return;
+            }
+            let keys = taken.iter().map(|(database, key)| (*database, &**key));
+            self.settle_keys(keys.collect(), due);
+        }
+    }
+
+    /// Has the target take the grace from those of these keys whose leases are due.
+    pub(super) fn settle_keys(&mut self, mut keys: Vec<(u32, &[u8])>, due: Due) {
+        let at = self.routed();
+        let targets = &self.targets;
+        keys.sort_by_key(|(database, key)| (*database, targets.slot_of(key)));
+        let same = |a: &(u32, &[u8]), b: &(u32, &[u8])| {
+            a.0 == b.0 && targets.slot_of(a.1) == targets.slot_of(b.1)
+        };
+        let groups: Vec<&[(u32, &[u8])]> = keys.chunk_by(same).collect();
+        for group in groups {
+            let (database, first) = group[0];
+            let slot = self.targets.slot_of(first);
+            let chunks = &mut self.chunks;
+            self.targets.stage(chunks, slot, at, database, |out| {
+                let mut command = Encoder::begin(out, 5 + group.len());
+                command.arg(b"EVAL").arg(SCRIPT.as_bytes());
+                command.number(group.len() as u64);
+                for (_, key) in group {
+                    command.arg(key);
+                }
+                command.number(due.passed_ms).number(due.far_ms);
+                1
+            });
+        }
+    }
+
+    /// Begins a walk when leases that are not in the table may be due, and ends it.
+    fn walk_if_due(&mut self, due: Due) {
+        let targets = &self.targets;
+        if self.sweep.is_some() {
+            return;
+        }
+        let Some((until_ms, number)) = self.rebuild.deadlines.unknown() else {
+            self.settling.walk = None;
+            self.settling.copy_left_unknown = false;
+            return;
+        };
+        if self.settling.walk.is_some() {
+            return;
+        }
+        let last = until_ms <= due.passed_ms;
+        // All due, or some so far away that they need not wait for it.
+        if last || until_ms > due.far_ms {
+            self.settling.walk = Some(Walk {
+                listing: Listing::new(targets),
+                number,
+                last,
+            });
+        }
+    }
+
+    /// Goes on with a walk: a page of keys, the next question, the end.
+    pub(super) fn walk_on(&mut self, tick: Option<u64>) -> Result<(), Fault> {
+        let Some(page) = self.take_page()? else {
+            self.ask_for_keys(tick.is_some());
+            return self.end_walk(tick);
+        };
+        let slots = &self.config.slots;
+        let ours = page.keys.iter().filter(|key| slots.contains(slot_of(key)));
+        let keys: Vec<(u32, &[u8])> = ours.map(|key| (page.database, &key[..])).collect();
+        let due = self.due();
+        for part in keys.chunks(limits::SETTLE_KEYS) {
+            self.settle_keys(part.to_vec(), due);
+        }
+        self.ask_for_keys(tick.is_some());
+        self.end_walk(tick)
+    }
+
+    /// What is due at the moment.
+    fn due(&self) -> Due {
+        // Nobody will be there to do it later.
+        if self.stopping {
+            return Due::ALL;
+        }
+        let far_ms = self.rebuild.deadlines.near_until();
+        let passed_ms = self.settling.applied_until_ms;
+        Due {
+            passed_ms: passed_ms.saturating_sub(limits::LEASE_SKEW_MS),
+            far_ms,
+        }
+    }
+
+    fn end_walk(&mut self, tick: Option<u64>) -> Result<(), Fault> {
+        let due = self.due();
+        let targets = &self.targets;
+        if let Some(walk) = &mut self.settling.walk
+            && walk.listing.is_done(targets, tick)
+        {
+            // What was not due is near: it waits for its end.
+            self.settling.copy_left_unknown &= !walk.last;
+            let left = (!walk.last && !self.stopping).then_some(due.far_ms);
+            let number = walk.number;
+            self.rebuild.deadlines.found_unknown(left, number);
+            self.settling.walk = None;
+        }
+        Ok(())
+    }
+}
