@@ -131,7 +131,7 @@ fn small_hashes(count: usize) -> Vec<u8> {
 fn options(value_threshold_bytes: usize) -> Options {
     Options {
         value_threshold_bytes,
-        target: TargetFormat::of_server(Lineage::Redis, 8, 0),
+        ..Options::new(TargetFormat::of_server(Lineage::Redis, 8, 0))
     }
 }
 

@@ -148,6 +148,10 @@ pub const VALUE_THRESHOLD_BYTES: usize = 512 * 1024;
 pub const PART_BYTES: usize = 64 * 1024;
 pub const PART_ELEMENTS: usize = 512;
 
+/// A string within an element (of a list, a hash, a set, a stream) that is longer goes to the target in pieces. Up to
+/// this it is one argument, which the decoder, the lane and the target hold as a whole.
+pub const LONG_TEXT_BYTES: usize = 4 << 20;
+
 /// The largest value of a type that only RESTORE can write: `proto-max-bulk-len` (512 MiB by default), less what stands
 /// around the value in a payload. A target closes the connection on a longer argument.
 pub const MAX_WHOLE_VALUE_BYTES: usize = (512 << 20) - 1024;

@@ -28,6 +28,8 @@ pub struct Options {
     pub value_threshold_bytes: usize,
     /// Decides which values come as [`Value`]s.
     pub target: TargetFormat,
+    /// Strings of elements longer than this come in pieces.
+    pub long_text_bytes: usize,
 }
 
 impl Options {
@@ -35,6 +37,7 @@ impl Options {
         Self {
             value_threshold_bytes: limits::VALUE_THRESHOLD_BYTES,
             target,
+            long_text_bytes: limits::LONG_TEXT_BYTES,
         }
     }
 }
@@ -787,9 +790,10 @@ impl Reader<'_, '_> {
         let plan = decoder.plans[usize::from(type_code)].expect("the type was looked up before");
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
+        let long_bytes = decoder.options.long_text_bytes;
         decoder
             .elements
-            .open(type_code, decoder.lineage, plan.program);
+            .open(type_code, decoder.lineage, plan.program, long_bytes);
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
@@ -855,7 +859,7 @@ impl Reader<'_, '_> {
         Ok(Found::Part { is_last })
     }
 
-    /// What was found, as the caller sees it.
+    /// What was found, as the caller sees it. Long: one arm for each kind of item.
     #[inline]
     fn item(&mut self, found: Found) -> Item<'_> {
         let input = self.input;
@@ -905,6 +909,7 @@ impl Reader<'_, '_> {
                     is_first,
                     is_last,
                     content: decoder.elements.content(),
+                    gathered: decoder.elements.gathered(),
                 })
             }
             Found::Header => Item::Header {
