@@ -96,6 +96,9 @@ pub struct Lane {
     next_ack_ms: u64,
     /// The source asked for our offset, or there is another reason to tell it at once.
     pub(super) ack_now: bool,
+    /// Where in the stream the source last asked for our offset: told again once everything before is acknowledged, since
+    /// somebody there waits for just that (`WAIT`).
+    pub(super) ack_wanted_at: Option<Offset>,
     pub(super) router: Router,
     pub(super) hold: Option<Hold>,
     pub(super) question: Option<LookupQuestion>,
@@ -135,6 +138,7 @@ impl Lane {
             output: Vec::new(),
             next_ack_ms: 0,
             ack_now: false,
+            ack_wanted_at: None,
             router: Router::new(),
             hold: None,
             question: None,
@@ -335,6 +339,7 @@ impl Lane {
         self.hold = None;
         self.question = None;
         self.arrivals.clear();
+        self.ack_wanted_at = None;
     }
 
     /// What is to be written to the source.
@@ -486,10 +491,10 @@ impl Lane {
         if matches!(self.link, SourceLink::Streaming) {
             self.route_on()?;
         }
+        self.publish();
         if self.ack_now && matches!(self.link, SourceLink::Streaming) {
             self.send_ack();
         }
-        self.publish();
         Ok(())
     }
 
@@ -577,6 +582,11 @@ impl Lane {
             self.settled = true;
             self.ack_now = true;
             self.set_state(LaneState::Streaming);
+        }
+        let wanted = self.ack_wanted_at.filter(|_| self.settled);
+        if wanted.is_some_and(|at| progress.acknowledged >= at) {
+            self.ack_wanted_at = None;
+            self.ack_now = true;
         }
         while self
             .arrivals
