@@ -4,11 +4,12 @@
 //! |---|---|
 //! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
 //! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
-//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then |
+//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `parked` |
 //! | everything else | target and source differ: stop, or count and go on |
 
 use std::sync::Arc;
 
+use super::parked::{Parked, Probe, retry_wait_ms};
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::{Chunks, Range};
@@ -22,14 +23,16 @@ use crate::topology::{Node, Topology};
 
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
+const RETRY_SLOT: Next = Next::Retry { slot_only: true };
+
 /// Where a refused unit shall go.
 enum Next {
     /// A redirect named this connection.
     Owner(usize),
     /// A redirect named this connection for this command only.
     Ask(usize),
-    /// To the owner, a little later.
-    Retry,
+    /// To the owner, a little later. Whether it was refused for its slot, not by the master as such.
+    Retry { slot_only: bool },
 }
 
 impl Targets {
@@ -54,15 +57,15 @@ impl Targets {
             self.status.count(count);
         }
         let next = match &kind {
-            ErrorKind::Moved { address, .. } => Some(
-                self.node_at(index, address)
-                    .map_or(Next::Retry, Next::Owner),
-            ),
+            ErrorKind::Moved { address, .. } => {
+                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Owner))
+            }
             ErrorKind::Ask { address, .. } => {
-                Some(self.node_at(index, address).map_or(Next::Retry, Next::Ask))
+                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Ask))
             }
             ErrorKind::NoAuth | ErrorKind::NoPermission => None,
-            kind => counted_as(kind).map(|_| Next::Retry),
+            ErrorKind::TryAgain => Some(RETRY_SLOT),
+            kind => counted_as(kind).map(|_| Next::Retry { slot_only: false }),
         };
         let Some(next) = next else {
             // It failed because one on the same key that was sent before it was refused: it waits behind that.
@@ -86,7 +89,7 @@ impl Targets {
             None => {
                 let target = match next {
                     Next::Owner(other) | Next::Ask(other) => other,
-                    Next::Retry => index,
+                    Next::Retry { .. } => index,
                 };
                 let at_ms = now_ms + limits::RETRY_REFUSED_MS;
                 self.later.push(Later {
@@ -107,8 +110,7 @@ impl Targets {
                 .redirected
                 .get(&slot)
                 .is_some_and(|&(_, until)| until > now_ms);
-        let wait = match next {
-            Next::Retry => limits::RETRY_REFUSED_MS,
+        let mut wait = match next {
             Next::Owner(_) if bounced => limits::RETRY_REDIRECT_MS,
             _ => 0,
         };
@@ -117,17 +119,37 @@ impl Targets {
             self.redirected.insert(slot, (owner, until));
         }
         let parked = self.park(slot);
-        parked.refused.push_back(unit);
+        let retry = parked.retry.take();
+        let probe = retry.as_ref().and_then(|retry| retry.probe);
+        match probe {
+            Some(_) => parked.refused.push_front(unit),
+            None => parked.refused.push_back(unit),
+        }
         parked.wait_for(index, barrier);
-        parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
         match next {
             Next::Ask(other) => parked.ask = Some(other),
             Next::Owner(_) => parked.ask = None,
-            Next::Retry => {
+            Next::Retry { slot_only } => {
+                let mut retry = retry.unwrap_or_default();
+                wait = limits::RETRY_REFUSED_MS;
+                if slot_only {
+                    wait = retry_wait_ms(retry.attempts);
+                }
+                // Those refused together are one attempt.
+                retry.attempts += u32::from(probe.is_some() || retry.attempts == 0);
+                retry.slot_only = slot_only;
+                retry.probe = None;
                 parked.ask = None;
+                parked.retry = Some(retry);
                 self.redirected.remove(&slot);
+                if !slot_only {
+                    let through_gate = probe.is_some_and(|probe| probe.through_gate);
+                    self.nodes[index].gate.refused(now_ms, through_gate);
+                }
             }
         }
+        let parked = self.park(slot);
+        parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
     }
 
     /// A unit was applied although one of its slot that was sent before it was refused; owns a hold on its chunk.
@@ -165,7 +187,8 @@ impl Targets {
     fn overtaken(&self, chunks: &Chunks, index: usize, unit: Unit) -> Option<(Slot, bool)> {
         let slot = self.slot_of_unit(chunks, unit)?;
         let parked = self.parked.get(&slot)?;
-        if !parked.waits_on(index) {
+        // What waits was sent behind it.
+        if parked.is_probing() || !parked.waits_on(index) {
             return None;
         }
         let (keys, mut exact) = self.effects(chunks, unit);
@@ -406,10 +429,13 @@ impl Targets {
         let ready: Vec<Slot> = self
             .parked
             .iter()
-            .filter(|(_, parked)| parked.is_ready(now_ms, answered_to))
+            .filter(|(slot, parked)| {
+                parked.is_ready(now_ms, answered_to) && self.may_try(**slot, parked, now_ms)
+            })
             .map(|(slot, _)| *slot)
             .collect();
-        for slot in ready {
+        let turn = ready.partition_point(|slot| *slot <= self.probed);
+        for &slot in ready[turn..].iter().chain(&ready[..turn]) {
             self.release(chunks, slot, now_ms);
         }
     }
@@ -418,10 +444,7 @@ impl Targets {
         let Some(mut parked) = self.parked.remove(&slot) else {
             return;
         };
-        let owner = match self.redirected.get(&slot) {
-            Some(&(index, until)) if until > now_ms => index as u16,
-            _ => self.owners[usize::from(slot)],
-        };
+        let owner = self.next_owner(slot, now_ms);
         if owner == NOBODY {
             parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
             self.parked.insert(slot, parked);
@@ -439,10 +462,66 @@ impl Targets {
             self.parked.insert(slot, parked);
             return;
         }
+        if !self.has_tried(chunks, slot, &mut parked, usize::from(owner), now_ms) {
+            self.parked.insert(slot, parked);
+            return;
+        }
         self.routes[usize::from(slot)] = owner;
         for unit in parked.into_units() {
             self.push(chunks, usize::from(owner), unit);
         }
+    }
+
+    /// Who gets a slot when it is released.
+    fn next_owner(&self, slot: Slot, now_ms: u64) -> u16 {
+        match self.redirected.get(&slot) {
+            Some(&(index, until)) if until > now_ms => index as u16,
+            _ => self.owners[usize::from(slot)],
+        }
+    }
+
+    /// Whether no closed gate keeps a slot from being tried.
+    fn may_try(&self, slot: Slot, parked: &Parked, now_ms: u64) -> bool {
+        let Some(retry) = parked.retry.as_ref().filter(|retry| !retry.slot_only) else {
+            return true;
+        };
+        let owner = self.nodes.get(usize::from(self.next_owner(slot, now_ms)));
+        retry.probe.is_some() || owner.is_none_or(|owner| owner.gate.admits(now_ms))
+    }
+
+    /// Whether a slot that was refused for now may be released: its first command was taken. If it was not sent yet, it is,
+    /// once the gate admits it.
+    fn has_tried(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        parked: &mut Parked,
+        owner: usize,
+        now_ms: u64,
+    ) -> bool {
+        let Some(retry) = &mut parked.retry else {
+            return true;
+        };
+        if let Some(probe) = retry.probe {
+            // Answered, and not refused.
+            self.nodes[probe.node].gate.open();
+            return true;
+        }
+        let gate = &mut self.nodes[owner].gate;
+        if !retry.slot_only && !gate.admits(now_ms) {
+            return false;
+        }
+        let Some(first) = parked.refused.pop_front() else {
+            return true;
+        };
+        retry.probe = Some(Probe {
+            node: owner,
+            through_gate: !retry.slot_only && gate.pass(now_ms),
+        });
+        self.probed = slot;
+        self.push(chunks, owner, first);
+        parked.wait_for(owner, self.nodes[owner].writer.next_number());
+        false
     }
 
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.

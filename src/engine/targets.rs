@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::parked::Parked;
+use super::parked::{Gate, Parked};
 use super::status::LaneStatus;
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
@@ -44,6 +44,8 @@ pub(super) struct Target {
     pub node: Node,
     pub writer: Writer,
     pub link: Link,
+    /// For what it refused for now.
+    pub gate: Gate,
     failures: u32,
     /// Owns slots that this lane will need: worth dialling before there is something to send.
     pub needed: bool,
@@ -74,6 +76,8 @@ pub struct Targets {
     /// In the order of slots: nothing that the lane does may hang on chance.
     pub(super) parked: BTreeMap<Slot, Parked>,
     pub(super) later: Vec<Later>,
+    /// The slot that last tried whether a refusal has passed: the next one is another's turn.
+    pub(super) probed: Slot,
     /// Slots that a redirect gave to a connection, and until when that counts more than the topology.
     pub(super) redirected: BTreeMap<Slot, (usize, u64)>,
     /// Slots of the lane's source master.
@@ -114,6 +118,7 @@ impl Targets {
             reconcile_at_ms: 0,
             parked: BTreeMap::new(),
             later: Vec::new(),
+            probed: 0,
             redirected: BTreeMap::new(),
             slots,
             learned: Learned::default(),
@@ -185,6 +190,7 @@ impl Targets {
             node,
             writer: Writer::new(self.greeting.clone()),
             link: Link::Down { redial_at_ms: 0 },
+            gate: Gate::default(),
             failures: 0,
             needed: false,
             database: 0,
