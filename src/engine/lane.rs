@@ -15,7 +15,7 @@
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
-//! | `targets`, `redirect`, `parked` | delivery |
+//! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
 

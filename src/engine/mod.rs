@@ -14,6 +14,7 @@ pub mod lookup;
 pub mod options;
 mod parked;
 mod redirect;
+mod retry;
 pub mod roster;
 pub mod shared;
 pub mod status;

@@ -4,21 +4,10 @@
 //! changed while commands for the former owner have no answer yet. While it is parked, later commands queue behind;
 //! refused ones come first, in the order in which they were sent. It is released when the connections that it
 //! waits for have answered everything that they were given before, so that nothing can overtake.
-//!
-//! What was refused for now is not all sent again to find out whether the refusal has passed:
-//!
-//! ```text
-//! master refuses -> its gate closes -> after a while one slot sends its first command   -> refused: a longer while
-//!                                      (a slot that alone was refused has no gate)      -> taken: the gate opens
-//! gate open      -> every such slot sends its first command -> taken: it sends all else
-//! ```
-//!
-//! So a master that refuses for long is asked once a second. And of one slot no two commands are on their way when a
-//! refusal ends: the first could be refused and the second taken, in the wrong order.
 
 use std::collections::VecDeque;
 
-use crate::limits;
+use super::retry::Retry;
 use crate::position::Offset;
 use crate::target::Unit;
 
@@ -33,77 +22,26 @@ pub struct Parked {
     pub queued: VecDeque<Unit>,
     /// Connections, by index, and the run number up to which each must have answered.
     barriers: Vec<(usize, u64)>,
-    /// Who shall get the refused units behind `ASKING`.
-    pub ask: Option<usize>,
+    /// Who shall get so many of the first refused units behind `ASKING`: those that were refused for just that. Others may be
+    /// about keys that have not moved yet.
+    pub ask: Option<(usize, usize)>,
     /// Not to be released before this time, in milliseconds.
     pub not_before_ms: u64,
-    /// Its first command was refused for now, and goes out alone.
+    /// Something was refused for now, so that the first command goes out alone; see `retry`.
     pub retry: Option<Retry>,
-}
-
-/// How a slot that was refused for now is tried again.
-#[derive(Debug, Default)]
-pub struct Retry {
-    pub attempts: u32,
-    /// The refusal was about this slot, not about the master: its gate means nothing.
-    pub slot_only: bool,
-    /// The first command is on its way alone.
-    pub probe: Option<Probe>,
-}
-
-/// A single command that finds out whether a refusal has passed.
-#[derive(Debug, Clone, Copy)]
-pub struct Probe {
-    /// The connection, by index.
-    pub node: usize,
-    /// It was let through a closed gate.
-    pub through_gate: bool,
-}
-
-/// Whether slots that a target master refused for now may try again.
-#[derive(Debug, Default)]
-pub struct Gate {
-    /// In a row; zero while it is open.
-    refusals: u32,
-    /// When one may go through the closed gate.
-    next_ms: u64,
-}
-
-/// How long to wait after so many refusals before the last.
-pub fn retry_wait_ms(refusals: u32) -> u64 {
-    (limits::RETRY_REFUSED_MS << refusals.min(8)).min(limits::MAX_RETRY_REFUSED_MS)
-}
-
-impl Gate {
-    pub fn admits(&self, now_ms: u64) -> bool {
-        self.refusals == 0 || now_ms >= self.next_ms
-    }
-
-    /// Somebody whom it admits goes. Whether through the closed gate: then nobody else may until it is known how that went.
-    pub fn pass(&mut self, now_ms: u64) -> bool {
-        self.next_ms = now_ms + retry_wait_ms(self.refusals);
-        self.refusals > 0
-    }
-
-    /// The master refused something. What was on its way together with the first one refused changes nothing more.
-    pub fn refused(&mut self, now_ms: u64, through_gate: bool) {
-        if self.refusals == 0 || through_gate {
-            self.next_ms = now_ms + retry_wait_ms(self.refusals);
-            self.refusals = self.refusals.saturating_add(1);
-        }
-    }
-
-    pub fn open(&mut self) {
-        self.refusals = 0;
-    }
 }
 
 impl Parked {
     /// Adds a unit that was taken back from a lost connection: it was sent before whatever came since, and may have been
     /// sent before what another connection refused or gave back.
     pub fn give_back(&mut self, unit: Unit) {
-        if let Some(retry) = &mut self.retry {
-            retry.probe = None;
+        // They may not be the first any more; the owner will say it again.
+        self.ask = None;
+        if let Some(retry) = &mut self.retry
+            && retry.probe.take().is_some()
+        {
+            // The only one that was on its way: it was the first.
+            return self.refused.push_front(unit);
         }
         let queue = match self.refused.back() {
             Some(last) if last.begin > unit.begin => &mut self.refused,
@@ -111,6 +49,17 @@ impl Parked {
         };
         let place = queue.partition_point(|other| other.begin <= unit.begin);
         queue.insert(place, unit);
+    }
+
+    /// Connection `other` was named for the unit that was just put among the refused ones, `first` or last.
+    pub fn ask_for(&mut self, other: usize, first: bool) {
+        let asked = match self.ask {
+            Some((known, count)) if known == other && !first => count,
+            _ => 0,
+        };
+        if first || asked + 1 == self.refused.len() {
+            self.ask = Some((other, asked + 1));
+        }
     }
 
     /// Whether nothing of this slot is on its way but its first command.
@@ -152,33 +101,5 @@ impl Parked {
     pub fn begin(&self) -> Option<Offset> {
         let first = self.refused.iter().chain(&self.returned);
         first.chain(&self.queued).map(|unit| unit.begin).min()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_closed_gate_lets_one_through_at_a_time_after_longer_and_longer_waits() {
-        let mut gate = Gate::default();
-        assert!(gate.admits(0) && !gate.pass(0), "it is open");
-        let (mut now_ms, mut waits) = (0, Vec::new());
-        gate.refused(now_ms, false);
-        gate.refused(now_ms, false);
-        for _ in 0..6 {
-            let since_ms = now_ms;
-            while !gate.admits(now_ms) {
-                now_ms += 10;
-            }
-            waits.push(now_ms - since_ms);
-            assert!(gate.pass(now_ms));
-            assert!(!gate.admits(now_ms), "one is on its way");
-            gate.refused(now_ms, false);
-            gate.refused(now_ms, true);
-        }
-        assert_eq!(waits, [100, 200, 400, 800, 1000, 1000]);
-        gate.open();
-        assert!(gate.admits(now_ms));
     }
 }

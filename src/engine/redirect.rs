@@ -4,15 +4,15 @@
 //! |---|---|
 //! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
 //! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
-//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `parked` |
+//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `retry` |
 //! | everything else | target and source differ: stop, or count and go on |
 
 use std::sync::Arc;
 
-use super::parked::{Parked, Probe, retry_wait_ms};
+use super::retry::retry_wait_ms;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
-use crate::chunk::{Chunks, Range};
+use crate::chunk::Chunks;
 use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
@@ -127,7 +127,7 @@ impl Targets {
         }
         parked.wait_for(index, barrier);
         match next {
-            Next::Ask(other) => parked.ask = Some(other),
+            Next::Ask(other) => parked.ask_for(other, probe.is_some()),
             Next::Owner(_) => parked.ask = None,
             Next::Retry { slot_only } => {
                 let mut retry = retry.unwrap_or_default();
@@ -338,48 +338,25 @@ impl Targets {
     }
 
     fn resend(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
-        if unit.form == Form::Command && !unit.asking && unit.frames > 1 {
-            let mut start = unit.range.start;
-            let verbatim = unit.end.since(unit.begin) == unit.range.len() as u64;
-            while start < unit.range.end {
-                let rest = chunks.get(Range {
-                    start,
-                    ..unit.range
-                });
-                let frame = scan(rest)
-                    .ok()
-                    .flatten()
-                    .expect("units hold whole commands");
-                let end = start + frame.bytes().len() as u32;
-                let place = |at: u32| match verbatim {
-                    true => unit.begin.advanced((at - unit.range.start) as usize),
-                    false => unit.begin,
-                };
-                let single = Unit {
-                    range: Range {
-                        start,
-                        end,
-                        ..unit.range
-                    },
-                    frames: 1,
-                    begin: place(start),
-                    end: place(end),
-                    ..unit
-                };
-                chunks.hold(unit.range.chunk);
-                self.resend_whole(chunks, former, single);
-                start = end;
-            }
-            chunks.release(unit.range.chunk);
-        } else {
-            self.resend_whole(chunks, former, without_asking(unit));
+        let mut next = Some(unit);
+        while let Some(unit) = next {
+            let (first, rest) = split_first(chunks, unit);
+            self.resend_whole(chunks, former, without_asking(first));
+            next = rest;
         }
     }
 
     fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
-        match self.slot_of_unit(chunks, unit) {
-            Some(slot) if usize::from(self.routes[usize::from(slot)]) >= self.nodes.len() => {
-                self.park(slot).give_back(unit);
+        let slot = self.slot_of_unit(chunks, unit);
+        let owner =
+            slot.and_then(|slot| self.nodes.get(usize::from(self.routes[usize::from(slot)])));
+        match slot {
+            Some(slot) if owner.is_none() => self.park(slot).give_back(unit),
+            // What comes behind it finds the slot parked, and goes behind it there.
+            Some(slot) if owner.is_some_and(|owner| !owner.gate.is_open()) => {
+                let parked = self.park(slot);
+                parked.retry.get_or_insert_default();
+                parked.give_back(unit);
             }
             Some(slot) => self.send(chunks, slot, unit),
             // Elsewhere it would remove what other lanes own; who holds the keys now is found anew.
@@ -411,121 +388,8 @@ impl Targets {
         self.is_single() || self.routes.contains(&(index as u16))
     }
 
-    /// Releases every slot and unit whose wait is over.
-    pub(super) fn release_ready(&mut self, chunks: &mut Chunks, now_ms: u64) {
-        let mut due = Vec::new();
-        self.later.retain(|later| {
-            let wait = later.at_ms > now_ms;
-            if !wait {
-                due.push((later.target, later.unit));
-            }
-            wait
-        });
-        for (index, unit) in due {
-            self.push(chunks, index, unit);
-        }
-        let nodes = &self.nodes;
-        let answered_to = |index: usize| nodes[index].writer.answered_to();
-        let ready: Vec<Slot> = self
-            .parked
-            .iter()
-            .filter(|(slot, parked)| {
-                parked.is_ready(now_ms, answered_to) && self.may_try(**slot, parked, now_ms)
-            })
-            .map(|(slot, _)| *slot)
-            .collect();
-        let turn = ready.partition_point(|slot| *slot <= self.probed);
-        for &slot in ready[turn..].iter().chain(&ready[..turn]) {
-            self.release(chunks, slot, now_ms);
-        }
-    }
-
-    fn release(&mut self, chunks: &mut Chunks, slot: Slot, now_ms: u64) {
-        let Some(mut parked) = self.parked.remove(&slot) else {
-            return;
-        };
-        let owner = self.next_owner(slot, now_ms);
-        if owner == NOBODY {
-            parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
-            self.parked.insert(slot, parked);
-            self.hint = true;
-            return;
-        }
-        if let Some(other) = parked.ask.take() {
-            // All else of the slot waits for the answers: otherwise commands of one slot would be on their way to two
-            // masters, and a refusal by one of them would let the other overtake.
-            for unit in std::mem::take(&mut parked.refused) {
-                let asking = self.behind_asking(chunks, unit);
-                self.push(chunks, other, asking);
-            }
-            parked.wait_for(other, self.nodes[other].writer.next_number());
-            self.parked.insert(slot, parked);
-            return;
-        }
-        if !self.has_tried(chunks, slot, &mut parked, usize::from(owner), now_ms) {
-            self.parked.insert(slot, parked);
-            return;
-        }
-        self.routes[usize::from(slot)] = owner;
-        for unit in parked.into_units() {
-            self.push(chunks, usize::from(owner), unit);
-        }
-    }
-
-    /// Who gets a slot when it is released.
-    fn next_owner(&self, slot: Slot, now_ms: u64) -> u16 {
-        match self.redirected.get(&slot) {
-            Some(&(index, until)) if until > now_ms => index as u16,
-            _ => self.owners[usize::from(slot)],
-        }
-    }
-
-    /// Whether no closed gate keeps a slot from being tried.
-    fn may_try(&self, slot: Slot, parked: &Parked, now_ms: u64) -> bool {
-        let Some(retry) = parked.retry.as_ref().filter(|retry| !retry.slot_only) else {
-            return true;
-        };
-        let owner = self.nodes.get(usize::from(self.next_owner(slot, now_ms)));
-        retry.probe.is_some() || owner.is_none_or(|owner| owner.gate.admits(now_ms))
-    }
-
-    /// Whether a slot that was refused for now may be released: its first command was taken. If it was not sent yet, it is,
-    /// once the gate admits it.
-    fn has_tried(
-        &mut self,
-        chunks: &mut Chunks,
-        slot: Slot,
-        parked: &mut Parked,
-        owner: usize,
-        now_ms: u64,
-    ) -> bool {
-        let Some(retry) = &mut parked.retry else {
-            return true;
-        };
-        if let Some(probe) = retry.probe {
-            // Answered, and not refused.
-            self.nodes[probe.node].gate.open();
-            return true;
-        }
-        let gate = &mut self.nodes[owner].gate;
-        if !retry.slot_only && !gate.admits(now_ms) {
-            return false;
-        }
-        let Some(first) = parked.refused.pop_front() else {
-            return true;
-        };
-        retry.probe = Some(Probe {
-            node: owner,
-            through_gate: !retry.slot_only && gate.pass(now_ms),
-        });
-        self.probed = slot;
-        self.push(chunks, owner, first);
-        parked.wait_for(owner, self.nodes[owner].writer.next_number());
-        false
-    }
-
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
-    fn behind_asking(&mut self, chunks: &mut Chunks, unit: Unit) -> Unit {
+    pub(super) fn behind_asking(&mut self, chunks: &mut Chunks, unit: Unit) -> Unit {
         let mut bytes = Vec::with_capacity(ASKING.len() + unit.range.len());
         bytes.extend_from_slice(ASKING);
         bytes.extend_from_slice(chunks.get(unit.range));
@@ -541,6 +405,27 @@ impl Targets {
             ..built
         }
     }
+}
+
+/// The first command of a unit, and the rest, each with a hold on the chunk.
+pub(super) fn split_first(chunks: &mut Chunks, unit: Unit) -> (Unit, Option<Unit>) {
+    if unit.form != Form::Command || unit.asking || unit.frames < 2 {
+        return (unit, None);
+    }
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    let length = frame.expect("units hold whole commands").bytes().len();
+    let verbatim = unit.end.since(unit.begin) == unit.range.len() as u64;
+    let (mut first, mut rest) = (unit, unit);
+    first.range.end = unit.range.start + length as u32;
+    rest.range.start = first.range.end;
+    first.frames = 1;
+    rest.frames -= 1;
+    if verbatim {
+        rest.begin = unit.begin.advanced(length);
+    }
+    first.end = rest.begin;
+    chunks.hold(unit.range.chunk);
+    (first, Some(rest))
 }
 
 /// The unit without the `ASKING` that was put before it.

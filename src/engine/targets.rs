@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::parked::{Gate, Parked};
+use super::parked::Parked;
+use super::retry::Gate;
 use super::status::LaneStatus;
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
@@ -221,7 +222,11 @@ impl Targets {
     pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
         let route = self.routes[usize::from(slot)];
         if usize::from(route) < self.nodes.len() {
-            self.push(chunks, usize::from(route), unit);
+            if self.nodes[usize::from(route)].gate.is_open() {
+                self.push(chunks, usize::from(route), unit);
+            } else {
+                self.hold_back(chunks, slot, usize::from(route), unit);
+            }
         } else {
             self.park(slot).queued.push_back(unit);
         }

@@ -508,6 +508,42 @@ fn a_master_that_refuses_for_long_is_asked_by_one_command_at_a_time() {
 }
 
 #[test]
+fn what_comes_for_a_master_that_refuses_waits_with_its_own_slot() {
+    let mut rig = Rig::streaming(cluster(&["1"]));
+    rig.hear(&command("SET a 1"));
+    rig.sent(0);
+    rig.reply(0, b"-LOADING x\r\n");
+    rig.hear(&commands(&["SET b 1", "SET a 2", "SET k 1", "SET b 2"]));
+    assert!(rig.sent(0).is_empty(), "it is known to refuse");
+    rig.wait(limits::RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET b 2"));
+    rig.wait(0);
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), commands(&["SET k 1", "SET a 1"]));
+    rig.reply(0, b"+OK\r\n+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET a 2"));
+}
+
+#[test]
+fn only_what_is_asked_for_elsewhere_goes_there() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&commands(&["SET b 1", "SET {b}2 1"]));
+    rig.sent(0);
+    rig.reply(0, b"-LOADING x\r\n-LOADING x\r\n");
+    rig.wait(limits::RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+    rig.reply(0, b"-ASK 3300 h:2\r\n");
+    assert_eq!(rig.sent(1), commands(&["ASKING", "SET b 1"]));
+    rig.wait(limits::MAX_RETRY_REFUSED_MS);
+    assert!(rig.sent(0).is_empty() && rig.sent(1).is_empty());
+    rig.reply(1, b"+OK\r\n+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET {b}2 1"), "it may be there still");
+    assert!(rig.sent(1).is_empty());
+}
+
+#[test]
 fn who_waits_at_the_source_is_told_as_soon_as_the_target_has_answered() {
     let mut rig = Rig::streaming(cluster(&["1"]));
     let stream = commands(&["SET a 1", "REPLCONF GETACK *"]);
