@@ -96,9 +96,9 @@ pub struct Lane {
     next_ack_ms: u64,
     /// The source asked for our offset, or there is another reason to tell it at once.
     pub(super) ack_now: bool,
-    /// Where in the stream the source last asked for our offset: told again once everything before is acknowledged, since
-    /// somebody there waits for just that (`WAIT`).
-    pub(super) ack_wanted_at: Option<Offset>,
+    /// The source asked when we stood here: it is told once more when everything before is applied, since a client may
+    /// be waiting for that (`WAIT`).
+    pub(super) ack_wanted: Option<Offset>,
     pub(super) router: Router,
     pub(super) hold: Option<Hold>,
     pub(super) question: Option<LookupQuestion>,
@@ -138,7 +138,7 @@ impl Lane {
             output: Vec::new(),
             next_ack_ms: 0,
             ack_now: false,
-            ack_wanted_at: None,
+            ack_wanted: None,
             router: Router::new(),
             hold: None,
             question: None,
@@ -338,8 +338,8 @@ impl Lane {
         self.router = Router::new();
         self.hold = None;
         self.question = None;
+        self.ack_wanted = None;
         self.arrivals.clear();
-        self.ack_wanted_at = None;
     }
 
     /// What is to be written to the source.
@@ -398,6 +398,11 @@ impl Lane {
     pub fn target_written(&mut self, index: usize, bytes: usize) {
         self.sent_bytes += bytes as u64;
         self.targets.nodes[index].writer.transmitted(bytes);
+    }
+
+    /// How many replies a target connection owes us.
+    pub fn target_replies_due(&self, index: usize) -> u64 {
+        self.targets.nodes[index].writer.replies_due()
     }
 
     /// Replies of a target connection.
@@ -491,10 +496,15 @@ impl Lane {
         if matches!(self.link, SourceLink::Streaming) {
             self.route_on()?;
         }
-        self.publish();
+        let wanted = self.ack_wanted;
+        if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {
+            self.ack_wanted = None;
+            self.ack_now = true;
+        }
         if self.ack_now && matches!(self.link, SourceLink::Streaming) {
             self.send_ack();
         }
+        self.publish();
         Ok(())
     }
 
@@ -582,11 +592,6 @@ impl Lane {
             self.settled = true;
             self.ack_now = true;
             self.set_state(LaneState::Streaming);
-        }
-        let wanted = self.ack_wanted_at.filter(|_| self.settled);
-        if wanted.is_some_and(|at| progress.acknowledged >= at) {
-            self.ack_wanted_at = None;
-            self.ack_now = true;
         }
         while self
             .arrivals
