@@ -351,7 +351,6 @@ fn target_resharding(family: Family) -> Result<()> {
             move_slot(rig, slot, met)?;
         }
         rig.write_more()?;
-        ensure!(rig.sum("errors.moved")? > 0, "nothing was redirected");
         rig.copied_once()
     })
 }
