@@ -169,8 +169,10 @@ pub const MAX_VALKEY_RDB_VERSION: u32 = 81;
 const _: () = assert!(PART_BYTES < VALUE_THRESHOLD_BYTES);
 const _: () = assert!(VALUE_THRESHOLD_BYTES < MAX_STRING_BYTES);
 
-/// Before a refused command is tried again (`TRYAGAIN`, `LOADING`, `OOM` ...), in milliseconds.
+/// Before a refused command is tried again (`TRYAGAIN`, `LOADING`, `OOM` ...), in milliseconds: doubled with each refusal,
+/// between these bounds.
 pub const RETRY_REFUSED_MS: u64 = 100;
+pub const MAX_RETRY_REFUSED_MS: u64 = 1_000;
 
 /// Before a slot that was just redirected follows the next redirect: two masters that each name the other
 /// are asked a few times a second, not as fast as they answer.

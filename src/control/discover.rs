@@ -18,11 +18,13 @@ pub struct View {
     pub epochs: nodes::Epochs,
 }
 
-/// Finds a deployment from the nodes named by the user, and asks every master about itself.
+/// Finds a deployment from the nodes named by the user, and asks every master that owns slots about itself. One without
+/// may be a replica or gone by now: for a while after a failover, and while a cluster forms, nodes are listed as masters
+/// that are none.
 pub fn discover(side: Side, endpoint: &Endpoint) -> Result<Deployment, Fault> {
     let topology = from_seeds(side, endpoint)?;
     let mut servers = Vec::new();
-    for shard in &topology.shards {
+    for shard in topology.serving() {
         let node = &shard.master;
         let mut client = Client::connect(side, &node.address, node.port, &endpoint.credentials)?;
         let info = server_info(&mut client)?;

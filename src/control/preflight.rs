@@ -101,7 +101,7 @@ fn refuse_same(source: &Deployment, target: &Deployment) -> Result<(), Fault> {
 
 /// A write to a replica, where it is taken at all, is lost with the next sync from its master.
 fn refuse_replica_target(target: &Deployment) -> Result<(), Fault> {
-    for shard in &target.topology.shards {
+    for shard in target.topology.serving() {
         let Some(server) = target.server(&shard.master.id) else {
             continue;
         };
@@ -387,6 +387,22 @@ mod tests {
         let fault = fault.expect_err("a replica");
         assert_eq!(fault.kind, FaultKind::TargetIsReplica);
         assert!(fault.message.contains("10.0.0.9:7000"), "{fault}");
+    }
+
+    #[test]
+    fn a_replica_that_is_still_listed_as_a_master_without_slots_does_no_harm() {
+        let mut target = cluster("t", SlotSet::all());
+        let mut shards = target.topology.shards.clone();
+        shards.push(Shard {
+            master: Node::new("former", "h", 2),
+            replicas: vec![],
+            slots: SlotSet::new(),
+        });
+        target.topology = Topology::cluster(shards, vec![]).expect("valid");
+        let mut former = server("former");
+        former.role = Role::Replica;
+        target.servers.push(("former".into(), former));
+        assert_eq!(run(&single("a"), &target), Ok(vec![]));
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
-//! | `targets`, `redirect`, `parked` | delivery |
+//! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
 

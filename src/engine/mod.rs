@@ -18,6 +18,7 @@ pub mod options;
 mod parked;
 mod rebuild;
 mod redirect;
+mod retry;
 pub mod roster;
 mod settle;
 pub mod shared;

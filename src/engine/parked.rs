@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::retry::Retry;
 use crate::position::Offset;
 use crate::target::Unit;
 
@@ -21,22 +22,51 @@ pub struct Parked {
     pub queued: VecDeque<Unit>,
     /// Connections, by index, and the run number up to which each must have answered.
     barriers: Vec<(usize, u64)>,
-    /// Who shall get the refused units behind `ASKING`.
-    pub ask: Option<usize>,
+    /// Who shall get so many of the first refused units behind `ASKING`: those that were refused for just that. Others may be
+    /// about keys that have not moved yet.
+    pub ask: Option<(usize, usize)>,
     /// Not to be released before this time, in milliseconds.
     pub not_before_ms: u64,
+    /// Something was refused for now, so that the first command goes out alone; see `retry`.
+    pub retry: Option<Retry>,
 }
 
 impl Parked {
     /// Adds a unit that was taken back from a lost connection: it was sent before whatever came since, and may have been
     /// sent before what another connection refused or gave back.
     pub fn give_back(&mut self, unit: Unit) {
+        // They may not be the first any more; the owner will say it again.
+        self.ask = None;
+        if let Some(retry) = &mut self.retry
+            && retry.probe.take().is_some()
+        {
+            // The only one that was on its way: it was the first.
+            return self.refused.push_front(unit);
+        }
         let queue = match self.refused.back() {
             Some(last) if last.begin > unit.begin => &mut self.refused,
             _ => &mut self.returned,
         };
         let place = queue.partition_point(|other| other.begin <= unit.begin);
         queue.insert(place, unit);
+    }
+
+    /// Connection `other` was named for the unit that was just put among the refused ones, `first` or last.
+    pub fn ask_for(&mut self, other: usize, first: bool) {
+        let asked = match self.ask {
+            Some((known, count)) if known == other && !first => count,
+            _ => 0,
+        };
+        if first || asked + 1 == self.refused.len() {
+            self.ask = Some((other, asked + 1));
+        }
+    }
+
+    /// Whether nothing of this slot is on its way but its first command.
+    pub fn is_probing(&self) -> bool {
+        self.retry
+            .as_ref()
+            .is_some_and(|retry| retry.probe.is_some())
     }
 
     /// Waits until connection `index` has answered every run below `number`.

@@ -4,15 +4,16 @@
 //! |---|---|
 //! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
 //! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
-//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then |
+//! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `retry` |
 //! | everything else | target and source differ: stop, or count and go on |
 
 use std::sync::Arc;
 
+use super::retry::retry_wait_ms;
 use super::settle;
 use super::status::ErrorCount;
 use super::targets::{Later, Link, NOBODY, PARKED, Targets};
-use crate::chunk::{Chunks, Range};
+use crate::chunk::Chunks;
 use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
@@ -23,14 +24,16 @@ use crate::topology::{Node, Topology};
 
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
+const RETRY_SLOT: Next = Next::Retry { slot_only: true };
+
 /// Where a refused unit shall go.
 enum Next {
     /// A redirect named this connection.
     Owner(usize),
     /// A redirect named this connection for this command only.
     Ask(usize),
-    /// To the owner, a little later.
-    Retry,
+    /// To the owner, a little later. Whether it was refused for its slot, not by the master as such.
+    Retry { slot_only: bool },
 }
 
 impl Targets {
@@ -55,19 +58,19 @@ impl Targets {
             self.status.count(count);
         }
         let next = match &kind {
-            ErrorKind::Moved { address, .. } => Some(
-                self.node_at(index, address)
-                    .map_or(Next::Retry, Next::Owner),
-            ),
+            ErrorKind::Moved { address, .. } => {
+                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Owner))
+            }
             ErrorKind::Ask { address, .. } => {
-                Some(self.node_at(index, address).map_or(Next::Retry, Next::Ask))
+                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Ask))
             }
             ErrorKind::NoAuth | ErrorKind::NoPermission => None,
-            kind => counted_as(kind).map(|_| Next::Retry),
+            ErrorKind::TryAgain => Some(RETRY_SLOT),
+            kind => counted_as(kind).map(|_| Next::Retry { slot_only: false }),
         };
         let pauses =
             || kind == ErrorKind::Other && settle::will_pass(text) && is_ours(chunks, unit);
-        let next = next.or_else(|| pauses().then_some(Next::Retry));
+        let next = next.or_else(|| pauses().then_some(RETRY_SLOT));
         let Some(next) = next else {
             // It failed because one on the same key that was sent before it was refused: it waits behind that.
             if kind == ErrorKind::Other
@@ -90,7 +93,7 @@ impl Targets {
             None => {
                 let target = match next {
                     Next::Owner(other) | Next::Ask(other) => other,
-                    Next::Retry => index,
+                    Next::Retry { .. } => index,
                 };
                 let at_ms = now_ms + limits::RETRY_REFUSED_MS;
                 self.later.push(Later {
@@ -111,8 +114,7 @@ impl Targets {
                 .redirected
                 .get(&slot)
                 .is_some_and(|&(_, until)| until > now_ms);
-        let wait = match next {
-            Next::Retry => limits::RETRY_REFUSED_MS,
+        let mut wait = match next {
             Next::Owner(_) if bounced => limits::RETRY_REDIRECT_MS,
             _ => 0,
         };
@@ -120,19 +122,39 @@ impl Targets {
             let until = now_ms + limits::TRUST_REDIRECT_MS;
             self.redirected.insert(slot, (owner, until));
         }
-        self.changes += u64::from(!matches!(next, Next::Retry));
+        self.changes += u64::from(!matches!(next, Next::Retry { .. }));
         let parked = self.park(slot);
-        parked.refused.push_back(unit);
+        let retry = parked.retry.take();
+        let probe = retry.as_ref().and_then(|retry| retry.probe);
+        match probe {
+            Some(_) => parked.refused.push_front(unit),
+            None => parked.refused.push_back(unit),
+        }
         parked.wait_for(index, barrier);
-        parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
         match next {
-            Next::Ask(other) => parked.ask = Some(other),
+            Next::Ask(other) => parked.ask_for(other, probe.is_some()),
             Next::Owner(_) => parked.ask = None,
-            Next::Retry => {
+            Next::Retry { slot_only } => {
+                let mut retry = retry.unwrap_or_default();
+                wait = limits::RETRY_REFUSED_MS;
+                if slot_only {
+                    wait = retry_wait_ms(retry.attempts);
+                }
+                // Those refused together are one attempt.
+                retry.attempts += u32::from(probe.is_some() || retry.attempts == 0);
+                retry.slot_only = slot_only;
+                retry.probe = None;
                 parked.ask = None;
+                parked.retry = Some(retry);
                 self.redirected.remove(&slot);
+                if !slot_only {
+                    let through_gate = probe.is_some_and(|probe| probe.through_gate);
+                    self.nodes[index].gate.refused(now_ms, through_gate);
+                }
             }
         }
+        let parked = self.park(slot);
+        parked.not_before_ms = parked.not_before_ms.max(now_ms + wait);
     }
 
     /// A unit was applied although one of its slot that was sent before it was refused; owns a hold on its chunk.
@@ -170,7 +192,8 @@ impl Targets {
     fn overtaken(&self, chunks: &Chunks, index: usize, unit: Unit) -> Option<(Slot, bool)> {
         let slot = self.slot_of_unit(chunks, unit)?;
         let parked = self.parked.get(&slot)?;
-        if !parked.waits_on(index) {
+        // What waits was sent behind it.
+        if parked.is_probing() || !parked.waits_on(index) {
             return None;
         }
         let (keys, mut exact) = self.effects(chunks, unit);
@@ -323,48 +346,25 @@ impl Targets {
     }
 
     fn resend(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
-        if unit.form == Form::Command && !unit.asking && unit.frames > 1 {
-            let mut start = unit.range.start;
-            let verbatim = unit.end.since(unit.begin) == unit.range.len() as u64;
-            while start < unit.range.end {
-                let rest = chunks.get(Range {
-                    start,
-                    ..unit.range
-                });
-                let frame = scan(rest)
-                    .ok()
-                    .flatten()
-                    .expect("units hold whole commands");
-                let end = start + frame.bytes().len() as u32;
-                let place = |at: u32| match verbatim {
-                    true => unit.begin.advanced((at - unit.range.start) as usize),
-                    false => unit.begin,
-                };
-                let single = Unit {
-                    range: Range {
-                        start,
-                        end,
-                        ..unit.range
-                    },
-                    frames: 1,
-                    begin: place(start),
-                    end: place(end),
-                    ..unit
-                };
-                chunks.hold(unit.range.chunk);
-                self.resend_whole(chunks, former, single);
-                start = end;
-            }
-            chunks.release(unit.range.chunk);
-        } else {
-            self.resend_whole(chunks, former, without_asking(unit));
+        let mut next = Some(unit);
+        while let Some(unit) = next {
+            let (first, rest) = split_first(chunks, unit);
+            self.resend_whole(chunks, former, without_asking(first));
+            next = rest;
         }
     }
 
     fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
-        match self.slot_of_unit(chunks, unit) {
-            Some(slot) if usize::from(self.routes[usize::from(slot)]) >= self.nodes.len() => {
-                self.park(slot).give_back(unit);
+        let slot = self.slot_of_unit(chunks, unit);
+        let owner =
+            slot.and_then(|slot| self.nodes.get(usize::from(self.routes[usize::from(slot)])));
+        match slot {
+            Some(slot) if owner.is_none() => self.park(slot).give_back(unit),
+            // What comes behind it finds the slot parked, and goes behind it there.
+            Some(slot) if owner.is_some_and(|owner| !owner.gate.is_open()) => {
+                let parked = self.park(slot);
+                parked.retry.get_or_insert_default();
+                parked.give_back(unit);
             }
             Some(slot) => self.send(chunks, slot, unit),
             // Elsewhere it would remove what other lanes own; who holds the keys now is found anew.
@@ -396,65 +396,8 @@ impl Targets {
         self.is_single() || self.routes.contains(&(index as u16))
     }
 
-    /// Releases every slot and unit whose wait is over.
-    pub(super) fn release_ready(&mut self, chunks: &mut Chunks, now_ms: u64) {
-        let mut due = Vec::new();
-        self.later.retain(|later| {
-            let wait = later.at_ms > now_ms;
-            if !wait {
-                due.push((later.target, later.unit));
-            }
-            wait
-        });
-        for (index, unit) in due {
-            self.push(chunks, index, unit);
-        }
-        let nodes = &self.nodes;
-        let answered_to = |index: usize| nodes[index].writer.answered_to();
-        let ready: Vec<Slot> = self
-            .parked
-            .iter()
-            .filter(|(_, parked)| parked.is_ready(now_ms, answered_to))
-            .map(|(slot, _)| *slot)
-            .collect();
-        for slot in ready {
-            self.release(chunks, slot, now_ms);
-        }
-    }
-
-    fn release(&mut self, chunks: &mut Chunks, slot: Slot, now_ms: u64) {
-        let Some(mut parked) = self.parked.remove(&slot) else {
-            return;
-        };
-        let owner = match self.redirected.get(&slot) {
-            Some(&(index, until)) if until > now_ms => index as u16,
-            _ => self.owners[usize::from(slot)],
-        };
-        if owner == NOBODY {
-            parked.not_before_ms = now_ms + limits::RETRY_REFUSED_MS;
-            self.parked.insert(slot, parked);
-            self.hint = true;
-            return;
-        }
-        if let Some(other) = parked.ask.take() {
-            // All else of the slot waits for the answers: otherwise commands of one slot would be on their way to two
-            // masters, and a refusal by one of them would let the other overtake.
-            for unit in std::mem::take(&mut parked.refused) {
-                let asking = self.behind_asking(chunks, unit);
-                self.push(chunks, other, asking);
-            }
-            parked.wait_for(other, self.nodes[other].writer.next_number());
-            self.parked.insert(slot, parked);
-            return;
-        }
-        self.routes[usize::from(slot)] = owner;
-        for unit in parked.into_units() {
-            self.push(chunks, usize::from(owner), unit);
-        }
-    }
-
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
-    fn behind_asking(&mut self, chunks: &mut Chunks, unit: Unit) -> Unit {
+    pub(super) fn behind_asking(&mut self, chunks: &mut Chunks, unit: Unit) -> Unit {
         let mut bytes = Vec::with_capacity(ASKING.len() + unit.range.len());
         bytes.extend_from_slice(ASKING);
         bytes.extend_from_slice(chunks.get(unit.range));
@@ -470,6 +413,27 @@ impl Targets {
             ..built
         }
     }
+}
+
+/// The first command of a unit, and the rest, each with a hold on the chunk.
+pub(super) fn split_first(chunks: &mut Chunks, unit: Unit) -> (Unit, Option<Unit>) {
+    if unit.form != Form::Command || unit.asking || unit.frames < 2 {
+        return (unit, None);
+    }
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    let length = frame.expect("units hold whole commands").bytes().len();
+    let verbatim = unit.end.since(unit.begin) == unit.range.len() as u64;
+    let (mut first, mut rest) = (unit, unit);
+    first.range.end = unit.range.start + length as u32;
+    rest.range.start = first.range.end;
+    first.frames = 1;
+    rest.frames -= 1;
+    if verbatim {
+        rest.begin = unit.begin.advanced(length);
+    }
+    first.end = rest.begin;
+    chunks.hold(unit.range.chunk);
+    (first, Some(rest))
 }
 
 /// The unit without the `ASKING` that was put before it.

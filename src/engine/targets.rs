@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::parked::Parked;
+use super::retry::Gate;
 use super::status::LaneStatus;
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
@@ -44,6 +45,8 @@ pub(super) struct Target {
     pub node: Node,
     pub writer: Writer,
     pub link: Link,
+    /// For what it refused for now.
+    pub gate: Gate,
     failures: u32,
     /// Owns slots that this lane will need: worth dialling before there is something to send.
     pub needed: bool,
@@ -74,6 +77,8 @@ pub struct Targets {
     /// In the order of slots: nothing that the lane does may hang on chance.
     pub(super) parked: BTreeMap<Slot, Parked>,
     pub(super) later: Vec<Later>,
+    /// The slot that last tried whether a refusal has passed: the next one is another's turn.
+    pub(super) probed: Slot,
     /// Slots that a redirect gave to a connection, and until when that counts more than the topology.
     pub(super) redirected: BTreeMap<Slot, (usize, u64)>,
     /// Slots of the lane's source master.
@@ -116,6 +121,7 @@ impl Targets {
             reconcile_at_ms: 0,
             parked: BTreeMap::new(),
             later: Vec::new(),
+            probed: 0,
             redirected: BTreeMap::new(),
             slots,
             learned: Learned::default(),
@@ -188,6 +194,7 @@ impl Targets {
             node,
             writer: Writer::new(self.greeting.clone()),
             link: Link::Down { redial_at_ms: 0 },
+            gate: Gate::default(),
             failures: 0,
             needed: false,
             database: 0,
@@ -218,7 +225,11 @@ impl Targets {
     pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
         let route = self.routes[usize::from(slot)];
         if usize::from(route) < self.nodes.len() {
-            self.push(chunks, usize::from(route), unit);
+            if self.nodes[usize::from(route)].gate.is_open() {
+                self.push(chunks, usize::from(route), unit);
+            } else {
+                self.hold_back(chunks, slot, usize::from(route), unit);
+            }
         } else {
             self.park(slot).queued.push_back(unit);
         }

@@ -374,7 +374,9 @@ fn what_a_lost_master_left_unanswered_goes_before_what_waited() {
     rig.lane.adopt_target(&promoted, rig.now_ms);
     rig.wait(limits::RETRY_REFUSED_MS);
     rig.connect_targets();
-    assert_eq!(rig.sent(2), commands(&["SET b 1", "SET b 2", "SET b 3"]));
+    assert_eq!(rig.sent(2), command("SET b 1"));
+    rig.reply(2, b"+OK\r\n");
+    assert_eq!(rig.sent(2), commands(&["SET b 2", "SET b 3"]));
 }
 
 #[test]
@@ -498,8 +500,10 @@ fn a_single_server_keeps_the_order_of_commands_without_keys() {
     rig.hear(&command("SWAPDB 1 2"));
     assert!(rig.sent(0).is_empty());
     rig.wait(limits::RETRY_REFUSED_MS);
-    let all = commands(&["SET a 1", "SWAPDB 0 1", "SWAPDB 1 2"]);
-    assert_eq!(rig.sent(0), all);
+    assert_eq!(rig.sent(0), command("SET a 1"));
+    rig.reply(0, b"+OK\r\n");
+    let others = commands(&["SWAPDB 0 1", "SWAPDB 1 2"]);
+    assert_eq!(rig.sent(0), others);
 }
 
 #[test]
@@ -571,8 +575,88 @@ fn what_passed_behind_a_refused_command_on_the_same_key_is_repeated_behind_it() 
     );
     rig.now_ms += limits::RETRY_REFUSED_MS;
     rig.lane.tick(rig.now_ms).unwrap();
-    let again = ["SET k 1", "SET k 2", "HSET k f v", "SET k 3"];
+    assert_eq!(rig.sent(0), command("SET k 1"), "it finds out");
+    rig.reply(0, b"+OK\r\n");
+    let again = ["SET k 2", "HSET k f v", "SET k 3"];
     assert_eq!(rig.sent(0), commands(&again));
+}
+
+#[test]
+fn a_master_that_refuses_for_long_is_asked_by_one_command_at_a_time() {
+    let mut rig = Rig::streaming(cluster(&["1"]));
+    let all = ["SET a 1", "INCR a", "SET b 1", "INCR b", "SET k 1"];
+    rig.hear(&commands(&all));
+    rig.sent(0);
+    rig.reply(0, &b"-OOM no memory\r\n".repeat(all.len()));
+    let (mut asked, mut since_ms) = (Vec::new(), 0);
+    while asked.len() < 5 {
+        rig.wait(limits::RETRY_REFUSED_MS);
+        since_ms += limits::RETRY_REFUSED_MS;
+        let sent = rig.sent(0);
+        if !sent.is_empty() {
+            asked.push((since_ms, String::from_utf8(sent).unwrap()));
+            rig.reply(0, b"-OOM no memory\r\n");
+            since_ms = 0;
+        }
+    }
+    let set = |key: &str| String::from_utf8(command(&format!("SET {key} 1"))).unwrap();
+    let turns = ["b", "k", "a", "b", "k"].map(set);
+    let waits = [100, 200, 400, 800, 1000];
+    assert!(asked.into_iter().eq(waits.into_iter().zip(turns)));
+    // The refusal ends while one is on its way: no other is, so that none can be taken before it.
+    rig.wait(limits::MAX_RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET a 1"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("INCR a"));
+    rig.reply(0, b":2\r\n");
+    assert_eq!(
+        rig.sent(0),
+        commands(&["SET b 1", "SET k 1"]),
+        "each slot tries"
+    );
+    rig.reply(0, b"-OOM again\r\n+OK\r\n");
+    rig.wait(limits::MAX_RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("INCR b"));
+    rig.reply(0, b":2\r\n");
+    assert_eq!(rig.acknowledged(), 100 + commands(&all).len() as u64);
+}
+
+#[test]
+fn what_comes_for_a_master_that_refuses_waits_with_its_own_slot() {
+    let mut rig = Rig::streaming(cluster(&["1"]));
+    rig.hear(&command("SET a 1"));
+    rig.sent(0);
+    rig.reply(0, b"-LOADING x\r\n");
+    rig.hear(&commands(&["SET b 1", "SET a 2", "SET k 1", "SET b 2"]));
+    assert!(rig.sent(0).is_empty(), "it is known to refuse");
+    rig.wait(limits::RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET b 2"));
+    rig.wait(0);
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.sent(0), commands(&["SET k 1", "SET a 1"]));
+    rig.reply(0, b"+OK\r\n+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET a 2"));
+}
+
+#[test]
+fn only_what_is_asked_for_elsewhere_goes_there() {
+    let mut rig = Rig::streaming(cluster(&["x", "y"]));
+    rig.hear(&commands(&["SET b 1", "SET {b}2 1"]));
+    rig.sent(0);
+    rig.reply(0, b"-LOADING x\r\n-LOADING x\r\n");
+    rig.wait(limits::RETRY_REFUSED_MS);
+    assert_eq!(rig.sent(0), command("SET b 1"));
+    rig.reply(0, b"-ASK 3300 h:2\r\n");
+    assert_eq!(rig.sent(1), commands(&["ASKING", "SET b 1"]));
+    rig.wait(limits::MAX_RETRY_REFUSED_MS);
+    assert!(rig.sent(0).is_empty() && rig.sent(1).is_empty());
+    rig.reply(1, b"+OK\r\n+OK\r\n");
+    assert_eq!(rig.sent(0), command("SET {b}2 1"), "it may be there still");
+    assert!(rig.sent(1).is_empty());
 }
 
 #[test]

@@ -68,12 +68,13 @@ pub fn myself(reply: &str) -> Option<&str> {
     })
 }
 
-/// How recent a view is. Config epochs only grow: a master that takes slots or is promoted gets one above
-/// all others, so a node that has not heard of it shows lower numbers.
+/// How recent a view is. The config epoch of a slot's owner only grows: a master that takes slots or is promoted gets one
+/// above all others, so a node that has not heard of it shows lower numbers. A master without slots does not count: it may
+/// become a replica or leave, and its epoch with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Epochs {
     highest: u64,
-    /// Over all masters; settles ties while several changes spread.
+    /// Over all slots; settles ties while several changes spread.
     sum: u64,
 }
 
@@ -85,10 +86,14 @@ pub fn epochs(reply: &str) -> Epochs {
         let is_master = fields
             .next()
             .is_some_and(|flags| flags.split(',').any(|f| f == "master"));
-        let epoch = fields.nth(3).and_then(|epoch| epoch.parse().ok());
-        if let (true, Some(epoch)) = (is_master, epoch) {
+        let epoch: Option<u64> = fields.nth(3).and_then(|epoch| epoch.parse().ok());
+        let ranges = fields.skip(1).filter_map(parse_range);
+        let slots: u64 = ranges
+            .map(|(first, last)| u64::from(last - first) + 1)
+            .sum();
+        if let (true, Some(epoch), 1..) = (is_master, epoch, slots) {
             epochs.highest = epochs.highest.max(epoch);
-            epochs.sum = epochs.sum.saturating_add(epoch);
+            epochs.sum = epochs.sum.saturating_add(epoch.saturating_mul(slots));
         }
     }
     epochs
@@ -217,7 +222,17 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
     fn a_view_that_knows_of_a_newer_master_is_the_later_one() {
         let newer = REDIS_6.replace(" 2 connected", " 5 connected");
         assert!(epochs(&newer) > epochs(REDIS_6));
-        assert_eq!(epochs(REDIS_6), Epochs { highest: 3, sum: 6 });
+        let sum = 5461 + 2 * 5462 + 3 * 5461;
+        assert_eq!(epochs(REDIS_6), Epochs { highest: 3, sum });
+    }
+
+    #[test]
+    fn a_view_in_which_a_former_master_has_stepped_back_is_no_older() {
+        let taken_over = "a 1.1.1.1:1@2 master - 0 0 8 connected\n\
+            b 1.1.1.1:2@3 master - 0 0 9 connected 0-16383 [7->-c]\n\
+            c 1.1.1.1:3@4 master - 0 0 7 connected";
+        let stepped_back = taken_over.replace("master - 0 0 8", "slave b 0 0 9");
+        assert_eq!(epochs(taken_over), epochs(&stepped_back));
     }
 
     #[test]

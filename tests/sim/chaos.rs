@@ -278,7 +278,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         let error = (*world.rng.pick(&REFUSALS)).to_owned();
         let until = world.now_ms + world.rng.below(500) as u64;
         trace::note(|| format!("node {node} refuses until {until}: {error}"));
-        world.cluster.nodes[node].refusal = Some((error, until));
+        world.cluster.refuse(node, error, until);
     }
     if due(world, trouble.migrate) {
         migrate_on(world, plan, workload);
@@ -292,17 +292,21 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     }
 }
 
-/// A master that refused serves again, once nothing is on its way to it.
+/// A master that refused serves again: at any time, once the lane knows of the refusal, unless that was about one slot.
 ///
 /// Were it sooner, a command could be refused and a later one on the same key, sent before the refusal was known, be
 /// taken: pipelining without waiting cannot keep their order, and this version does not claim to.
 fn end_refusals(world: &mut World) {
     for node in 0..world.cluster.nodes.len() {
-        let over =
-            matches!(world.cluster.nodes[node].refusal, Some((_, until)) if until <= world.now_ms);
-        if over && world.is_drained(node) {
+        let drained = world.is_drained(node);
+        let master = &mut world.cluster.nodes[node];
+        let of_a_slot =
+            matches!(&master.refusal, Some((error, _)) if error.starts_with("TRYAGAIN"));
+        master.refusal_known |= master.refusal_met && drained && !of_a_slot;
+        let over = matches!(master.refusal, Some((_, until)) if until <= world.now_ms);
+        if over && (drained || master.refusal_known) {
             trace::note(|| format!("node {node} refuses no more"));
-            world.cluster.nodes[node].refusal = None;
+            master.refusal = None;
         }
     }
 }

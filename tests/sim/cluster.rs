@@ -23,6 +23,10 @@ pub struct Node {
     importing: BTreeMap<Slot, usize>,
     /// Refuses data with this error, until then at least.
     pub refusal: Option<(String, u64)>,
+    /// The refusal has met something.
+    pub refusal_met: bool,
+    /// Since then, at some time nothing was on its way: the lane knows of it.
+    pub refusal_known: bool,
     /// Slots that this master once owned or took keys of.
     pub visited: BTreeSet<Slot>,
 }
@@ -116,6 +120,8 @@ impl Cluster {
             migrating: BTreeMap::new(),
             importing: BTreeMap::new(),
             refusal: None,
+            refusal_met: false,
+            refusal_known: false,
             visited: BTreeSet::new(),
         };
         Self {
@@ -216,6 +222,13 @@ impl Cluster {
         self.owners[usize::from(slot)] = to;
     }
 
+    pub fn refuse(&mut self, node: usize, error: String, until_ms: u64) {
+        let node = &mut self.nodes[node];
+        node.refusal = Some((error, until_ms));
+        node.refusal_met = false;
+        node.refusal_known = false;
+    }
+
     /// Whether a slot is on its way from or to this node.
     pub fn is_moving(&self, node: usize) -> bool {
         !self.nodes[node].migrating.is_empty() || !self.nodes[node].importing.is_empty()
@@ -243,6 +256,8 @@ impl Cluster {
     pub fn fail_over(&mut self, index: usize) {
         let former = &mut self.nodes[index];
         former.id.push('x');
+        // To the lane it is another master.
+        former.refusal_known = false;
         former.port += 100;
         // Open slots are not handed on by a failover; the workload does not fail over while slots move.
         assert!(former.migrating.is_empty() && former.importing.is_empty());
@@ -373,11 +388,12 @@ impl Cluster {
         let reads = commands
             .iter()
             .all(|args| matches!(verb(args).as_str(), "SCAN" | "INFO"));
-        let refusal = self.nodes[session.node].refusal.as_ref();
-        if let Some((error, _)) = refusal
+        let node = &mut self.nodes[session.node];
+        if let Some((error, _)) = &node.refusal
             && (!reads || REFUSED_READS.iter().any(|word| error.starts_with(word)))
         {
             self.counts.refused += 1;
+            node.refusal_met |= !reads;
             return Err(error.clone());
         }
         if self.single {

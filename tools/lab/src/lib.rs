@@ -41,7 +41,7 @@ pub use server::{Server, ServerOptions};
 pub use slotstream::Slotstream;
 pub use version::{Family, Version, skipped, version, version_or_skip, versions};
 pub use wait::wait_until;
-pub use writers::{WriterOptions, WriterReport, Writers};
+pub use writers::{Commands, WriterOptions, WriterReport, Writers};
 
 /// What everything fallible in the lab returns: it is a tool, and its errors are read by people.
 pub type Result<T, E = anyhow::Error> = std::result::Result<T, E>;

@@ -3,7 +3,7 @@
 //! Keys come in groups: the keys `{w7}:...` share a slot, so commands with several keys work in a cluster.
 //! Each name stands for one type throughout, so a WRONGTYPE is an error of the mix.
 
-use super::WriterOptions;
+use super::{Commands, WriterOptions, plain};
 use crate::load::{Kind, key_name, lives_for_seconds};
 use crate::resp::Command;
 use crate::version::Family;
@@ -18,6 +18,7 @@ const BLOCK_MS: &str = "50";
 
 pub struct Mix {
     family: Family,
+    kinds: Commands,
     random: Rng,
     groups: usize,
     loaded: Vec<Kind>,
@@ -26,41 +27,41 @@ pub struct Mix {
 }
 
 /// The commands under construction for one group of keys.
-struct Group<'a> {
+pub struct Group<'a> {
     tag: String,
     short_lives: bool,
-    random: &'a mut Rng,
+    pub random: &'a mut Rng,
     commands: &'a mut Vec<Command>,
 }
 
 impl Group<'_> {
-    fn key(&mut self, name: &str, count: usize) -> String {
+    pub fn key(&mut self, name: &str, count: usize) -> String {
         format!("{}:{name}{}", self.tag, self.random.usize(0..count))
     }
 
     /// Words are separated by spaces; what holds other bytes goes through [`Group::send_words`].
-    fn send(&mut self, line: &str) {
+    pub fn send(&mut self, line: &str) {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         self.send_words(&words);
     }
 
-    fn send_words(&mut self, words: &[&[u8]]) {
+    pub fn send_words(&mut self, words: &[&[u8]]) {
         self.commands.push(Command::routed(&self.tag, words));
     }
 
-    fn number(&mut self) -> i64 {
+    pub fn number(&mut self) -> i64 {
         self.random.i64(-1000..1000)
     }
 
     /// A short element, few enough of them that they meet again.
-    fn element(&mut self) -> String {
+    pub fn element(&mut self) -> String {
         match self.random.u8(0..4) {
             0 => self.random.u32(0..200).to_string(),
             _ => format!("e{}", self.random.u32(0..100)),
         }
     }
 
-    fn value(&mut self) -> Vec<u8> {
+    pub fn value(&mut self) -> Vec<u8> {
         let length = match self.random.u8(0..20) {
             0 => self.random.usize(1000..5000),
             _ => self.random.usize(0..100),
@@ -86,6 +87,7 @@ impl Mix {
         let loaded = options.loaded.as_ref();
         Mix {
             family,
+            kinds: options.commands,
             random,
             groups: options.key_groups.max(1),
             loaded: Kind::of(family, loaded.is_some_and(|loaded| loaded.vector_sets)),
@@ -96,8 +98,8 @@ impl Mix {
 
     /// Adds one command, or a few that belong together.
     pub fn next(&mut self, commands: &mut Vec<Command>) {
-        let family = self.family;
-        if self.loaded_keys > 0 && self.random.u8(0..8) == 0 {
+        let (family, kinds) = (self.family, self.kinds);
+        if kinds == Commands::All && self.loaded_keys > 0 && self.random.u8(0..8) == 0 {
             return self.touch_loaded(commands);
         }
         let tag = format!("{{w{}}}", self.random.usize(0..self.groups));
@@ -110,6 +112,7 @@ impl Mix {
         };
         let group = &mut group;
         match choice {
+            _ if kinds != Commands::All => plain::next(group, kinds),
             0..3 => strings(group, family),
             3 => counters(group),
             4 => bits(group),

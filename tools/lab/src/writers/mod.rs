@@ -2,9 +2,10 @@
 //!
 //! Each thread has its own connections and its own random numbers, all threads share the keys, so the
 //! order in which the servers execute the commands matters. One more thread waits in blocking commands for
-//! what the others push. The mix is in [`mix`].
+//! what the others push. The mix is in [`mix`], narrower ones in [`plain`].
 
 mod mix;
+mod plain;
 
 use crate::Result;
 use crate::client::{Client, Endpoint};
@@ -20,10 +21,25 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+/// Which commands are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commands {
+    /// Every kind, blocking ones included.
+    #[default]
+    All,
+    /// On one key each: these go on while a slot's keys are on their way from one master to another.
+    OneKey,
+    /// On one key each, none of which removes anything, all of which a server refuses when it is out of memory.
+    Growing,
+    /// Those that may be done again: a suffix of them, repeated in order, ends in the same values.
+    Repeatable,
+}
+
 /// What the writers do.
 #[derive(Clone, Debug)]
 pub struct WriterOptions {
     pub seed: u64,
+    pub commands: Commands,
     /// Threads that write, apart from the one that blocks.
     pub threads: usize,
     /// Of all threads together.
@@ -41,6 +57,7 @@ impl Default for WriterOptions {
     fn default() -> WriterOptions {
         WriterOptions {
             seed: 1,
+            commands: Commands::All,
             threads: 2,
             commands_per_second: 2_000,
             key_groups: 300,
@@ -110,7 +127,8 @@ impl Writers {
             threads: Vec::new(),
         };
         let mut random = Rng::with_seed(options.seed);
-        for index in 0..=options.threads {
+        let first = usize::from(options.commands != Commands::All);
+        for index in first..=options.threads {
             let mut client = Client::connect(target)?;
             let mix = Mix::new(client.family()?, random.fork(), options);
             let stop = writers.stop.clone();

@@ -1,0 +1,646 @@
+//! What happens to real deployments while they are replicated: masters change places or die, slots move,
+//! connections break, servers refuse writes for a while.
+//!
+//! Writers go on throughout, and source and target are compared key by key at the end. A failing test prints
+//! the program's status and log, and the seed of its writers. Every test runs with Redis 7.0, and each other
+//! version that can be had runs some of them.
+
+use anyhow::{Context, Result, bail, ensure};
+use lab::{
+    Client, Cluster, ClusterOptions, Commands, CompareOptions, Connection, Endpoint, Family,
+    LoadOptions, Proxy, Server, ServerOptions, Slotstream, Version, WriterOptions, Writers,
+    client::slot_of, cluster::cluster_info, compare, load, server::info_field, version_or_skip,
+    wait_until,
+};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+/// A manual failover is given up by the server after 5 s.
+const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
+/// Loaded before the start: enough that a copy is more than its first read.
+const LOADED_KEYS: usize = 2_000;
+const COMMANDS_PER_SECOND: u64 = 2_000;
+/// Commands that are written between two events.
+const COMMANDS_BETWEEN: u64 = 1_500;
+/// 6.0 sends how long a key still lives, so what waits ends later by as much as it waited: less than any
+/// lifetime in these tests.
+const RELATIVE_TTL_TOLERANCE: Duration = Duration::from_secs(60);
+
+/// What a test begins with.
+struct Setup {
+    /// Masters, and replicas of each.
+    source: (usize, usize),
+    target: (usize, usize),
+    commands: Commands,
+    /// Sets of keys, each in a slot of its own.
+    key_groups: usize,
+    /// More lines of the configuration of the source's nodes.
+    source_lines: &'static [&'static str],
+}
+
+impl Default for Setup {
+    fn default() -> Setup {
+        Setup {
+            source: (2, 0),
+            target: (2, 0),
+            commands: Commands::All,
+            key_groups: 100,
+            source_lines: &[],
+        }
+    }
+}
+
+/// A replication under way, with writers.
+struct Rig {
+    version: Version,
+    setup: Setup,
+    seed: u64,
+    source: Cluster,
+    target: Cluster,
+    sync: Slotstream,
+    writers: Option<Writers>,
+}
+
+/// Runs `act` between the start and the comparison; what went wrong is told with the program's own view of it.
+fn while_replicating(
+    family: Family,
+    setup: Setup,
+    act: impl FnOnce(&mut Rig) -> Result<()>,
+) -> Result<()> {
+    let Some(version) = version_or_skip(family) else {
+        return Ok(());
+    };
+    let mut rig = Rig::start(version, setup)?;
+    let result = act(&mut rig).and_then(|()| rig.finish());
+    result.with_context(|| rig.told())
+}
+
+impl Rig {
+    fn start(version: Version, setup: Setup) -> Result<Rig> {
+        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
+        let options = |extra| ClusterOptions {
+            server: ServerOptions {
+                extra,
+                diskless: true,
+                ..ServerOptions::default()
+            },
+            slots: None,
+        };
+        let (masters, replicas) = setup.source;
+        let source = Cluster::start(
+            &version,
+            masters,
+            replicas,
+            options(lines(setup.source_lines)),
+        )?;
+        let (masters, replicas) = setup.target;
+        let target = Cluster::start(&version, masters, replicas, options(Vec::new()))?;
+        load(&mut source.client()?, &loaded())?;
+        let sync = Slotstream::start(program(), &any_node(&source), &any_node(&target), &[])?;
+        let mut rig = Rig {
+            version,
+            setup,
+            seed: u64::from(std::process::id()),
+            source,
+            target,
+            sync,
+            writers: None,
+        };
+        rig.go_on_writing()?;
+        rig.sync.wait_until_caught_up(PATIENCE)?;
+        rig.write_more()?;
+        Ok(rig)
+    }
+
+    fn told(&self) -> String {
+        let status = match self.sync.status() {
+            Ok(status) => format!("{status:#}"),
+            Err(error) => format!("{error:#}"),
+        };
+        format!(
+            "{}, writers' seed {}\nstatus: {status}\nlog: {}",
+            self.version,
+            self.seed,
+            self.sync.output()
+        )
+    }
+
+    fn go_on_writing(&mut self) -> Result<()> {
+        let options = WriterOptions {
+            seed: self.seed,
+            commands: self.setup.commands,
+            threads: 1,
+            commands_per_second: COMMANDS_PER_SECOND,
+            key_groups: self.setup.key_groups,
+            loaded: Some(loaded()),
+            short_lives: false,
+        };
+        self.writers = Some(Writers::start(&any_node(&self.source), &options)?);
+        Ok(())
+    }
+
+    fn stop_writing(&mut self) -> Result<()> {
+        let Some(writers) = self.writers.take() else {
+            return Ok(());
+        };
+        let report = writers.stop()?;
+        // What a node says that has just become a replica.
+        let of_a_failover = ["UNBLOCKED", "EXECABORT", "ERR EXEC without MULTI"];
+        let unexpected = |error: &&String| !of_a_failover.iter().any(|e| error.starts_with(e));
+        ensure!(!report.errors.keys().any(|e| unexpected(&e)), "{report}");
+        Ok(())
+    }
+
+    /// Waits until some more commands are written.
+    fn write_more(&self) -> Result<()> {
+        let writers = self.writers.as_ref().context("nobody writes")?;
+        let goal = writers.commands_so_far() + COMMANDS_BETWEEN;
+        wait_until(PATIENCE, "more writes", || {
+            Ok(writers.commands_so_far() >= goal)
+        })
+    }
+
+    /// The sum of a field over all lanes; `errors.x` is a count of the lane's errors.
+    fn sum(&self, field: &str) -> Result<u64> {
+        let status = self.sync.status()?;
+        let lanes = status["lanes"].as_array().context("no lanes")?;
+        let count = |lane: &serde_json::Value| match field.strip_prefix("errors.") {
+            Some(error) => lane["errors"][error].as_u64(),
+            None => lane[field].as_u64(),
+        };
+        Ok(lanes.iter().filter_map(count).sum())
+    }
+
+    fn wait_for_sum(&self, field: &str, more_than: u64) -> Result<()> {
+        wait_until(PATIENCE, &format!("{field} above {more_than}"), || {
+            Ok(self.sum(field)? > more_than)
+        })
+    }
+
+    /// No writers any more, everything applied, both sides equal, a clean end.
+    fn finish(&mut self) -> Result<()> {
+        self.stop_writing()?;
+        self.sync.wait_until_applied(PATIENCE)?;
+        ensure!(self.sum("errors.divergence")? == 0, "a divergence");
+        must_be_equal(&any_node(&self.source), &any_node(&self.target))
+    }
+
+    /// Each master was copied once, and followed without a gap ever since.
+    fn copied_once(&self) -> Result<()> {
+        let copies = self.sum("full_syncs")?;
+        ensure!(
+            copies == self.setup.source.0 as u64,
+            "{copies} copies instead of one for each master"
+        );
+        Ok(())
+    }
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_slotstream"))
+}
+
+fn loaded() -> LoadOptions {
+    LoadOptions {
+        keys: LOADED_KEYS,
+        big_keys: false,
+        ..LoadOptions::default()
+    }
+}
+
+/// A cluster, to be found through whichever of its nodes lives.
+fn any_node(cluster: &Cluster) -> Endpoint {
+    Endpoint {
+        seeds: cluster.nodes().iter().map(Server::address).collect(),
+        ..cluster.endpoint()
+    }
+}
+
+fn must_be_equal(source: &Endpoint, target: &Endpoint) -> Result<()> {
+    let options = CompareOptions {
+        relative_ttl_tolerance: RELATIVE_TTL_TOLERANCE,
+        ..CompareOptions::default()
+    };
+    let diff = compare(source, target, &options)?;
+    ensure!(diff.is_equal(), "{diff}");
+    ensure!(diff.keys > LOADED_KEYS / 2, "{diff}");
+    Ok(())
+}
+
+/// The master whose replica `replica` is.
+fn master_of<'a>(cluster: &'a Cluster, replica: &Server) -> Result<&'a Server> {
+    let port = replica.info("replication", "master_port")?;
+    let master = cluster.nodes().iter();
+    let mut master = master.filter(|node| node.port().to_string() == port);
+    master.next().context("a replica without a master")
+}
+
+/// A replica in step takes its master's place by `CLUSTER FAILOVER`.
+fn fail_over(cluster: &Cluster, replica: &Server) -> Result<()> {
+    let mut node = replica.connect()?;
+    wait_until(PATIENCE, "the replica to be in step", || {
+        Ok(info_field(&mut node, "replication", "master_link_status")? == "up")
+    })?;
+    let master = master_of(cluster, replica)?;
+    // The masters may not have voted for it in time: then it asks again.
+    let mut asked = None;
+    wait_until(PATIENCE, "the replica to take over", || {
+        if asked.is_none_or(|at: Instant| at.elapsed() > FAILOVER_PATIENCE) {
+            node.call(&["CLUSTER", "FAILOVER"])?;
+            asked = Some(Instant::now());
+        }
+        Ok(info_field(&mut node, "replication", "role")? == "master")
+    })
+    .with_context(|| format!("log of {}: {}", replica.address(), replica.log()))?;
+    wait_until(PATIENCE, "the former master to step back", || {
+        Ok(master.info("replication", "role")? == "slave")
+    })
+}
+
+/// A replica of the source takes over, and hands back.
+fn source_failover(family: Family) -> Result<()> {
+    let setup = Setup {
+        source: (2, 1),
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let (former, heir) = (&rig.source.nodes()[0], &rig.source.nodes()[2]);
+        for promoted in [heir, former] {
+            let resumed = rig.sum("partial_syncs")?;
+            fail_over(&rig.source, promoted)?;
+            rig.wait_for_sum("partial_syncs", resumed)?;
+            rig.write_more()?;
+        }
+        rig.copied_once()
+    })
+}
+
+/// A source master dies, and its replica, which had everything, is promoted.
+fn source_killed(family: Family) -> Result<()> {
+    let setup = Setup {
+        source: (3, 1),
+        source_lines: &["cluster-node-timeout 2000"],
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        rig.stop_writing()?;
+        let (master, replica) = (&rig.source.nodes()[0], &rig.source.nodes()[3]);
+        wait_until(PATIENCE, "the replica to have everything", || {
+            let written = master.info("replication", "master_repl_offset")?;
+            Ok(replica.info("replication", "master_repl_offset")? == written)
+        })?;
+        let dead = master.address();
+        rig.source.nodes_mut()[0].kill();
+        let living = &rig.source.nodes()[1..];
+        wait_until(PATIENCE, "every node to know the promoted one", || {
+            for node in living {
+                let masters = Client::connect(&node.endpoint())?.masters().to_vec();
+                let state = cluster_info(&mut node.connect()?, "cluster_state")?;
+                if masters.contains(&dead) || state != "ok" {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })?;
+        rig.go_on_writing()?;
+        rig.wait_for_sum("partial_syncs", 0)?;
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// A replica of the target takes over, and hands back.
+fn target_failover(family: Family) -> Result<()> {
+    let setup = Setup {
+        target: (2, 1),
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let (former, heir) = (&rig.target.nodes()[0], &rig.target.nodes()[2]);
+        for promoted in [heir, former] {
+            let commands = rig.sum("commands")?;
+            fail_over(&rig.target, promoted)?;
+            rig.write_more()?;
+            rig.wait_for_sum("commands", commands + COMMANDS_BETWEEN / 2)?;
+        }
+        rig.copied_once()
+    })
+}
+
+/// Slots move between masters of the target, key by key.
+fn target_resharding(family: Family) -> Result<()> {
+    let setup = Setup {
+        commands: Commands::OneKey,
+        key_groups: 16,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let giver = rig.target.masters()[0].address();
+        let client = rig.target.client()?;
+        let tags = (0..rig.setup.key_groups).map(|group| format!("w{group}"));
+        let mut slots: Vec<usize> = tags.map(|tag| slot_of(tag.as_bytes())).collect();
+        slots.retain(|slot| client.owner_of_slot(*slot) == giver);
+        ensure!(slots.len() > 1, "no group of keys is with the giver");
+        for (index, slot) in slots.into_iter().enumerate() {
+            // The first one stays half moved until commands met that.
+            let met = |rig: &Rig| match index {
+                0 => rig.wait_for_sum("errors.ask", 0),
+                _ => Ok(()),
+            };
+            move_slot(rig, slot, met)?;
+        }
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// Moves one slot from the target's first master to its second as `redis-cli --cluster reshard` does.
+fn move_slot(rig: &Rig, slot: usize, half_way: impl Fn(&Rig) -> Result<()>) -> Result<()> {
+    let [giver, taker] = rig.target.masters() else {
+        bail!("the target has two masters");
+    };
+    let (mut from, mut to) = (giver.connect()?, taker.connect()?);
+    let from_id = from.call(&["CLUSTER", "MYID"])?.text();
+    let to_id = to.call(&["CLUSTER", "MYID"])?.text();
+    let (slot, port) = (slot.to_string(), taker.port().to_string());
+    to.call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
+    from.call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
+    let mut moved = 0;
+    loop {
+        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
+        let Some(key) = keys.array().first().map(lab::Value::text) else {
+            break;
+        };
+        from.call(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])?;
+        moved += 1;
+        if moved == 5 {
+            half_way(rig)?;
+        }
+    }
+    ensure!(moved >= 5, "slot {slot} had but {moved} keys");
+    to.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
+    from.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
+    Ok(())
+}
+
+/// The source closes the connection; what it wrote since is still in its backlog.
+fn source_connection_cut(family: Family) -> Result<()> {
+    while_replicating(family, Setup::default(), |rig| {
+        for _ in 0..3 {
+            for master in rig.source.masters() {
+                let resumed = rig.sum("partial_syncs")?;
+                let closed = master
+                    .connect()?
+                    .call(&["CLIENT", "KILL", "TYPE", "replica"])?;
+                ensure!(closed.integer() == Some(1), "{closed:?} connections closed");
+                rig.wait_for_sum("partial_syncs", resumed)?;
+            }
+            rig.write_more()?;
+        }
+        rig.copied_once()
+    })
+}
+
+/// More is written between the cut and the return than the source keeps: everything is copied again.
+fn source_backlog_overrun(family: Family) -> Result<()> {
+    let setup = Setup {
+        // What is removed while nobody listens is another matter.
+        commands: Commands::Growing,
+        source_lines: &["repl-backlog-size 16384"],
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let copies = rig.sum("full_syncs")?;
+        let master = &rig.source.masters()[0];
+        let mut connection = master.connect()?;
+        // All in one batch, so that the connection cannot return before the end of it.
+        let mut batch = vec![lab::Command::new(&["CLIENT", "KILL", "TYPE", "replica"])];
+        let (tag, value) = (tag_of(rig, master)?, vec![b'v'; 1_000]);
+        for number in 0..4_000 {
+            let key = format!("{{{tag}}}:overrun{number}");
+            batch.push(lab::Command::new(&[b"SET", key.as_bytes(), &value]));
+        }
+        for reply in connection.pipeline(&batch)? {
+            reply.ok()?;
+        }
+        rig.wait_for_sum("full_syncs", copies)?;
+        rig.write_more()?;
+        ensure!(rig.sum("full_syncs")? == copies + 1, "one copy again");
+        Ok(())
+    })
+}
+
+/// A hash tag whose keys live on this node of the source.
+fn tag_of(rig: &Rig, node: &Server) -> Result<String> {
+    let client = rig.source.client()?;
+    let mut tags = (0..).map(|number| format!("t{number}"));
+    let tag = tags.find(|tag| client.owner_of_slot(slot_of(tag.as_bytes())) == node.address());
+    tag.context("a node without slots")
+}
+
+/// The target closes all connections, again and again.
+fn target_connections_closed(family: Family) -> Result<()> {
+    let setup = Setup {
+        commands: Commands::Repeatable,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        for _ in 0..5 {
+            for master in rig.target.masters() {
+                let lost = rig.sum("errors.target_lost")?;
+                master
+                    .connect()?
+                    .call(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"])?;
+                rig.wait_for_sum("errors.target_lost", lost)?;
+            }
+            rig.write_more()?;
+        }
+        rig.copied_once()
+    })
+}
+
+/// Every target master is full for a while.
+fn target_out_of_memory(family: Family) -> Result<()> {
+    let setup = Setup {
+        commands: Commands::Growing,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        set_on_masters(&rig.target, "maxmemory", "1mb")?;
+        rig.wait_for_sum("errors.oom", 0)?;
+        rig.write_more()?;
+        rig.write_more()?;
+        set_on_masters(&rig.target, "maxmemory", "0")?;
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// A target master loads its data anew, and says LOADING meanwhile.
+fn target_loading(family: Family) -> Result<()> {
+    let setup = Setup {
+        commands: Commands::Growing,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let master = &rig.target.masters()[0];
+        let mut connection = master.connect()?;
+        // It answers others only after so many bytes, and takes its time for each key.
+        set(
+            &mut connection,
+            "loading-process-events-interval-bytes",
+            "1024",
+        )?;
+        set(&mut connection, "key-load-delay", "1000")?;
+        connection.call(&["DEBUG", "RELOAD"])?;
+        ensure!(rig.sum("errors.loading")? > 0, "nothing was refused");
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+fn set_on_masters(cluster: &Cluster, name: &str, value: &str) -> Result<()> {
+    cluster
+        .masters()
+        .iter()
+        .try_for_each(|master| set(&mut master.connect()?, name, value))
+}
+
+fn set(connection: &mut Connection, name: &str, value: &str) -> Result<()> {
+    connection.call(&["CONFIG", "SET", name, value])?;
+    Ok(())
+}
+
+/// `WAIT 1` at the source counts the target: it returns once the target has the write, and not before.
+fn wait_at_the_source(family: Family) -> Result<()> {
+    let setup = Setup {
+        source: (1, 0),
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let (mut source, mut target) = (rig.source.client()?, rig.target.client()?);
+        let node = rig.source.masters()[0].address();
+        for number in 0..20 {
+            let (key, value) = (format!("awaited{number}"), number.to_string());
+            let source = source.connection(&node)?;
+            source.call(&["SET", &key, &value])?;
+            let applied = source.call(&["WAIT", "1", "30000"])?;
+            ensure!(applied.integer() == Some(1), "WAIT gave {applied:?}");
+            let found = target.call(&["GET", &key])?.text();
+            ensure!(found == value, "{key} is {found:?} when WAIT returns");
+        }
+        let frozen = rig.target.masters();
+        frozen.iter().try_for_each(Server::freeze)?;
+        let source = source.connection(&node)?;
+        source.call(&["SET", "awaited", "in vain"])?;
+        let applied = source.call(&["WAIT", "1", "500"])?;
+        frozen.iter().try_for_each(Server::thaw)?;
+        ensure!(applied.integer() == Some(0), "WAIT gave {applied:?}");
+        let applied = source.call(&["WAIT", "1", "30000"])?;
+        ensure!(applied.integer() == Some(1), "WAIT gave {applied:?}");
+        ensure!(target.call(&["GET", "awaited"])?.text() == "in vain");
+        Ok(())
+    })
+}
+
+/// The network before a single target breaks, and answers get lost with it.
+#[test]
+fn a_target_behind_a_network_that_breaks_misses_nothing() -> Result<()> {
+    let Some(version) = version_or_skip(Family::Redis70) else {
+        return Ok(());
+    };
+    let source = Cluster::start(&version, 2, 0, ClusterOptions::default())?;
+    let target = Server::start(&version, ServerOptions::default())?;
+    let proxy = Proxy::start(&target.address())?;
+    load(&mut source.client()?, &loaded())?;
+    let options = WriterOptions {
+        seed: u64::from(std::process::id()),
+        commands: Commands::Repeatable,
+        threads: 1,
+        commands_per_second: COMMANDS_PER_SECOND,
+        ..WriterOptions::default()
+    };
+    let writers = Writers::start(&source.endpoint(), &options)?;
+    let through = Endpoint::at(proxy.address());
+    let mut sync = Slotstream::start(program(), &source.endpoint(), &through, &[])?;
+    let mut act = || -> Result<()> {
+        sync.wait_until_caught_up(PATIENCE)?;
+        for round in 0..8 {
+            // Held back first, so that much is on its way when the connection breaks.
+            proxy.delay(Duration::from_millis(round % 3 * 20));
+            let goal = writers.commands_so_far() + COMMANDS_BETWEEN / 3;
+            wait_until(PATIENCE, "more writes", || {
+                Ok(writers.commands_so_far() >= goal)
+            })?;
+            proxy.cut()?;
+        }
+        proxy.delay(Duration::ZERO);
+        Ok(())
+    };
+    let acted = act();
+    let report = writers.stop()?;
+    acted
+        .and_then(|()| sync.wait_until_applied(PATIENCE))
+        .and_then(|()| must_be_equal(&source.endpoint(), &target.endpoint()))
+        .with_context(|| format!("writers' seed {}: {}", options.seed, sync.output()))?;
+    ensure!(report.errors.is_empty(), "{report}");
+    ensure!(proxy.connections() > 8, "it was never cut");
+    Ok(())
+}
+
+/// Some of the tests for one family.
+macro_rules! family {
+    ($name:ident, $family:expr, $($test:ident),+ $(,)?) => {
+        mod $name {
+            use super::*;
+            $(
+                #[test]
+                fn $test() -> Result<()> {
+                    super::$test($family)
+                }
+            )+
+        }
+    };
+}
+
+family!(
+    redis_6_0,
+    Family::Redis60,
+    source_failover,
+    target_resharding
+);
+family!(
+    redis_7_0,
+    Family::Redis70,
+    source_failover,
+    source_killed,
+    source_connection_cut,
+    source_backlog_overrun,
+    target_failover,
+    target_resharding,
+    target_connections_closed,
+    target_out_of_memory,
+    target_loading,
+    wait_at_the_source,
+);
+family!(redis_8_0, Family::Redis80, source_killed, target_failover);
+family!(
+    valkey_8_0,
+    Family::Valkey80,
+    source_failover,
+    target_out_of_memory
+);
+family!(
+    valkey_8_1,
+    Family::Valkey81,
+    source_connection_cut,
+    target_resharding
+);
+family!(
+    valkey_9,
+    Family::Valkey9,
+    source_failover,
+    target_failover,
+    target_resharding
+);
