@@ -229,6 +229,9 @@ pub const LEASE_COPY_MS: u64 = 24 * 3_600_000;
 /// find the key.
 pub const LEASE_SKEW_MS: u64 = 2_000;
 
+/// When a source has written nothing for so long, and that is known to be applied, its keys get their true deadlines.
+pub const LEASE_QUIET_MS: u64 = 3_000;
+
 /// Memory for the leases of a lane, and what one takes beside its key.
 pub const LEASE_TABLE_BYTES: usize = 64 << 20;
 pub const LEASE_ENTRY_BYTES: usize = 144;

@@ -181,7 +181,7 @@ impl Rig {
     /// No writers any more, everything applied, both sides equal, a clean end.
     fn finish(&mut self) -> Result<()> {
         self.stop_writing()?;
-        self.sync.wait_until_applied(PATIENCE)?;
+        self.sync.wait_until_settled(PATIENCE)?;
         ensure!(self.sum("errors.divergence")? == 0, "a divergence");
         must_be_equal(&any_node(&self.source), &any_node(&self.target))
     }
@@ -581,7 +581,7 @@ fn a_target_behind_a_network_that_breaks_misses_nothing() -> Result<()> {
     let acted = act();
     let report = writers.stop()?;
     acted
-        .and_then(|()| sync.wait_until_applied(PATIENCE))
+        .and_then(|()| sync.wait_until_settled(PATIENCE))
         .and_then(|()| must_be_equal(&source.endpoint(), &target.endpoint()))
         .with_context(|| format!("writers' seed {}: {}", options.seed, sync.output()))?;
     ensure!(report.errors.is_empty(), "{report}");

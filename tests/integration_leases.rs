@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 use lab::{
     Client, Cluster, ClusterOptions, Command, CompareOptions, Endpoint, Family, Proxy, Server,
-    ServerOptions, Slotstream, Version, compare, version_or_skip, wait_until,
+    ServerOptions, Slotstream, Version, compare, version_or_skip,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -119,13 +119,7 @@ impl Renewer {
 
 /// Waits until no deadline is held back any more, and compares.
 fn must_end_equal(sync: &mut Slotstream, source: &Endpoint, target: &Endpoint) -> Result<()> {
-    sync.wait_until_applied(TIMEOUT)?;
-    wait_until(TIMEOUT, "all leases to be settled", || {
-        let status = sync.status()?;
-        let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
-        Ok(lanes.iter().all(|lane| lane["leases"] == 0))
-    })?;
-    sync.wait_until_applied(TIMEOUT)?;
+    sync.wait_until_settled(TIMEOUT)?;
     let status = sync.status()?;
     for lane in status["lanes"].as_array().cloned().unwrap_or_default() {
         ensure!(lane["errors"]["divergence"].is_null(), "{status}");

@@ -300,7 +300,7 @@ impl Pair {
 
     fn must_be_equal(&mut self, source: &Endpoint, when: &str) -> Result<()> {
         let name = &self.name;
-        if let Err(error) = self.sync.wait_until_applied(TIMEOUT) {
+        if let Err(error) = self.sync.wait_until_settled(TIMEOUT) {
             bail!("{name}, {when}: {error}\n{}", self.sync.output());
         }
         let diff = compare(source, &self.target, &comparison(self.family))?;

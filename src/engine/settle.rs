@@ -35,6 +35,9 @@ pub(super) struct Settling {
     polls_seen: u64,
     /// Everything that the source emitted before is applied: Unix time in milliseconds.
     pub applied_until_ms: u64,
+    /// How many commands the stream had brought when it last brought one, and when that was noticed, as Unix time.
+    commands_seen: u64,
+    quiet_since_ms: u64,
     /// The copy left leases that are not in the table: only a walk finds them all, and an end before it would leave keys
     /// that live for ever.
     pub copy_left_unknown: bool,
@@ -74,6 +77,10 @@ impl Lane {
     pub(super) fn settle_on(&mut self, now_ms: u64) {
         self.note_polls();
         let now = self.unix_ms_at_zero + now_ms;
+        if self.settling.commands_seen != self.commands {
+            self.settling.commands_seen = self.commands;
+            self.settling.quiet_since_ms = now;
+        }
         let lag = match self.settling.applied_until_ms {
             0 => limits::LEASE_COPY_MS,
             applied_until_ms => now.saturating_sub(applied_until_ms),
@@ -215,6 +222,15 @@ impl Lane {
         }
         let far_ms = self.rebuild.deadlines.near_until();
         let passed_ms = self.settling.applied_until_ms;
+        // A source that writes nothing renews nothing: its keys may be seen as they are.
+        if passed_ms
+            >= self
+                .settling
+                .quiet_since_ms
+                .saturating_add(limits::LEASE_QUIET_MS)
+        {
+            return Due::ALL;
+        }
         Due {
             passed_ms: passed_ms.saturating_sub(limits::LEASE_SKEW_MS),
             far_ms,

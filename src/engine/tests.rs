@@ -709,6 +709,27 @@ fn a_near_deadline_is_held_back_until_the_source_is_known_to_have_passed_it() {
 }
 
 #[test]
+fn a_source_that_writes_nothing_has_its_deadlines_shown_as_they_are() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    let zero = 1_000_000;
+    rig.lane.set_wall_clock(zero);
+    rig.wait(0);
+    let end = zero + rig.now_ms + 25_000;
+    for quiet_ms in [limits::LEASE_QUIET_MS / 2, limits::LEASE_QUIET_MS] {
+        assert!(rig.sent(0).is_empty());
+        rig.hear(&command(&format!("PEXPIREAT a {end}")));
+        rig.sent(0);
+        rig.reply(0, b":1\r\n");
+        rig.wait(0);
+        rig.wait(quiet_ms);
+        let offset = rig.lane.received().0;
+        rig.lane.status.set_poll(ID, offset, rig.now_ms);
+        rig.wait(0);
+    }
+    assert!(rig.sent(0).starts_with(b"*6\r\n$4\r\nEVAL\r\n"));
+}
+
+#[test]
 fn a_lane_that_stops_leaves_no_deadline_held_back() {
     let mut rig = Rig::streaming(cluster(&["x"]));
     rig.wait(0);

@@ -110,6 +110,17 @@ impl Slotstream {
         })
     }
 
+    /// Waits until all that was written is applied, and no deadline is held back any more: writers must have stopped.
+    pub fn wait_until_settled(&mut self, timeout: Duration) -> Result<()> {
+        self.wait_until_applied(timeout)?;
+        self.wait(timeout, "all deadlines to be settled", |sync| {
+            let status = sync.status()?;
+            let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
+            Ok(lanes.iter().all(|lane| lane["leases"] == 0))
+        })?;
+        self.wait_until_applied(timeout)
+    }
+
     /// Asks it to finish (SIGTERM) and waits for that.
     pub fn stop(mut self) -> Result<(ExitStatus, String)> {
         let pid = self.child.id();
