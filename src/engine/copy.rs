@@ -10,16 +10,21 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::lane::{Lane, SourceLink};
+use super::lane::{Lane, LaneConfig, SourceLink};
+use super::lease::Leases;
 use super::options::Destination;
 use super::status::{ErrorCount, LaneStatus};
+use super::stream::Router;
+use super::sweep::Sweep;
 use super::targets::Targets;
 use crate::chunk::Chunks;
 use crate::command::rewrite::{Deadlines, Features, Lack, lack_behind, without_lost_deadlines};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
-use crate::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError, TargetFormat, Unsupported};
+use crate::rdb::{
+    Decoder, Item, LeftOut, Options, Part, Problem, RdbError, TargetFormat, Unsupported, Value,
+};
 use crate::resp::push_command;
 use crate::source::Framing;
 
@@ -162,82 +167,37 @@ impl Lane {
         if copy.decoded {
             return Ok(());
         }
-        let (at, format) = (copy.at, copy.format);
         let mut reader = copy.decoder.read(&buffer[copy.start..copy.filled]);
-        let (chunks, targets) = (&mut self.chunks, &mut self.targets);
-        while !is_full(chunks, targets) {
+        let mut writing = Writing {
+            at: copy.at,
+            format: copy.format,
+            config: &self.config,
+            status: &self.status,
+            router: &mut self.router,
+            chunks: &mut self.chunks,
+            targets: &mut self.targets,
+            sweep: self.sweep.as_deref_mut(),
+            deadlines: &mut self.rebuild.deadlines,
+            lost_deadlines: &mut copy.lost_deadlines,
+        };
+        while !is_full(writing.chunks, writing.targets) {
             match reader.next().map_err(snapshot_fault)? {
                 Item::NeedMore => break,
                 Item::End { .. } => {
                     copy.decoded = true;
                     break;
                 }
-                Item::Value(mut value) => {
+                Item::Value(value) => {
                     copy.keys += 1;
-                    if let Some(database) =
-                        self.router
-                            .target_of(&self.config, targets, value.database)?
-                    {
-                        if let Some(sweep) = &mut self.sweep {
-                            sweep.note(database, value.key);
-                        }
-                        let deadlines = &mut self.rebuild.deadlines;
-                        deadlines.database = database;
-                        let lease = |at_ms| deadlines.of_key(value.key, at_ms);
-                        value.expire_at_ms = value.expire_at_ms.map(lease);
-                        let slot = targets.slot_of(value.key);
-                        targets.stage(chunks, slot, at, database, |out| value.write_restore(out));
-                    } else {
-                        self.status.count(ErrorCount::DroppedDatabase);
-                    }
+                    writing.value(value)?;
                 }
                 Item::Part(part) => {
                     copy.keys += u64::from(part.is_last);
-                    let (mut part, lost) = without_lost_deadlines(part, format);
-                    // Once for each hash, however many parts it has.
-                    if lost && !copy.lost_deadlines {
-                        let what =
-                            || format!("the expiry of fields of '{}'", part.key.escape_ascii());
-                        self.config.leave_out(&self.status, Lack::FieldTtl, what)?;
-                    }
-                    copy.lost_deadlines = !part.is_last && (lost || copy.lost_deadlines);
-                    if let Some(database) =
-                        self.router
-                            .target_of(&self.config, targets, part.database)?
-                    {
-                        if let Some(sweep) = self.sweep.as_mut().filter(|_| part.is_first) {
-                            sweep.note(database, part.key);
-                        }
-                        let deadlines = &mut self.rebuild.deadlines;
-                        deadlines.database = database;
-                        let lease = |at_ms| deadlines.of_key(part.key, at_ms);
-                        part.expire_at_ms = part.expire_at_ms.filter(|_| part.is_last).map(lease);
-                        let slot = targets.slot_of(part.key);
-                        let mut written = Ok(0);
-                        targets.stage(chunks, slot, at, database, |out| {
-                            written = part.write_commands(out, &format);
-                            *written.as_ref().unwrap_or(&0)
-                        });
-                        if let Err(problem) = written {
-                            self.config
-                                .leave_out_of_key(&self.status, problem, part.key)?;
-                        }
-                    } else if part.is_last {
-                        self.status.count(ErrorCount::DroppedDatabase);
-                    }
+                    writing.part(part)?;
                 }
-                Item::Function { .. } if self.config.lacking.meets(Features::REDIS_7_0) => {
-                    let what = || "a function library".to_owned();
-                    self.config.leave_out(&self.status, Lack::Functions, what)?;
-                }
-                Item::Function { code } => {
-                    let ours = |node: &str| self.config.functions.claim(self.status.id, node, code);
-                    targets.broadcast(chunks, at, ours, |out| {
-                        push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
-                    });
-                }
+                Item::Function { code } => writing.function(code)?,
                 Item::SizeHint { keys, .. } => {
-                    if let Some(sweep) = &mut self.sweep {
+                    if let Some(sweep) = &mut writing.sweep {
                         sweep.expect(keys);
                     }
                 }
@@ -257,7 +217,103 @@ impl Lane {
     }
 }
 
-impl super::lane::LaneConfig {
+/// What is needed to write items of a snapshot, while the decoder that lends them is part of the same lane.
+struct Writing<'a> {
+    /// Offset of the stream at which the snapshot was taken.
+    at: Offset,
+    format: TargetFormat,
+    config: &'a LaneConfig,
+    status: &'a LaneStatus,
+    router: &'a mut Router,
+    chunks: &'a mut Chunks,
+    targets: &'a mut Targets,
+    sweep: Option<&'a mut Sweep>,
+    deadlines: &'a mut Leases,
+    lost_deadlines: &'a mut bool,
+}
+
+impl Writing<'_> {
+    #[inline]
+    fn value(&mut self, mut value: Value<'_>) -> Result<(), Fault> {
+        let Some(database) = self.database(value.database)? else {
+            self.status.count(ErrorCount::DroppedDatabase);
+            return Ok(());
+        };
+        if let Some(sweep) = &mut self.sweep {
+            sweep.note(database, value.key);
+        }
+        value.expire_at_ms = value
+            .expire_at_ms
+            .map(|at_ms| self.deadlines.of_key(value.key, at_ms));
+        let slot = self.targets.slot_of(value.key);
+        self.targets
+            .stage(self.chunks, slot, self.at, database, |out| {
+                value.write_restore(out)
+            });
+        Ok(())
+    }
+
+    fn part(&mut self, part: Part<'_>) -> Result<(), Fault> {
+        let (mut part, lost) = without_lost_deadlines(part, self.format);
+        // Once for each hash, however many parts it has.
+        if lost && !*self.lost_deadlines {
+            let what = || format!("the expiry of fields of '{}'", part.key.escape_ascii());
+            self.config.leave_out(self.status, Lack::FieldTtl, what)?;
+        }
+        *self.lost_deadlines = !part.is_last && (lost || *self.lost_deadlines);
+        let Some(database) = self.database(part.database)? else {
+            if part.is_last {
+                self.status.count(ErrorCount::DroppedDatabase);
+            }
+            return Ok(());
+        };
+        if part.is_first
+            && let Some(sweep) = &mut self.sweep
+        {
+            sweep.note(database, part.key);
+        }
+        part.expire_at_ms = part
+            .expire_at_ms
+            .filter(|_| part.is_last)
+            .map(|at_ms| self.deadlines.of_key(part.key, at_ms));
+        let slot = self.targets.slot_of(part.key);
+        let mut written = Ok(0);
+        let format = &self.format;
+        self.targets
+            .stage(self.chunks, slot, self.at, database, |out| {
+                written = part.write_commands(out, format);
+                *written.as_ref().unwrap_or(&0)
+            });
+        match written {
+            Ok(_) => Ok(()),
+            Err(problem) => self.config.leave_out_of_key(self.status, problem, part.key),
+        }
+    }
+
+    fn function(&mut self, code: &[u8]) -> Result<(), Fault> {
+        if self.config.lacking.meets(Features::REDIS_7_0) {
+            let what = || "a function library".to_owned();
+            return self.config.leave_out(self.status, Lack::Functions, what);
+        }
+        let ours = |node: &str| self.config.functions.claim(self.status.id, node, code);
+        self.targets.broadcast(self.chunks, self.at, ours, |out| {
+            push_command(out, &[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+        });
+        Ok(())
+    }
+
+    /// The target's database for one of the source, `None` if its keys are dropped.
+    #[inline]
+    fn database(&mut self, database: u32) -> Result<Option<u32>, Fault> {
+        let mapped = self.router.target_of(self.config, self.targets, database)?;
+        if let Some(database) = mapped {
+            self.deadlines.database = database;
+        }
+        Ok(mapped)
+    }
+}
+
+impl LaneConfig {
     /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
     fn leave_out_of_key(
         &self,
@@ -329,11 +385,11 @@ fn unsupported(problem: Problem, key: &[u8]) -> Fault {
     )
 }
 
-impl super::stream::Router {
+impl Router {
     /// The target database for one of the source, `None` if it is dropped.
     pub(super) fn target_of(
         &mut self,
-        config: &super::lane::LaneConfig,
+        config: &LaneConfig,
         targets: &Targets,
         database: u32,
     ) -> Result<Option<u32>, Fault> {
