@@ -1,6 +1,7 @@
 //! The decoder against snapshots written in every encoding, cut into pieces of every length, and damaged.
 
 mod collect;
+mod corpus;
 mod special;
 mod writer;
 
