@@ -2,6 +2,7 @@
 
 mod collect;
 mod corpus;
+mod hostile;
 mod special;
 mod writer;
 
