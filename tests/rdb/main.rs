@@ -2,6 +2,7 @@
 
 mod collect;
 mod corpus;
+mod differential;
 mod hostile;
 mod special;
 mod writer;
