@@ -13,6 +13,10 @@ fuzz_target!(|payload: &[u8]| {
         return;
     };
     let (type_code, serialized) = (payload[0], &payload[1..length]);
+    // From here on a snapshot has opcodes, which no payload has.
+    if type_code >= 242 {
+        return;
+    }
     for lineage in [Lineage::Redis, Lineage::Valkey] {
         let snapshot = snapshot_of(lineage, type_code, serialized);
         check_snapshot(&snapshot);
@@ -32,7 +36,7 @@ fuzz_target!(|payload: &[u8]| {
                 assert_eq!(&body[1..body.len() - 2], value.serialized);
             }
             // What goes by elements as well must at least pass whole, where the target knows the type.
-            Ok(Item::NeedMore) | Err(_) => assert!(!is_sound || type_code >= 0xf2),
+            Ok(Item::NeedMore) | Err(_) => assert!(!is_sound),
             Ok(_) => {}
         }
     }
