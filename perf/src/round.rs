@@ -10,6 +10,7 @@ use crate::follower::{Contender, Follower, Stage};
 use crate::loader::load;
 use crate::process::{self, Cpu};
 use crate::profile::Profiler;
+use crate::relay::Relay;
 use crate::report::{Figures, percentile};
 use anyhow::{Context, Result, bail};
 use lab::{Command, Connection, Server, Value};
@@ -64,7 +65,8 @@ pub fn run(
         profiler.stop()?;
     }
     drop(batches);
-    lag(stage, &mut follower, keyspace, plan, &mut figures)?;
+    lag(stage, follower.nodes(), keyspace, plan, &mut figures)
+        .with_context(|| follower.output())?;
     compare(stage, &follower)?;
     let mut peak = 0;
     for pid in follower.pids() {
@@ -300,18 +302,58 @@ fn await_value(
     }
 }
 
-/// Single writes, one at a time: each is written on one connection and looked for on another without pause.
+/// The lag of a bare relay into the target, which holds what the source holds.
+pub fn relay(stage: &Stage, keyspace: &Keyspace, plan: &Plan) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let _relay = Relay::attach(stage)?;
+    lag(stage, stage.target.masters(), keyspace, plan, &mut figures)?;
+    Ok(figures)
+}
+
+/// Single writes, one at a time: each is written on one connection, and seen on another of the copy's node.
 fn lag(
     stage: &Stage,
-    follower: &mut Follower<'_>,
+    nodes: &[Server],
     keyspace: &Keyspace,
     plan: &Plan,
     figures: &mut Figures,
 ) -> Result<()> {
+    let mut heard = lags(stage, nodes, keyspace, plan, Seen::ByMessage)?;
+    figures.insert("lag_p50_ms", percentile(&mut heard, 50.0));
+    figures.insert("lag_p99_ms", percentile(&mut heard, 99.0));
+    let mut polled = lags(stage, nodes, keyspace, plan, Seen::ByPolling)?;
+    figures.insert("lag_polled_p50_ms", percentile(&mut polled, 50.0));
+    figures.insert("lag_polled_p99_ms", percentile(&mut polled, 99.0));
+    Ok(())
+}
+
+/// How a write is seen on the copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// A client of the node sleeps until the node tells of it (keyspace notifications): nobody else needs the cores.
+    ByMessage,
+    /// A client asks without pause: it and the node keep a core and a half busy meanwhile.
+    ByPolling,
+}
+
+/// Milliseconds from sending a write to seeing it, of each sample.
+fn lags(
+    stage: &Stage,
+    servers: &[Server],
+    keyspace: &Keyspace,
+    plan: &Plan,
+    seen: Seen,
+) -> Result<Vec<f64>> {
     let mut sources = connections(stage.source.masters())?;
-    let mut nodes = follower.connect()?;
+    let mut nodes = connections(servers)?;
+    if seen == Seen::ByMessage {
+        for (node, key) in nodes.iter_mut().zip(keyspace.last_keys()) {
+            node.call(&["CONFIG", "SET", "notify-keyspace-events", "K$"])?;
+            node.call(&["SUBSCRIBE", &format!("__keyspace@0__:{key}")])?;
+        }
+    }
     let mut random = fastrand::Rng::new();
-    let (mut since_sent, mut since_answered) = (Vec::new(), Vec::new());
+    let mut lags = Vec::new();
     let start = Instant::now();
     for sample in 0..plan.lag_samples {
         let due = start + Duration::from_secs_f64(sample as f64 / plan.lag_rate);
@@ -323,28 +365,22 @@ fn lag(
         let get = Command::new(&["GET", key]);
         let sent = Instant::now();
         ask(&mut sources[index], &set)?;
-        let answered = Instant::now();
-        while ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
-            if answered.elapsed() > LAG_TIMEOUT {
-                follower.check()?;
-                bail!("{key} did not arrive: {}", follower.output());
+        if seen == Seen::ByMessage {
+            nodes[index].read()?.ok()?;
+        }
+        while seen == Seen::ByPolling && ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
+            if sent.elapsed() > LAG_TIMEOUT {
+                bail!("{key} did not arrive");
             }
         }
-        let seen = Instant::now();
-        since_sent.push((seen - sent).as_secs_f64() * 1e3);
-        since_answered.push((seen - answered).as_secs_f64() * 1e3);
+        lags.push(sent.elapsed().as_secs_f64() * 1e3);
     }
-    figures.insert("lag_p50_ms", percentile(&mut since_sent, 50.0));
-    figures.insert("lag_p99_ms", percentile(&mut since_sent, 99.0));
-    figures.insert(
-        "lag_after_answer_p50_ms",
-        percentile(&mut since_answered, 50.0),
-    );
-    figures.insert(
-        "lag_after_answer_p99_ms",
-        percentile(&mut since_answered, 99.0),
-    );
-    Ok(())
+    if seen == Seen::ByMessage {
+        for node in &mut connections(servers)? {
+            node.call(&["CONFIG", "SET", "notify-keyspace-events", ""])?;
+        }
+    }
+    Ok(lags)
 }
 
 fn ask(connection: &mut Connection, command: &Command) -> Result<Value> {
