@@ -274,6 +274,9 @@ mod opcode {
     pub const FIRST: u8 = 242;
 }
 
+/// The most bytes that a piece of a value that turns out to be wrong can ask for before it is whole: a score as text.
+const LONGEST_CLAIM_OF_DAMAGE: u64 = 1 + 255;
+
 /// The first version that ends with a checksum.
 const CHECKSUM_FROM_VERSION: u16 = 5;
 
@@ -812,10 +815,8 @@ impl Reader<'_, '_> {
         let needed = match result {
             Ok(()) => end as u64,
             Err(Halt::More { needed }) => needed,
-            Err(bad) => {
-                self.decoder.stage = Stage::Value(partial);
-                return Err(bad);
-            }
+            // Had the input ended within the piece that is wrong, its claim could have been over the threshold.
+            Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
         };
         let value_bytes = needed - partial.key_end as u64;
         if value_bytes > threshold as u64 {
@@ -829,9 +830,9 @@ impl Reader<'_, '_> {
                 return self.unsupported(partial.type_code, key, cursor.at(), problem);
             }
         }
-        if let Err(more) = result {
+        if let Err(halt) = result {
             self.decoder.stage = Stage::Value(partial);
-            return Err(more);
+            return Err(halt);
         }
         let mut cursor = Cursor::new(self.input, self.at + 1);
         let key = Place::of(cursor.text()?, cursor.at(), &mut self.decoder.key)?;
