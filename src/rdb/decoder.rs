@@ -360,14 +360,13 @@ impl Reader<'_, '_> {
     }
 
     fn failure(&mut self, problem: Problem) -> RdbError {
-        let within = match self.decoder.stage {
-            Stage::Value(partial) => partial.at,
-            _ => 0,
+        let at = self.decoder.consumed + self.at as u64;
+        let offset = match self.decoder.stage {
+            Stage::Value(partial) => at + partial.at as u64,
+            Stage::Parts => self.decoder.elements.piece_at(),
+            _ => at,
         };
-        let error = RdbError {
-            offset: self.decoder.consumed + self.at as u64 + within as u64,
-            problem,
-        };
+        let error = RdbError { offset, problem };
         self.decoder.failed = Some(error);
         error
     }
@@ -820,6 +819,8 @@ impl Reader<'_, '_> {
         };
         let value_bytes = needed - partial.key_end as u64;
         if value_bytes > threshold as u64 {
+            // An error from here on is the key's.
+            self.decoder.stage = Stage::Record;
             let mut cursor = Cursor::new(self.input, self.at + 1);
             let key = cursor.text()?;
             if has_elements(partial.type_code, self.decoder.lineage) {
@@ -834,11 +835,11 @@ impl Reader<'_, '_> {
             self.decoder.stage = Stage::Value(partial);
             return Err(halt);
         }
+        self.decoder.stage = Stage::Record;
         let mut cursor = Cursor::new(self.input, self.at + 1);
         let key = Place::of(cursor.text()?, cursor.at(), &mut self.decoder.key)?;
         let serialized = (self.at + partial.key_end, self.at + end);
         self.at += end;
-        self.decoder.stage = Stage::Record;
         Ok(Some(Found::Value {
             key,
             serialized,
@@ -851,7 +852,8 @@ impl Reader<'_, '_> {
 
     fn part(&mut self) -> Result<Found, Halt> {
         let mut cursor = Cursor::new(self.input, self.at);
-        let result = self.decoder.elements.fill(&mut cursor);
+        let consumed = self.decoder.consumed;
+        let result = self.decoder.elements.fill(&mut cursor, consumed);
         self.at = cursor.at();
         let is_last = result?;
         if is_last {

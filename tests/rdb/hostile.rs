@@ -43,6 +43,40 @@ fn damage_is_told_alike_however_the_input_is_cut() {
 }
 
 #[test]
+fn damage_is_told_where_its_string_starts_however_the_input_is_cut() {
+    let element_over_the_end = b"\x20\0\0\0\x0a\0\0\0\x02\0\0\x01a\0\x3fhello\xff";
+    let no_such_distance = b"\xc3\x04\x05\x00a\x20\xff";
+    let mut ziplist = Writer::new(REDIS, 1);
+    ziplist.out.extend([10, 1, b'k']);
+    ziplist.out.push(element_over_the_end.len() as u8);
+    ziplist.out.extend(element_over_the_end);
+    let mut compressed = Writer::new(REDIS, 1);
+    compressed.out.extend([1, 1, b'k', 2, 1, b'a']);
+    compressed.out.extend(no_such_distance);
+    let mut key = Writer::new(REDIS, 1);
+    key.out.push(0);
+    key.out.extend(no_such_distance);
+    key.out.extend(*b"\x05hello");
+    for (writer, offset, problem) in [
+        (ziplist, 12, Problem::BadPacked("ziplist")),
+        (compressed, 15, Problem::BadCompression),
+        (key, 9, Problem::BadCompression),
+    ] {
+        let snapshot = writer.finish(|_| 0);
+        // By elements, and where its value would pass whole.
+        for options in [by_elements(), same_server(REDIS, 100)] {
+            for step in 1..=snapshot.len() {
+                match collect(&snapshot, options, || step) {
+                    Err(error) => assert_eq!((error.offset, error.problem), (offset, problem)),
+                    // Values that pass whole are not looked into.
+                    Ok(got) => assert!(offset > 9 && got.whole.len() == 1),
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_score_that_is_no_number_is_told_alike_however_the_input_is_cut() {
     let mut writer = Writer::new(REDIS, 1);
     writer.out.extend([3, 1, b'k', 1, 1, b'm', 252]);

@@ -78,6 +78,8 @@ pub struct Writer {
     pub out: Bytes,
     pub dice: Dice,
     valkey: bool,
+    /// Of the format: encodings that came later are not written.
+    version: u32,
     is_plain: bool,
     templates: u64,
     /// What has to stand before the key that is being written.
@@ -90,6 +92,8 @@ impl Writer {
             out: magic.to_vec(),
             dice: Dice::new(seed),
             valkey: magic.starts_with(b"V"),
+            version: (magic[6..].iter())
+                .fold(0, |version, digit| 10 * version + u32::from(digit - b'0')),
             is_plain: false,
             templates: 0,
             before_key: Vec::new(),
@@ -338,7 +342,8 @@ impl Writer {
             .flat_map(|(f, (v, _))| [f.clone(), v.clone()])
             .collect();
         let form = if self.is_plain { 1 } else { self.dice.below(4) };
-        if self.dice.below(3) == 0 && !self.valkey && !self.is_plain {
+        let knows_templates = !self.valkey && self.version >= 15;
+        if self.dice.below(3) == 0 && knows_templates && !self.is_plain {
             return self.hash_with_template(fields);
         }
         let pack = match form {
@@ -445,7 +450,13 @@ impl Writer {
     }
 
     fn stream(&mut self, stream: &Stream) -> u8 {
-        let version = 1 + self.dice.below(if self.valkey { 3 } else { 5 });
+        let newest = match self.version {
+            _ if self.valkey => 3,
+            0..13 => 3,
+            13 => 4,
+            _ => 5,
+        };
+        let version = 1 + self.dice.below(newest);
         let entries: Vec<_> = stream.entries.iter().collect();
         let nodes: Vec<_> = entries.chunks(5).collect();
         self.length(nodes.len() as u64);

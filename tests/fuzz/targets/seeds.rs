@@ -112,9 +112,10 @@ fn main() -> Result<()> {
             seeds.snapshot(&fs::read(path)?)?;
         }
     }
-    // Encodings that no server of today writes: chosen at random by the writer of the tests.
-    for seed in 1..60 {
-        let mut old = writer::Writer::new(b"REDIS0007", seed);
+    // Encodings that no server at hand writes, older and newer ones: chosen at random by the writer of the tests.
+    for seed in 1..90 {
+        let magic = [b"REDIS0007", b"REDIS0016"][usize::from(seed % 3 == 0)];
+        let mut snapshot = writer::Writer::new(magic, seed);
         let texts = |count| (0..count).map(|at: i64| (at * at * 37).to_string().into_bytes());
         for (key, content) in [
             ("list", writer::Content::List(texts(9).collect())),
@@ -128,7 +129,7 @@ fn main() -> Result<()> {
                 writer::Content::Hash(texts(5).map(|text| (text, (b"v".into(), None))).collect()),
             ),
         ] {
-            old.entry(&writer::Entry {
+            snapshot.entry(&writer::Entry {
                 key: key.into(),
                 database: 0,
                 expire_at_ms: None,
@@ -137,7 +138,7 @@ fn main() -> Result<()> {
                 content,
             });
         }
-        seeds.snapshot(&old.finish(|_| 0))?;
+        seeds.snapshot(&snapshot.finish(|_| 0))?;
     }
     for line in fs::read_to_string(corpus.join("commands/examples.txt"))?.lines() {
         if !line.starts_with('#') {
