@@ -7,7 +7,7 @@
 mod writer;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotstream::rdb::{Decoder, Item, Lineage, Options, TargetFormat, crc64};
+use slotstream::rdb::{Decoder, Form, Item, Lineage, Options, TargetFormat, crc64};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use writer::{Content, Entry, Writer};
@@ -132,6 +132,7 @@ fn options(value_threshold_bytes: usize) -> Options {
     Options {
         value_threshold_bytes,
         target: TargetFormat::of_server(Lineage::Redis, 8, 0),
+        form: Form::ForTarget,
     }
 }
 

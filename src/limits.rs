@@ -230,3 +230,19 @@ pub const PREEMPT_TIMER: std::time::Duration = std::time::Duration::from_millis(
 
 /// The port that we tell the source to be listening on. Nothing listens there; it only shows in `INFO replication`.
 pub const SHOWN_PORT: u16 = 1;
+
+// Reading snapshot files (`cli/rdb/`).
+
+/// What is read of a snapshot file at once.
+pub const SNAPSHOT_READ_BYTES: usize = 1 << 20;
+
+/// What is gathered before it is written to standard output.
+pub const OUTPUT_BYTES: usize = 256 * 1024;
+
+/// Prefixes of keys that a summary tells apart; keys of later ones are counted together.
+pub const MAX_PREFIXES: usize = 10_000;
+
+/// A prefix of keys ends with a colon within so many bytes.
+pub const MAX_PREFIX_BYTES: usize = 128;
+
+const _: () = assert!(MIN_READ_BYTES * 4 <= SNAPSHOT_READ_BYTES);

@@ -26,6 +26,8 @@ struct CommandLine {
 pub enum Command {
     /// Copy one live deployment into another and keep the copy current until told to stop
     Sync(SyncArgs),
+    /// Look into a snapshot file, turn it into JSON or commands, or check it
+    Rdb(super::rdb::args::RdbArgs),
 }
 
 /// Options of `sync`, as typed.
@@ -244,6 +246,7 @@ mod tests {
                 let mut known = variables.iter();
                 known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
             }),
+            Ok(Command::Rdb(_)) => panic!("another command"),
             Err(Exit::Refused(fault)) => Err(fault),
             Err(Exit::Printed(text)) => panic!("printed {text}"),
         }

@@ -23,8 +23,21 @@ use crate::limits;
 pub struct Options {
     /// Serialized values longer than this come as [`Part`]s.
     pub value_threshold_bytes: usize,
-    /// Decides which values come as [`Value`]s.
+    /// Decides which values come as [`Value`]s, with [`Form::ForTarget`].
     pub target: TargetFormat,
+    pub form: Form,
+}
+
+/// How values are handed out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// As the target takes them.
+    #[default]
+    ForTarget,
+    /// As they are stored, with the snapshot's own version; those over the threshold as [`Part`]s.
+    Stored,
+    /// As [`Part`]s, whatever their size. Values of modules, which only their module can read, as they are stored.
+    Elements,
 }
 
 impl Options {
@@ -32,6 +45,32 @@ impl Options {
         Self {
             value_threshold_bytes: limits::VALUE_THRESHOLD_BYTES,
             target,
+            form: Form::ForTarget,
+        }
+    }
+
+    /// For reading a snapshot without a target.
+    pub fn without_target(form: Form) -> Self {
+        let target = TargetFormat {
+            lineage: Lineage::Redis,
+            max_rdb_version: 0,
+            restores_modules: false,
+        };
+        Self {
+            form,
+            ..Self::new(target)
+        }
+    }
+
+    fn passage(&self, type_code: u8, source: Lineage, version: u16) -> Passage {
+        let stored = Passage::Payload {
+            footer_version: version,
+        };
+        match self.form {
+            Form::ForTarget => self.target.passage(type_code, source, version),
+            Form::Stored => stored,
+            Form::Elements if has_elements(type_code) => Passage::Elements,
+            Form::Elements => stored,
         }
     }
 }
@@ -98,6 +137,8 @@ pub struct Decoder {
     key: Vec<u8>,
     scratch: Vec<u8>,
     elements: Elements,
+    /// Type of the value in `elements`.
+    parts_type: u8,
     is_first_part: bool,
     failed: Option<RdbError>,
 }
@@ -250,6 +291,7 @@ impl Decoder {
             key: Vec::new(),
             scratch: Vec::new(),
             elements: Elements::default(),
+            parts_type: 0,
             is_first_part: false,
             failed: None,
         }
@@ -439,14 +481,14 @@ impl Reader<'_, '_> {
             return Err(Problem::UnknownVersion(version).into());
         }
         let version = version as u16;
-        let target = self.decoder.options.target;
+        let options = self.decoder.options;
         self.decoder.plans = std::array::from_fn(|code| {
             let code = code as u8;
             let program = grammar::value_program(code, lineage)?;
             Some(Plan {
                 program,
                 is_single_text: matches!(program, [grammar::Op::Text(_), grammar::Op::End]),
-                passage: target.passage(code, lineage, version),
+                passage: options.passage(code, lineage, version),
             })
         });
         self.decoder.lineage = lineage;
@@ -595,6 +637,7 @@ impl Reader<'_, '_> {
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
         decoder.elements.open(type_code, plan.program);
+        decoder.parts_type = type_code;
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
@@ -676,7 +719,7 @@ impl Reader<'_, '_> {
                 footer_version,
             }),
             Found::Part { is_last } => {
-                let expire_at_ms = decoder.prefix.expire_at_ms;
+                let prefix = decoder.prefix;
                 if is_last {
                     decoder.prefix = Prefix::default();
                 }
@@ -684,7 +727,10 @@ impl Reader<'_, '_> {
                 Item::Part(Part {
                     key: &decoder.key,
                     database: decoder.database,
-                    expire_at_ms,
+                    expire_at_ms: prefix.expire_at_ms,
+                    idle_seconds: prefix.idle_seconds,
+                    frequency: prefix.frequency,
+                    type_code: decoder.parts_type,
                     is_first,
                     is_last,
                     content: decoder.elements.content(),

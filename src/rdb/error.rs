@@ -48,8 +48,15 @@ pub enum Problem {
 }
 
 /// Which module wrote a value: nine characters of six bits, then ten bits of version.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleId(pub u64);
+
+impl ModuleId {
+    /// Version of the encoding that the module chose.
+    pub fn version(self) -> u16 {
+        (self.0 & 1023) as u16
+    }
+}
 
 impl fmt::Display for ModuleId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

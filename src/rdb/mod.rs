@@ -20,6 +20,7 @@ mod element;
 mod error;
 mod grammar;
 mod lzf;
+mod naming;
 mod packed;
 mod part;
 mod stream;
@@ -29,8 +30,9 @@ mod walk;
 mod wire;
 
 pub use crc::crc64;
-pub use decoder::{Decoder, Item, Options, Reader};
+pub use decoder::{Decoder, Form, Item, Options, Reader};
 pub use error::{ModuleId, Problem, RdbError};
+pub use naming::{ValueName, value_name};
 pub use part::{Content, NO_DEADLINE, Part, StreamPiece, Texts};
 pub use target::{Passage, TargetFormat};
 pub use value::Value;

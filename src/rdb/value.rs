@@ -4,8 +4,13 @@
 //! payload of RESTORE: type:u8 | serialized value | version:u16 LE | CRC-64 of all before, LE
 //! ```
 
+use super::Lineage;
 use super::command::CommandWriter;
 use super::crc::crc64;
+use super::element::{Elements, has_elements};
+use super::error::ModuleId;
+use super::grammar;
+use super::wire::Cursor;
 
 /// A key whose serialized value lies in the input as one piece.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +57,35 @@ impl Value<'_> {
             command.arg(b"IDLETIME").number(seconds);
         }
         1
+    }
+
+    /// Whose value it is, if a module's.
+    pub fn module(&self) -> Option<ModuleId> {
+        let mut cursor = Cursor::new(self.serialized, 0);
+        let id = cursor.length().ok()?;
+        (self.type_code == grammar::TYPE_MODULE).then_some(ModuleId(id))
+    }
+
+    /// How many elements it has, by reading all of it; `None` for values of modules, and for what cannot be read.
+    /// `lineage` is that of the snapshot.
+    pub fn count_elements(&self, lineage: Lineage) -> Option<usize> {
+        if !has_elements(self.type_code) {
+            return None;
+        }
+        let mut elements = Elements::default();
+        elements.open(
+            self.type_code,
+            grammar::value_program(self.type_code, lineage)?,
+        );
+        let mut cursor = Cursor::new(self.serialized, 0);
+        let mut count = 0;
+        loop {
+            let is_last = elements.fill(&mut cursor).ok()?;
+            count += elements.content().element_count();
+            if is_last {
+                return Some(count);
+            }
+        }
     }
 
     /// Appends what DUMP would answer.

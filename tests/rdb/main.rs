@@ -8,7 +8,7 @@ use collect::collect;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use slotstream::rdb::{Lineage, Options, TargetFormat};
+use slotstream::rdb::{Form, Lineage, Options, TargetFormat};
 use std::collections::BTreeMap;
 use writer::{Bytes, Content, Dice, Entry, Group, Stream, Writer};
 
@@ -24,6 +24,7 @@ fn by_elements() -> Options {
             max_rdb_version: 0,
             restores_modules: false,
         },
+        form: Form::ForTarget,
     }
 }
 
@@ -35,6 +36,7 @@ fn same_server(magic: &[u8; 9], value_threshold_bytes: usize) -> Options {
     Options {
         value_threshold_bytes,
         target,
+        form: Form::ForTarget,
     }
 }
 

@@ -1,0 +1,151 @@
+//! `slotstream rdb`: looks into snapshot files, turns them into JSON or commands, checks them, writes them into a deployment.
+//!
+//! ```text
+//! Input -> rdb::Decoder -> Filter -> Visitor: Summary | JsonWriter | CommandsWriter | Check | Importer
+//! ```
+//!
+//! One thread, plain reads, memory bounded by the largest single element. A snapshot that is cut short or broken is read as
+//! far as it goes: what was read is printed, and the message names the byte and the last whole key.
+
+pub mod args;
+mod commands;
+mod filter;
+mod glob;
+mod input;
+mod json;
+mod output;
+mod progress;
+mod summary;
+mod table;
+mod text;
+
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use args::{Mode, RdbArgs, RdbOptions};
+use commands::CommandsWriter;
+use input::{Ending, Input, Scan, Stop, Visitor};
+use json::JsonWriter;
+use progress::Progress;
+use summary::{Summary, headline};
+
+use crate::fault::Fault;
+use crate::rdb::{Form, Item, Options};
+
+/// Runs one mode over one snapshot.
+pub fn run(args: RdbArgs) -> Result<(), Fault> {
+    let options = args.options(|name| std::env::var(name).ok())?;
+    let mut input = Input::open(&options.file)?;
+    let result = match options.mode {
+        Mode::Summary => summarise(&options, &mut input),
+        Mode::Json => write_json(&options, &mut input),
+        Mode::Commands { payloads } => write_commands(&options, &mut input, payloads),
+        Mode::Check => check(&options, &mut input),
+    };
+    match result {
+        Ok(scan) => finish(&input, &scan),
+        Err(Stop::Fault(fault)) => Err(fault),
+        Err(Stop::OutputClosed) => Ok(()),
+    }
+}
+
+/// Says what is odd about the end of the snapshot.
+fn finish(input: &Input, scan: &Scan) -> Result<(), Fault> {
+    if let Some(fault) = scan.fault(&input.name) {
+        return Err(fault);
+    }
+    if matches!(
+        scan.ending,
+        Ending::Whole {
+            is_followed: true,
+            ..
+        }
+    ) {
+        note(&format!(
+            "the snapshot ends at byte {}, what follows it was not read (an append-only file?)",
+            scan.bytes
+        ));
+    }
+    Ok(())
+}
+
+/// A line on standard error.
+fn note(text: &str) {
+    // Whoever closed it does not want to know.
+    let _ = writeln!(std::io::stderr(), "slotstream: {text}");
+}
+
+/// Reads all of the snapshot with the progress line on.
+fn read(
+    options: &RdbOptions,
+    input: &mut Input,
+    form: Form,
+    prints: bool,
+    visitor: &mut impl Visitor,
+) -> Result<Scan, Stop> {
+    let mut progress = Progress::new(input.total_bytes, prints);
+    let reading = Options::without_target(form);
+    let scan = input.scan(reading, &options.filter, visitor, &mut progress);
+    progress.finish();
+    scan
+}
+
+fn print(text: &str) -> Result<(), Stop> {
+    let mut output = output::Output::new();
+    output.buffer.extend_from_slice(text.as_bytes());
+    output.flush()
+}
+
+fn summarise(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_ms = now.map_or(0, |now| now.as_millis() as u64);
+    let mut summary = Summary::new(options.top, now_ms);
+    let scan = read(options, input, Form::Stored, false, &mut summary)?;
+    print(&summary.text(&input.name, &scan))?;
+    Ok(scan)
+}
+
+fn write_json(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
+    let mut writer = JsonWriter::new();
+    let scan = read(options, input, Form::Elements, true, &mut writer)?;
+    writer.finish()?;
+    Ok(scan)
+}
+
+fn write_commands(options: &RdbOptions, input: &mut Input, payloads: bool) -> Result<Scan, Stop> {
+    let mut writer = CommandsWriter::new();
+    let form = match payloads {
+        true => Form::Stored,
+        false => Form::Elements,
+    };
+    let scan = read(options, input, form, true, &mut writer)?;
+    writer.output.flush()?;
+    if writer.module_values > 0 && !payloads {
+        note(&format!(
+            "{} values of modules were written as RESTORE: only their modules can read them",
+            writer.module_values
+        ));
+    }
+    if writer.skipped > 0 {
+        note(&format!(
+            "{} pieces of data outside or beside keys were left out: no command can carry them (--summary names them)",
+            writer.skipped
+        ));
+    }
+    Ok(scan)
+}
+
+/// Takes every value apart and drops it.
+struct Check;
+
+impl Visitor for Check {
+    fn item(&mut self, _: Item<'_>) -> Result<(), Stop> {
+        Ok(())
+    }
+}
+
+fn check(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
+    let scan = read(options, input, Form::Elements, false, &mut Check)?;
+    print(&headline(&input.name, &scan))?;
+    Ok(scan)
+}
