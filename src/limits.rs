@@ -246,3 +246,11 @@ pub const MAX_PREFIXES: usize = 10_000;
 pub const MAX_PREFIX_BYTES: usize = 128;
 
 const _: () = assert!(MIN_READ_BYTES * 4 <= SNAPSHOT_READ_BYTES);
+
+/// What is gathered for one target master before it is sent; as much may be without an answer.
+pub const IMPORT_BATCH_BYTES: usize = 256 * 1024;
+pub const IMPORT_BATCH_COMMANDS: usize = 4096;
+
+/// How long an import tries a write again that is redirected, refused in passing, or without a connection: a failover takes
+/// about half of it.
+pub const IMPORT_PATIENCE_MS: u64 = 60_000;

@@ -3,7 +3,8 @@
 use std::str::FromStr;
 
 use crate::fault::{Fault, FaultKind};
-use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
+use crate::rdb::{Lineage, TargetFormat};
+use crate::topology::{Endpoint, Flavour, ServerInfo, Topology, TopologyKind};
 
 /// All options of `sync`.
 #[derive(Debug, Clone)]
@@ -85,6 +86,27 @@ impl Deployment {
 
     pub fn is_cluster(&self) -> bool {
         self.topology.kind == TopologyKind::Cluster
+    }
+
+    /// What every master takes: the oldest of them decides.
+    pub fn format(&self) -> Result<TargetFormat, Fault> {
+        self.servers
+            .iter()
+            .map(|(_, server)| {
+                let lineage = match server.flavour {
+                    Flavour::Redis => Lineage::Redis,
+                    Flavour::Valkey => Lineage::Valkey,
+                };
+                let version = server.version;
+                TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+            })
+            .min_by_key(|format| format.max_rdb_version)
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::NoTopology,
+                    "no target master has told its version",
+                )
+            })
     }
 }
 

@@ -53,7 +53,7 @@ pub struct ModuleId(pub u64);
 
 impl ModuleId {
     /// Version of the encoding that the module chose.
-    pub fn version(self) -> u16 {
+    pub fn encoding_version(self) -> u16 {
         (self.0 & 1023) as u16
     }
 }

@@ -91,6 +91,11 @@ impl TargetFormat {
         }
     }
 
+    /// FUNCTION LOAD: from Redis 7.0.
+    pub fn knows_functions(&self) -> bool {
+        self.max_rdb_version >= 10
+    }
+
     /// XSETID ENTRIESADDED, XGROUP CREATE ENTRIESREAD, XGROUP CREATECONSUMER: all from Redis 7.0 at the latest.
     pub fn knows_stream_counters(&self) -> bool {
         self.max_rdb_version >= 10

@@ -15,10 +15,10 @@ use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::target;
-use crate::topology::{Credentials, Flavour, Node};
+use crate::topology::{Credentials, Node};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -70,7 +70,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .map(|&core| Executor::start(core, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
     let mut supervisor = Supervisor {
-        format: target_format(&plan)?,
+        format: plan.target.format()?,
         plan,
         shared,
         executors,
@@ -176,26 +176,4 @@ impl Supervisor {
 fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     let password = credentials.password.as_ref()?;
     Some((credentials.user.clone(), password.reveal().to_owned()))
-}
-
-/// What every target master takes: the oldest of them decides.
-fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
-    plan.target
-        .servers
-        .iter()
-        .map(|(_, server)| {
-            let lineage = match server.flavour {
-                Flavour::Redis => Lineage::Redis,
-                Flavour::Valkey => Lineage::Valkey,
-            };
-            let version = server.version;
-            TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
-        })
-        .min_by_key(|format| format.max_rdb_version)
-        .ok_or_else(|| {
-            Fault::new(
-                FaultKind::NoTopology,
-                "no target master has told its version",
-            )
-        })
 }

@@ -1,12 +1,16 @@
 //! What was typed behind `slotstream rdb`.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
 use super::filter::Filter;
 use super::glob::Glob;
-use crate::fault::Fault;
+use crate::cli::args::endpoint;
+use crate::engine::options::DatabaseMap;
+use crate::fault::{Fault, Side};
+use crate::topology::Endpoint;
 
 /// Options of `rdb`, as typed.
 #[derive(Debug, Args)]
@@ -34,6 +38,18 @@ pub struct RdbArgs {
     /// Read everything, and tell whether structure and checksum are right
     #[arg(long, group = "mode")]
     check: bool,
+
+    /// Write it into this deployment, redis://[user:password@]host[:port][,host:port...]: keys of the same name are replaced
+    #[arg(long, group = "mode", value_name = "URI")]
+    import: Option<String>,
+
+    /// File that holds the deployment's password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
+    #[arg(long, value_name = "FILE", requires = "import")]
+    target_password_file: Option<PathBuf>,
+
+    /// With --import, where numbered databases go: FROM:TO,... with * for all others and drop for nowhere
+    #[arg(long, value_name = "FROM:TO,...", requires = "import")]
+    db_map: Option<DatabaseMap>,
 
     /// Only keys that match this pattern, as in KEYS
     #[arg(long, value_name = "GLOB")]
@@ -69,7 +85,7 @@ enum KindArg {
 }
 
 /// What to do with the snapshot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Mode {
     Summary,
     Json,
@@ -78,6 +94,14 @@ pub enum Mode {
         payloads: bool,
     },
     Check,
+    Import(ImportOptions),
+}
+
+/// Where a snapshot is written to.
+#[derive(Debug, Clone)]
+pub struct ImportOptions {
+    pub target: Endpoint,
+    pub databases: DatabaseMap,
 }
 
 /// Options of `rdb` in types.
@@ -91,8 +115,14 @@ pub struct RdbOptions {
 
 impl RdbArgs {
     /// The options in types. `variable` reads an environment variable.
-    pub fn options(self, _variable: impl Fn(&str) -> Option<String>) -> Result<RdbOptions, Fault> {
-        let mode = if self.json {
+    pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<RdbOptions, Fault> {
+        let mode = if let Some(uri) = &self.import {
+            let password_file = self.target_password_file.as_deref();
+            Mode::Import(ImportOptions {
+                target: endpoint("--import", Side::Target, uri, password_file, variable)?,
+                databases: self.db_map.unwrap_or_default(),
+            })
+        } else if self.json {
             Mode::Json
         } else if self.commands {
             Mode::Commands {

@@ -188,7 +188,7 @@ impl JsonWriter {
         if let Some(module) = value.module() {
             self.raw(b"\"module\":");
             self.string(module.to_string().as_bytes());
-            self.number(b",\"version\":", module.version());
+            self.number(b",\"version\":", module.encoding_version());
             self.raw(b",");
         }
         self.raw(b"\"serialized\":\"");

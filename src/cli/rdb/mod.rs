@@ -11,6 +11,7 @@ pub mod args;
 mod commands;
 mod filter;
 mod glob;
+mod import;
 mod input;
 mod json;
 mod output;
@@ -22,7 +23,7 @@ mod text;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use args::{Mode, RdbArgs, RdbOptions};
+use args::{ImportOptions, Mode, RdbArgs, RdbOptions};
 use commands::CommandsWriter;
 use input::{Ending, Input, Scan, Stop, Visitor};
 use json::JsonWriter;
@@ -36,11 +37,12 @@ use crate::rdb::{Form, Item, Options};
 pub fn run(args: RdbArgs) -> Result<(), Fault> {
     let options = args.options(|name| std::env::var(name).ok())?;
     let mut input = Input::open(&options.file)?;
-    let result = match options.mode {
+    let result = match &options.mode {
         Mode::Summary => summarise(&options, &mut input),
         Mode::Json => write_json(&options, &mut input),
-        Mode::Commands { payloads } => write_commands(&options, &mut input, payloads),
+        Mode::Commands { payloads } => write_commands(&options, &mut input, *payloads),
         Mode::Check => check(&options, &mut input),
+        Mode::Import(target) => import_into(&options, target, &mut input),
     };
     match result {
         Ok(scan) => finish(&input, &scan),
@@ -126,13 +128,27 @@ fn write_commands(options: &RdbOptions, input: &mut Input, payloads: bool) -> Re
             writer.module_values
         ));
     }
-    if writer.skipped > 0 {
+    note_left_out(writer.skipped);
+    Ok(scan)
+}
+
+fn note_left_out(pieces: u64) {
+    if pieces > 0 {
         note(&format!(
-            "{} pieces of data outside or beside keys were left out: no command can carry them (--summary names them)",
-            writer.skipped
+            "{pieces} pieces of data outside or beside keys were left out: no command can carry them (--summary names them)"
         ));
     }
-    Ok(scan)
+}
+
+fn import_into(
+    options: &RdbOptions,
+    target: &ImportOptions,
+    input: &mut Input,
+) -> Result<Scan, Stop> {
+    let imported = import::import(options, target, input)?;
+    print(&imported.summary)?;
+    note_left_out(imported.left_out);
+    Ok(imported.scan)
 }
 
 /// Takes every value apart and drops it.

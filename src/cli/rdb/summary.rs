@@ -306,7 +306,7 @@ impl Summary {
             encodings.row(&with_average(title, *count, total));
         }
         for (module, count) in &self.modules {
-            let title = format!("module {module} version {}", module.version());
+            let title = format!("module {module} version {}", module.encoding_version());
             encodings.row(&with_average(title, *count, total));
         }
         let mut types = Table::new(&["type", "keys", "bytes", "share", "average"]);
