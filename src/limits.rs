@@ -150,9 +150,19 @@ pub const VALUE_THRESHOLD_BYTES: usize = 512 * 1024;
 pub const PART_BYTES: usize = 64 * 1024;
 pub const PART_ELEMENTS: usize = 512;
 
+/// The largest value of a type that only RESTORE can write: `proto-max-bulk-len` (512 MiB by default), less what stands
+/// around the value in a payload. A target closes the connection on a longer argument.
+pub const MAX_WHOLE_VALUE_BYTES: usize = (512 << 20) - 1024;
+
+/// Names of fields in the templates of hashes, altogether: they are kept until the snapshot ends.
+pub const MAX_TEMPLATE_BYTES: usize = 8 << 20;
+
+/// What modules may keep with a key for it to be passed on.
+pub const MAX_KEY_METADATA_BYTES: usize = 64 * 1024;
+
 /// The newest snapshot versions whose opcodes are known.
-pub const MAX_REDIS_RDB_VERSION: u32 = 12;
-pub const MAX_VALKEY_RDB_VERSION: u32 = 80;
+pub const MAX_REDIS_RDB_VERSION: u32 = 16;
+pub const MAX_VALKEY_RDB_VERSION: u32 = 81;
 
 const _: () = assert!(PART_BYTES < VALUE_THRESHOLD_BYTES);
 const _: () = assert!(VALUE_THRESHOLD_BYTES < MAX_STRING_BYTES);

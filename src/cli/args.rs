@@ -84,6 +84,10 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "stop")]
     on_divergence: DivergenceArg,
 
+    /// Leave out and count values and other data of modules that the target lacks, rather than stop at them
+    #[arg(long)]
+    skip_unknown: bool,
+
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: String,
@@ -186,6 +190,7 @@ impl SyncArgs {
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
+            skip_unknown: self.skip_unknown,
             database_map: self.db_map.unwrap_or_default(),
         })
     }

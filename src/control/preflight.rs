@@ -268,6 +268,7 @@ mod tests {
             maxmemory: 0,
             loading: false,
             keyspace: Vec::new(),
+            modules: Vec::new(),
         }
     }
 
@@ -300,6 +301,7 @@ mod tests {
             status_address: None,
             on_existing,
             on_divergence: OnDivergence::Stop,
+            skip_unknown: false,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),

@@ -12,13 +12,13 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, SourceLink};
 use super::options::Destination;
-use super::status::ErrorCount;
+use super::status::{ErrorCount, LaneStatus};
 use super::targets::Targets;
 use crate::chunk::Chunks;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
-use crate::rdb::{Decoder, Item, Options, Problem, RdbError, TargetFormat};
+use crate::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError, TargetFormat, Unsupported};
 use crate::resp::push_command;
 use crate::source::Framing;
 
@@ -207,11 +207,45 @@ impl Lane {
                 | Item::SelectDatabase(_)
                 | Item::SizeHint { .. }
                 | Item::SlotHint { .. }
-                | Item::SlotImport
-                | Item::Skipped { .. } => {}
+                | Item::SlotImport => {}
+                Item::Unsupported(unsupported) => {
+                    self.config.leave_out(&self.status, unsupported)?;
+                }
+                Item::LeftOut(what) => self.config.leave_out_beside(&self.status, what)?,
             }
         }
         copy.start += reader.consumed_bytes();
+        Ok(())
+    }
+}
+
+impl super::lane::LaneConfig {
+    /// A key that the target cannot hold: left out and counted, or a fault.
+    fn leave_out(&self, status: &LaneStatus, unsupported: Unsupported<'_>) -> Result<(), Fault> {
+        let Unsupported { key, problem, .. } = unsupported;
+        if !self.skip_unknown || !matches!(problem, Problem::TargetLacksModule(_)) {
+            return Err(self::unsupported(problem, key));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!(
+            "key '{}' is left out (--skip-unknown): {problem}",
+            key.escape_ascii()
+        ));
+        Ok(())
+    }
+
+    /// The same for what stands beside keys. Servers have no command to load it.
+    fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
+        if !self.skip_unknown {
+            return Err(Fault::new(
+                FaultKind::SnapshotUnsupported,
+                format!(
+                    "the source's snapshot holds {what}, which no command can write; --skip-unknown leaves it out"
+                ),
+            ));
+        }
+        status.count(ErrorCount::SkippedModule);
+        status.set_message(&format!("left out (--skip-unknown): {what}"));
         Ok(())
     }
 }
@@ -231,10 +265,16 @@ fn snapshot_fault(error: RdbError) -> Fault {
 }
 
 fn unsupported(problem: Problem, key: &[u8]) -> Fault {
+    let fix = match problem {
+        Problem::TargetLacksModule(_) => {
+            "; load the module there, or use --skip-unknown to leave such keys out"
+        }
+        _ => "",
+    };
     Fault::new(
         FaultKind::SnapshotUnsupported,
         format!(
-            "key '{}' cannot be written to the target: {problem}",
+            "key '{}' cannot be written to the target: {problem}{fix}",
             key.escape_ascii()
         ),
     )

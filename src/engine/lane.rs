@@ -57,6 +57,8 @@ pub struct LaneConfig {
     pub format: TargetFormat,
     pub database_map: DatabaseMap,
     pub continue_on_divergence: bool,
+    /// Leave out what belongs to modules that the target lacks.
+    pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
 }

@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use crate::fault::{Fault, FaultKind};
-use crate::rdb::{Lineage, TargetFormat};
+use crate::rdb::{Lineage, Modules, TargetFormat};
 use crate::topology::{Endpoint, Flavour, ServerInfo, Topology, TopologyKind};
 
 /// All options of `sync`.
@@ -21,6 +21,8 @@ pub struct SyncOptions {
     pub status_address: Option<String>,
     pub on_existing: OnExisting,
     pub on_divergence: OnDivergence,
+    /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
+    pub skip_unknown: bool,
     pub database_map: DatabaseMap,
 }
 
@@ -88,25 +90,45 @@ impl Deployment {
         self.topology.kind == TopologyKind::Cluster
     }
 
-    /// What every master takes: the oldest of them decides.
-    pub fn format(&self) -> Result<TargetFormat, Fault> {
-        self.servers
-            .iter()
-            .map(|(_, server)| {
-                let lineage = match server.flavour {
-                    Flavour::Redis => Lineage::Redis,
-                    Flavour::Valkey => Lineage::Valkey,
+    /// What every master takes: the oldest of them decides, and only modules that all of them have count.
+    /// `source_modules`: what the source lists, `None` where that is not known.
+    pub fn format(&self, source_modules: Option<&[&str]>) -> Result<TargetFormat, Fault> {
+        let formats = self.servers.iter().map(|(_, server)| {
+            let lineage = match server.flavour {
+                Flavour::Redis => Lineage::Redis,
+                Flavour::Valkey => Lineage::Valkey,
+            };
+            let version = server.version;
+            let mut format =
+                TargetFormat::of_server(lineage, version.major.into(), version.minor.into());
+            let listed = Modules::of(&server.modules, source_modules);
+            format.modules = format.modules.either(listed);
+            format
+        });
+        formats
+            .reduce(|one, other| {
+                let modules = one.modules.common(other.modules);
+                let older = if one.max_rdb_version <= other.max_rdb_version {
+                    one
+                } else {
+                    other
                 };
-                let version = server.version;
-                TargetFormat::of_server(lineage, version.major.into(), version.minor.into())
+                TargetFormat { modules, ..older }
             })
-            .min_by_key(|format| format.max_rdb_version)
             .ok_or_else(|| {
                 Fault::new(
                     FaultKind::NoTopology,
                     "no target master has told its version",
                 )
             })
+    }
+
+    /// The modules that the masters list together.
+    pub fn modules(&self) -> Vec<&str> {
+        let servers = self.servers.iter();
+        servers
+            .flat_map(|(_, server)| server.modules.iter().map(String::as_str))
+            .collect()
     }
 }
 

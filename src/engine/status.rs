@@ -99,10 +99,12 @@ pub enum ErrorCount {
     SplitCommands,
     /// Commands left out because their database is dropped by `--db-map`.
     DroppedDatabase,
+    /// Keys and other data of modules left out of a snapshot by `--skip-unknown`.
+    SkippedModule,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 17;
+const ERROR_KINDS: usize = 18;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -123,6 +125,7 @@ impl ErrorCount {
         ErrorCount::SplitTransactions,
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
+        ErrorCount::SkippedModule,
     ];
 
     /// The name used by the status page and the summary.
@@ -145,6 +148,7 @@ impl ErrorCount {
             ErrorCount::SplitTransactions => "split_transactions",
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",
+            ErrorCount::SkippedModule => "skipped_module",
         }
     }
 }

@@ -74,6 +74,7 @@ impl Rig {
             format: TargetFormat::of_server(Lineage::Redis, 7, 0),
             database_map: Default::default(),
             continue_on_divergence: false,
+            skip_unknown: false,
             functions: Default::default(),
         };
         let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));

@@ -2,19 +2,22 @@
 //!
 //! ```text
 //! REDISvvvv | VALKEYvvv
-//! opcode ...  |  [FC ms:8] [F8 idle | F9 freq] type key value  |  ...
+//! opcode ...  |  [FC ms:8] [F8 idle | F9 freq] [F3 metadata] type key value  |  ...
 //! FF checksum:8
 //! ```
+//!
+//! A key that the target cannot hold comes as [`Item::Unsupported`], and then the next item: what becomes of it is for the
+//! reader of items to decide. What cannot be *read* ends the snapshot with an error.
 
 use super::Lineage;
 use super::crc::crc64;
 use super::element::{Elements, has_elements};
-use super::error::{Halt, ModuleId, Problem, RdbError};
+use super::error::{Halt, LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 use super::grammar;
 use super::part::Part;
-use super::target::{Passage, TargetFormat};
+use super::target::{Modules, Passage, TargetFormat};
 use super::value::Value;
-use super::walk::Walk;
+use super::walk::{Token, Walk};
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
 
@@ -34,9 +37,10 @@ pub enum Form {
     /// As the target takes them.
     #[default]
     ForTarget,
-    /// As they are stored, with the snapshot's own version; those over the threshold as [`Part`]s.
+    /// As they are stored, with the snapshot's own version; those over the threshold, and those that no server restores as
+    /// they are stored, as [`Part`]s.
     Stored,
-    /// As [`Part`]s, whatever their size. Values of modules, which only their module can read, as they are stored.
+    /// As [`Part`]s, whatever their size. Values that only RESTORE can write, such as those of modules, as they are stored.
     Elements,
 }
 
@@ -54,7 +58,7 @@ impl Options {
         let target = TargetFormat {
             lineage: Lineage::Redis,
             max_rdb_version: 0,
-            restores_modules: false,
+            modules: Modules::NONE,
         };
         Self {
             form,
@@ -68,9 +72,15 @@ impl Options {
         };
         match self.form {
             Form::ForTarget => self.target.passage(type_code, source, version),
-            Form::Stored => stored,
-            Form::Elements if has_elements(type_code) => Passage::Elements,
-            Form::Elements => stored,
+            // What no server restores as it is stored, such as hashes whose fields are named elsewhere.
+            Form::Stored
+                if grammar::restorable_from(type_code, source, source).is_none()
+                    && has_elements(type_code, source) =>
+            {
+                Passage::Elements
+            }
+            Form::Elements if has_elements(type_code, source) => Passage::Elements,
+            Form::Stored | Form::Elements => stored,
         }
     }
 }
@@ -107,16 +117,25 @@ pub enum Item<'a> {
     Function {
         code: &'a [u8],
     },
-    /// Something that no command can carry was left out: data of modules outside keys (247) or with a key (243).
-    Skipped {
-        opcode: u8,
-    },
+    /// Something beside the values was left out.
+    LeftOut(LeftOut),
     Value(Value<'a>),
     Part(Part<'a>),
+    /// A key that the target cannot hold. Its value was not read, and is passed over.
+    Unsupported(Unsupported<'a>),
     /// The snapshot is complete; its checksum, where it has one, is right.
     End {
         has_checksum: bool,
     },
+}
+
+/// A key that the target cannot hold.
+#[derive(Debug, Clone, Copy)]
+pub struct Unsupported<'a> {
+    pub key: &'a [u8],
+    pub database: u32,
+    pub type_code: u8,
+    pub problem: Problem,
 }
 
 /// Decodes one snapshot.
@@ -136,6 +155,9 @@ pub struct Decoder {
     /// Key of the value that comes in parts, or of a value whose key is not stored as it is.
     key: Vec<u8>,
     scratch: Vec<u8>,
+    /// Opcode 243 of Redis and what follows it, of the key that comes next.
+    metadata: Vec<u8>,
+    metadata_class: Option<MetadataClass>,
     elements: Elements,
     /// Type of the value in `elements`.
     parts_type: u8,
@@ -168,11 +190,27 @@ enum Stage {
     Value(PartialValue),
     /// The value in `elements`.
     Parts,
-    Skipping {
-        opcode: u8,
+    Passing {
+        then: AfterPassing,
         walk: Walk,
     },
+    /// Metadata of the next key; `at` counts from the opcode.
+    Metadata {
+        walk: Walk,
+        at: usize,
+        class: MetadataClass,
+    },
+    Template(Walk),
     End,
+}
+
+/// What is told when something has been passed over.
+#[derive(Clone, Copy)]
+enum AfterPassing {
+    SlotImport,
+    LeftOut(LeftOut),
+    /// A value, of which was told before.
+    Nothing,
 }
 
 #[derive(Clone, Copy)]
@@ -239,14 +277,20 @@ enum Found {
     SizeHint([u64; 2]),
     SlotHint([u64; 3]),
     Function(Place),
-    Skipped(u8),
+    LeftOut(LeftOut),
     SlotImport,
+    Unsupported {
+        key: Place,
+        type_code: u8,
+        problem: Problem,
+    },
     Value {
         key: Place,
         serialized: (usize, usize),
         type_code: u8,
         footer_version: u16,
         prefix: Prefix,
+        has_metadata: bool,
     },
     Part {
         is_last: bool,
@@ -257,9 +301,11 @@ enum Found {
 }
 
 mod opcode {
+    pub const HASH_TEMPLATE: u8 = 242;
     pub const SLOT_IMPORT_OR_KEY_METADATA: u8 = 243;
     pub const SLOT_INFO: u8 = 244;
     pub const FUNCTION: u8 = 245;
+    pub const FUNCTION_BEFORE_RELEASE: u8 = 246;
     pub const MODULE_AUX: u8 = 247;
     pub const IDLE: u8 = 248;
     pub const FREQUENCY: u8 = 249;
@@ -290,6 +336,8 @@ impl Decoder {
             plans: [None; grammar::TYPE_COUNT],
             key: Vec::new(),
             scratch: Vec::new(),
+            metadata: Vec::new(),
+            metadata_class: None,
             elements: Elements::default(),
             parts_type: 0,
             is_first_part: false,
@@ -377,7 +425,7 @@ impl Reader<'_, '_> {
     /// whole. Whatever it does not handle is left to [`Reader::find`], which handles everything.
     #[inline]
     fn find_plain_value(&mut self) -> Option<PlainValue> {
-        if !matches!(self.decoder.stage, Stage::Record) {
+        if !matches!(self.decoder.stage, Stage::Record) || self.decoder.metadata_class.is_some() {
             return None;
         }
         let mut cursor = Cursor::new(self.input, self.at);
@@ -431,6 +479,7 @@ impl Reader<'_, '_> {
             type_code: found.type_code,
             serialized: &self.input[found.value_start..self.at],
             footer_version: found.footer_version,
+            metadata: &[],
         }
     }
 
@@ -450,7 +499,17 @@ impl Reader<'_, '_> {
                     }
                 }
                 Stage::Parts => return self.part(),
-                &Stage::Skipping { opcode, walk } => return self.skip(opcode, walk),
+                &Stage::Passing { then, walk } => {
+                    if let Some(found) = self.pass(then, walk)? {
+                        return Ok(found);
+                    }
+                }
+                &Stage::Metadata { walk, at, class } => {
+                    if let Some(found) = self.metadata(walk, at, class)? {
+                        return Ok(found);
+                    }
+                }
+                &Stage::Template(walk) => self.template(walk)?,
                 Stage::Magic => return self.magic(),
                 Stage::End => return Err(Halt::More { needed: u64::MAX }),
             }
@@ -515,6 +574,17 @@ impl Reader<'_, '_> {
             }
             opcode::IDLE => prefix.idle_seconds = Some(cursor.length()?),
             opcode::FREQUENCY => prefix.frequency = Some(cursor.u8()?),
+            opcode::HASH_TEMPLATE if self.decoder.lineage == Lineage::Redis => {
+                self.decoder.stage = Stage::Template(Walk::new(grammar::TEMPLATE));
+            }
+            opcode::SLOT_IMPORT_OR_KEY_METADATA if self.decoder.lineage == Lineage::Redis => {
+                return self.begin_metadata(cursor);
+            }
+            opcode::MODULE_AUX => return self.begin_module_data(cursor),
+            opcode::SLOT_IMPORT_OR_KEY_METADATA => {
+                self.begin_passing(cursor.at(), grammar::SLOT_IMPORT, AfterPassing::SlotImport);
+                return Ok(None);
+            }
             _ => return self.announcement(code, cursor).map(Some),
         }
         self.at = cursor.at();
@@ -545,15 +615,8 @@ impl Reader<'_, '_> {
                 Found::Function(Place::of(code, cursor.at(), &mut self.decoder.scratch)?)
             }
             opcode::END => return self.end(cursor),
-            opcode::MODULE_AUX => return self.begin_skip(code, grammar::MODULE_AUX),
-            opcode::SLOT_IMPORT_OR_KEY_METADATA => {
-                let program = match self.decoder.lineage {
-                    Lineage::Valkey => grammar::SLOT_IMPORT,
-                    Lineage::Redis => grammar::KEY_METADATA,
-                };
-                return self.begin_skip(code, program);
-            }
-            _ => return Err(Problem::UnknownType(code).into()),
+            opcode::FUNCTION_BEFORE_RELEASE => return Err(Problem::FunctionBeforeRelease.into()),
+            _ => return Err(self.unknown_type(code).into()),
         };
         self.at = cursor.at();
         Ok(found)
@@ -578,24 +641,123 @@ impl Reader<'_, '_> {
         Ok(Found::End { has_checksum })
     }
 
-    fn begin_skip(&mut self, opcode: u8, program: &'static [grammar::Op]) -> Result<Found, Halt> {
-        let walk = Walk::new(program);
-        self.at += 1;
-        self.decoder.stage = Stage::Skipping { opcode, walk };
-        self.skip(opcode, walk)
+    fn unknown_type(&self, code: u8) -> Problem {
+        Problem::UnknownType {
+            code,
+            lineage: self.decoder.lineage,
+            version: self.decoder.version,
+        }
     }
 
-    fn skip(&mut self, opcode: u8, mut walk: Walk) -> Result<Found, Halt> {
+    /// Goes to `at`, and over what `program` describes.
+    fn begin_passing(&mut self, at: usize, program: &'static [grammar::Op], then: AfterPassing) {
+        self.at = at;
+        let walk = Walk::passing(program);
+        self.decoder.stage = Stage::Passing { then, walk };
+    }
+
+    /// Passes over what is not kept, in whatever pieces it comes. `None`: go on.
+    fn pass(&mut self, then: AfterPassing, mut walk: Walk) -> Result<Option<Found>, Halt> {
         let result = walk.run_to_end(self.input, &mut self.at);
         self.decoder.stage = match result {
             Ok(()) => Stage::Record,
-            Err(_) => Stage::Skipping { opcode, walk },
+            Err(_) => Stage::Passing { then, walk },
         };
         result?;
-        Ok(match (opcode, self.decoder.lineage) {
-            (opcode::SLOT_IMPORT_OR_KEY_METADATA, Lineage::Valkey) => Found::SlotImport,
-            _ => Found::Skipped(opcode),
+        Ok(match then {
+            AfterPassing::SlotImport => Some(Found::SlotImport),
+            AfterPassing::LeftOut(what) => Some(Found::LeftOut(what)),
+            AfterPassing::Nothing => None,
         })
+    }
+
+    fn begin_module_data(&mut self, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
+        let data_at = cursor.at();
+        let module = ModuleId(cursor.length()?);
+        let _tag = cursor.length()?;
+        let when = cursor.length()?;
+        let then = AfterPassing::LeftOut(LeftOut::ModuleData { module, when });
+        self.begin_passing(data_at, grammar::MODULE_AUX, then);
+        Ok(None)
+    }
+
+    fn begin_metadata(&mut self, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
+        let data_at = cursor.at();
+        if cursor.length()? == 0 {
+            self.at = cursor.at();
+            return Ok(None);
+        }
+        let class = MetadataClass(u32::from_le_bytes(cursor.array()?));
+        if self.decoder.options.target.takes_key_metadata() {
+            self.decoder.stage = Stage::Metadata {
+                walk: Walk::new(grammar::KEY_METADATA),
+                at: 1,
+                class,
+            };
+        } else {
+            let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
+            self.begin_passing(data_at, grammar::KEY_METADATA, then);
+        }
+        Ok(None)
+    }
+
+    /// Reads the metadata of the next key, to be passed on with it. `None`: go on.
+    fn metadata(
+        &mut self,
+        mut walk: Walk,
+        mut at: usize,
+        class: MetadataClass,
+    ) -> Result<Option<Found>, Halt> {
+        let bytes = &self.input[self.at..];
+        let result = walk.run_to_end(bytes, &mut at);
+        match result {
+            Ok(()) if at <= limits::MAX_KEY_METADATA_BYTES => {
+                self.decoder.metadata.clear();
+                self.decoder.metadata.extend_from_slice(&bytes[..at]);
+                self.decoder.metadata_class = Some(class);
+                self.decoder.stage = Stage::Record;
+                self.at += at;
+                Ok(None)
+            }
+            Err(Halt::More { needed }) if needed <= limits::MAX_KEY_METADATA_BYTES as u64 => {
+                self.decoder.stage = Stage::Metadata { walk, at, class };
+                result.map(|()| None)
+            }
+            Ok(()) | Err(Halt::More { .. }) => {
+                let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
+                self.begin_passing(self.at + 1, grammar::KEY_METADATA, then);
+                Ok(None)
+            }
+            Err(bad) => Err(bad),
+        }
+    }
+
+    /// Reads on in a template of hashes.
+    fn template(&mut self, mut walk: Walk) -> Result<(), Halt> {
+        let mut cursor = Cursor::new(self.input, self.at);
+        let templates = &mut self.decoder.elements.templates;
+        let result = loop {
+            match walk.next(&mut cursor) {
+                Ok(Token::Number(_, id)) => templates.open(id),
+                Ok(Token::Text(_, text)) => {
+                    if let Err(problem) = templates.add_name(|names| text.append_to(names)) {
+                        break Err(problem.into());
+                    }
+                }
+                Ok(Token::End) => {
+                    templates.close();
+                    break Ok(());
+                }
+                Ok(_) => {}
+                Err(halt) => break Err(halt),
+            }
+        };
+        self.at = cursor.at();
+        self.decoder.stage = match result {
+            Ok(()) => Stage::Record,
+            Err(_) => Stage::Template(walk),
+        };
+        result
     }
 
     /// Passes a key and decides how its value goes on.
@@ -606,9 +768,21 @@ impl Reader<'_, '_> {
             program, passage, ..
         })) = plan.copied()
         else {
-            return Err(Problem::UnknownType(type_code).into());
+            return Err(match type_code {
+                grammar::TYPE_MODULE_BEFORE_RELEASE => Problem::ModuleBeforeRelease,
+                _ => self.unknown_type(type_code),
+            }
+            .into());
         };
         let key = cursor.text()?;
+        if type_code == grammar::TYPE_MODULE {
+            let module = ModuleId(Cursor::new(self.input, cursor.at()).length()?);
+            let options = &self.decoder.options;
+            if options.form == Form::ForTarget && !options.target.modules.restore(module) {
+                let problem = Problem::TargetLacksModule(module);
+                return self.unsupported(type_code, key, cursor.at(), problem);
+            }
+        }
         match passage {
             Passage::Payload { footer_version } => {
                 let key_end = cursor.at() - self.at;
@@ -620,28 +794,58 @@ impl Reader<'_, '_> {
                     footer_version,
                 })
             }
-            Passage::Elements if type_code == grammar::TYPE_MODULE => {
-                let module = ModuleId(cursor.length()?);
-                Err(Problem::TargetLacksModule(module).into())
+            Passage::Elements if has_elements(type_code, self.decoder.lineage) => {
+                self.begin_parts(type_code, key, cursor.at())
             }
             Passage::Elements => {
-                self.begin_parts(type_code, key, cursor.at())?;
-                Ok(None)
+                let name = grammar::whole_only_name(type_code, self.decoder.lineage);
+                let problem = Problem::TargetLacksType { type_code, name };
+                self.unsupported(type_code, key, cursor.at(), problem)
             }
         }
     }
 
-    fn begin_parts(&mut self, type_code: u8, key: Text<'_>, value_at: usize) -> Result<(), Halt> {
+    /// Tells of a key that the target cannot hold, and goes over its value.
+    fn unsupported(
+        &mut self,
+        type_code: u8,
+        key: Text<'_>,
+        value_at: usize,
+        problem: Problem,
+    ) -> Result<Option<Found>, Halt> {
+        let key = Place::of(key, value_at, &mut self.decoder.key)?;
+        self.decoder.prefix = Prefix::default();
+        self.decoder.metadata_class = None;
+        let plan =
+            self.decoder.plans[usize::from(type_code)].expect("the type was looked up before");
+        self.begin_passing(value_at, plan.program, AfterPassing::Nothing);
+        Ok(Some(Found::Unsupported {
+            key,
+            type_code,
+            problem,
+        }))
+    }
+
+    /// The value comes in parts from `value_at` on.
+    fn begin_parts(
+        &mut self,
+        type_code: u8,
+        key: Text<'_>,
+        value_at: usize,
+    ) -> Result<Option<Found>, Halt> {
         let decoder = &mut *self.decoder;
         let plan = decoder.plans[usize::from(type_code)].expect("the type was looked up before");
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
-        decoder.elements.open(type_code, plan.program);
+        decoder
+            .elements
+            .open(type_code, decoder.lineage, plan.program);
         decoder.parts_type = type_code;
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
-        Ok(())
+        let class = decoder.metadata_class.take();
+        Ok(class.map(|class| Found::LeftOut(LeftOut::KeyMetadata { class })))
     }
 
     /// Looks for the end of a value. `None`: it comes in parts.
@@ -660,12 +864,17 @@ impl Reader<'_, '_> {
                 return Err(bad);
             }
         };
-        let is_long = needed - partial.key_end as u64 > threshold as u64;
-        if is_long && has_elements(partial.type_code) {
+        let value_bytes = needed - partial.key_end as u64;
+        if value_bytes > threshold as u64 {
             let mut cursor = Cursor::new(self.input, self.at + 1);
             let key = cursor.text()?;
-            self.begin_parts(partial.type_code, key, cursor.at())?;
-            return Ok(None);
+            if has_elements(partial.type_code, self.decoder.lineage) {
+                return self.begin_parts(partial.type_code, key, cursor.at());
+            }
+            if value_bytes > limits::MAX_WHOLE_VALUE_BYTES as u64 {
+                let problem = Problem::TooLongToRestore(value_bytes);
+                return self.unsupported(partial.type_code, key, cursor.at(), problem);
+            }
         }
         if let Err(more) = result {
             self.decoder.stage = Stage::Value(partial);
@@ -682,6 +891,7 @@ impl Reader<'_, '_> {
             type_code: partial.type_code,
             footer_version: partial.footer_version,
             prefix: std::mem::take(&mut self.decoder.prefix),
+            has_metadata: self.decoder.metadata_class.take().is_some(),
         }))
     }
 
@@ -708,6 +918,7 @@ impl Reader<'_, '_> {
                 type_code,
                 footer_version,
                 prefix,
+                has_metadata,
             } => Item::Value(Value {
                 key: key.view(input, &decoder.key),
                 database: decoder.database,
@@ -717,6 +928,20 @@ impl Reader<'_, '_> {
                 type_code,
                 serialized: &input[start..end],
                 footer_version,
+                metadata: match has_metadata {
+                    true => &decoder.metadata,
+                    false => &[],
+                },
+            }),
+            Found::Unsupported {
+                key,
+                type_code,
+                problem,
+            } => Item::Unsupported(Unsupported {
+                key: key.view(input, &decoder.key),
+                database: decoder.database,
+                type_code,
+                problem,
             }),
             Found::Part { is_last } => {
                 let prefix = decoder.prefix;
@@ -755,7 +980,7 @@ impl Reader<'_, '_> {
                 expiring,
             },
             Found::SlotImport => Item::SlotImport,
-            Found::Skipped(opcode) => Item::Skipped { opcode },
+            Found::LeftOut(what) => Item::LeftOut(what),
             Found::End { has_checksum } => Item::End { has_checksum },
         }
     }

@@ -1,11 +1,13 @@
 //! Takes a value apart into batches of elements, in memory bounded by the largest single element.
 
+use super::Lineage;
 use super::error::{Halt, Problem};
 use super::grammar::{Op, Role};
 use super::lzf;
 use super::packed::{Element, Packing};
 use super::part::{Content, NO_DEADLINE, StreamPiece, StreamPieces, Texts};
 use super::stream::NodeReader;
+use super::template::Templates;
 use super::walk::{StreamId, Token, Walk, parse_score};
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
@@ -51,6 +53,20 @@ pub(super) enum PieceRecord {
         deliveries: u64,
         first_id: usize,
         end_id: usize,
+    },
+    Returned {
+        group: usize,
+        first_id: usize,
+        end_id: usize,
+    },
+    Producers {
+        seconds: u64,
+        entries: u64,
+    },
+    /// The producer's name is the text before the entry's.
+    Produced {
+        name: usize,
+        id: StreamId,
     },
 }
 
@@ -101,6 +117,22 @@ impl PieceRecord {
                 delivered_at_ms,
                 deliveries,
                 ids: &batch.ids[first_id..end_id],
+            },
+            PieceRecord::Returned {
+                group,
+                first_id,
+                end_id,
+            } => StreamPiece::Returned {
+                group: batch.text(group),
+                ids: &batch.ids[first_id..end_id],
+            },
+            PieceRecord::Producers { seconds, entries } => {
+                StreamPiece::Producers { seconds, entries }
+            }
+            PieceRecord::Produced { name, id } => StreamPiece::Produced {
+                producer: batch.text(name - 1),
+                name: batch.text(name),
+                id,
             },
         }
     }
@@ -190,22 +222,25 @@ enum Kind {
 }
 
 impl Kind {
-    fn of(type_code: u8) -> Option<Self> {
+    fn of(type_code: u8, lineage: Lineage) -> Option<Self> {
         Some(match type_code {
             0 => Kind::String,
             1 | 10 | 14 | 18 => Kind::List,
             2 | 11 | 20 => Kind::Set,
             3 | 5 | 12 | 17 => Kind::SortedSet,
-            4 | 9 | 13 | 16 | 22..=25 => Kind::Hash,
-            15 | 19 | 21 => Kind::Stream,
+            4 | 9 | 13 | 16 | 24 | 25 | 29..=32 => Kind::Hash,
+            15 | 19 | 21 | 26 | 27 => Kind::Stream,
+            22 => Kind::Hash,
+            // The same number is a hash of Redis and a path hash of Valkey.
+            23 if lineage == Lineage::Redis => Kind::Hash,
             _ => return None,
         })
     }
 }
 
 /// Whether a value of `type_code` can be written by elements.
-pub(super) fn has_elements(type_code: u8) -> bool {
-    Kind::of(type_code).is_some()
+pub(super) fn has_elements(type_code: u8, lineage: Lineage) -> bool {
+    Kind::of(type_code, lineage).is_some()
 }
 
 /// A string whose bytes are still to come.
@@ -243,6 +278,22 @@ struct StreamState {
     consumer: Vec<u8>,
     /// Whether the last piece of the batch is the current consumer's.
     consumer_is_last: bool,
+    producer_seconds: u64,
+    producer: Vec<u8>,
+    producer_entry: Vec<u8>,
+}
+
+/// Names for the values of a hash that stores none itself.
+#[derive(Default)]
+struct TemplateState {
+    /// The value names its template; else the names come with it.
+    is_reference: bool,
+    /// Number of its first name, how many there are, and how many have their value.
+    first: usize,
+    count: usize,
+    used: usize,
+    /// Names that belong to templates of the snapshot; those of the value itself stand behind them.
+    shared_names: usize,
 }
 
 impl StreamState {
@@ -274,12 +325,17 @@ pub(super) struct Elements {
     pack_bytes: Vec<u8>,
     pack_at: usize,
     stream: StreamState,
+    template: TemplateState,
+    pub templates: Templates,
 }
+
+/// Types that name a template of the snapshot.
+const TEMPLATE_REFERENCES: [u8; 2] = [30, 32];
 
 impl Elements {
     /// Begins the value of `type_code`, which must be one that [`has_elements`].
-    pub fn open(&mut self, type_code: u8, program: &'static [Op]) {
-        self.kind = Kind::of(type_code).expect("all but module values have elements");
+    pub fn open(&mut self, type_code: u8, lineage: Lineage, program: &'static [Op]) {
+        self.kind = Kind::of(type_code, lineage).expect("its elements were asked for");
         self.walk = Walk::new(program);
         self.batch.clear();
         self.before = 0;
@@ -289,6 +345,13 @@ impl Elements {
         self.fresh_from = 0;
         self.pack = None;
         self.stream.reset();
+        let names = self.templates.name_count();
+        self.template = TemplateState {
+            is_reference: TEMPLATE_REFERENCES.contains(&type_code),
+            first: names,
+            shared_names: names,
+            ..TemplateState::default()
+        };
     }
 
     /// Reads until a batch is full or the value ends: then `Ok`, with whether it ended. `cursor` moves past
@@ -317,7 +380,10 @@ impl Elements {
                 continue;
             }
             match self.walk.next(cursor)? {
-                Token::End => return Ok(true),
+                Token::End => {
+                    self.templates.truncate(self.template.shared_names);
+                    return Ok(true);
+                }
                 token => {
                     if self.take(token)? && self.batch.is_full() {
                         return Ok(false);
@@ -436,7 +502,7 @@ impl Elements {
         match token {
             Token::Text(role, text) => return self.take_text(role, text),
             Token::Score(score) => self.batch.scores.push(score),
-            Token::Number(role, value) => return Ok(self.take_number(role, value)),
+            Token::Number(role, value) => return self.take_number(role, value),
             Token::Id(role, id) => return self.take_id(role, id),
             Token::Count(role) => return Ok(self.take_count(role)),
             Token::Skipped | Token::End => return Ok(false),
@@ -464,6 +530,37 @@ impl Elements {
             Role::ListPackOrPlain if self.node_is_plain => {
                 self.batch.push_text(text)?;
                 return Ok(true);
+            }
+            Role::TemplateField => {
+                self.templates.add_name(|names| text.append_to(names))?;
+                self.template.count += 1;
+                return Ok(false);
+            }
+            Role::TemplateFields => {
+                let bytes = text.resolve(&mut self.pack_bytes)?;
+                let mut at = Packing::Listpack.start(bytes)?;
+                while let Some(name) = Packing::Listpack.next(bytes, &mut at)? {
+                    self.templates.add_name(|names| {
+                        name.append_to(names);
+                        Ok(())
+                    })?;
+                    self.template.count += 1;
+                }
+                return Ok(false);
+            }
+            Role::TemplateValue => {
+                self.push_template_name()?;
+                self.batch.push_text(text)?;
+                return Ok(true);
+            }
+            Role::ProducerName | Role::ProducerEntryName => {
+                let name = match role {
+                    Role::ProducerName => &mut self.stream.producer,
+                    _ => &mut self.stream.producer_entry,
+                };
+                name.clear();
+                text.append_to(name)?;
+                return Ok(false);
             }
             Role::StreamNodeId => {
                 let key = text.resolve(&mut self.pack_bytes)?;
@@ -497,13 +594,43 @@ impl Elements {
                 .node
                 .open(self.stream.node_id, &self.pack_bytes)?;
         }
+        if role == Role::TemplateValues {
+            let id = packing.next(&self.pack_bytes, &mut self.pack_at)?;
+            let id = id.and_then(|id| id.as_integer());
+            let id = id.ok_or(Problem::BadTemplate)?;
+            if self.template.is_reference {
+                self.use_template(id as u64)?;
+            }
+        }
         self.pack = Some((role, packing));
         Ok(false)
+    }
+
+    /// The values that follow are those of the template `id`.
+    fn use_template(&mut self, id: u64) -> Result<(), Problem> {
+        (self.template.first, self.template.count) = self.templates.find(id)?;
+        self.walk.set_count(self.template.count as u64);
+        Ok(())
+    }
+
+    /// Adds the name to which the next value belongs.
+    fn push_template_name(&mut self) -> Result<(), Problem> {
+        let template = &mut self.template;
+        if template.used == template.count {
+            return Err(Problem::BadTemplate);
+        }
+        self.batch
+            .push_name(self.templates.name(template.first + template.used));
+        template.used += 1;
+        Ok(())
     }
 
     /// Reads on in the packed string; whether the batch is full before it ends.
     fn unpack(&mut self) -> Result<bool, Problem> {
         let (role, packing) = self.pack.expect("a packed string is open");
+        if role == Role::TemplateValues {
+            return self.unpack_template_values();
+        }
         let bytes = &self.pack_bytes;
         let at = &mut self.pack_at;
         while !self.batch.is_full() {
@@ -554,8 +681,38 @@ impl Elements {
         Ok(true)
     }
 
-    fn take_number(&mut self, role: Role, value: u64) -> bool {
+    /// As [`Elements::unpack`], for values without names.
+    fn unpack_template_values(&mut self) -> Result<bool, Problem> {
+        while !self.batch.is_full() {
+            let mut at = self.pack_at;
+            let is_end = Packing::Listpack.next(&self.pack_bytes, &mut at)?.is_none();
+            if is_end {
+                self.pack = None;
+                return if self.template.used == self.template.count {
+                    Ok(false)
+                } else {
+                    Err(Problem::BadTemplate)
+                };
+            }
+            self.push_template_name()?;
+            if let Some(value) = Packing::Listpack.next(&self.pack_bytes, &mut self.pack_at)? {
+                self.batch.push_element(&value);
+            }
+        }
+        Ok(true)
+    }
+
+    fn take_number(&mut self, role: Role, value: u64) -> Result<bool, Problem> {
         match role {
+            Role::TemplateId => self.use_template(value)?,
+            Role::ProducerSeconds => self.stream.producer_seconds = value,
+            Role::ProducerEntries => {
+                self.batch.pieces.push(PieceRecord::Producers {
+                    seconds: self.stream.producer_seconds,
+                    entries: value,
+                });
+                return Ok(true);
+            }
             Role::NodeForm => self.node_is_plain = value == 1,
             Role::DeadlineBase => self.deadline_base = value,
             Role::DeadlineAfter => {
@@ -565,7 +722,7 @@ impl Elements {
                     other => other.max(0) as u64,
                 };
                 self.batch.deadlines.push(deadline);
-                return true;
+                return Ok(true);
             }
             Role::DeadlineBeforeRelative | Role::DeadlineBeforeAbsolute => {
                 let deadline = match (value, role) {
@@ -591,7 +748,7 @@ impl Elements {
             }
             _ => {}
         }
-        false
+        Ok(false)
     }
 
     fn take_id(&mut self, role: Role, id: StreamId) -> Result<bool, Problem> {
@@ -617,6 +774,23 @@ impl Elements {
                 let delivery = &stream.deliveries[found.map_err(|_| Problem::BadStream)?];
                 push_pending(&mut self.batch, stream, delivery);
                 stream.consumer_is_last = true;
+                return Ok(true);
+            }
+            Role::ReturnedId => {
+                self.batch.ids.push(id);
+                let ids = self.batch.ids.len();
+                let group = self.batch.push_name(&stream.group);
+                self.batch.pieces.push(PieceRecord::Returned {
+                    group,
+                    first_id: ids - 1,
+                    end_id: ids,
+                });
+                return Ok(true);
+            }
+            Role::ProducerEntryId => {
+                self.batch.push_name(&stream.producer);
+                let name = self.batch.push_name(&stream.producer_entry);
+                self.batch.pieces.push(PieceRecord::Produced { name, id });
                 return Ok(true);
             }
             _ => {}
@@ -705,11 +879,15 @@ mod tests {
     use crate::rdb::grammar::{TYPE_MODULE, value_program};
 
     #[test]
-    fn every_type_but_module_values_has_elements() {
+    fn every_type_has_elements_but_those_that_only_restore_writes() {
         for lineage in [Lineage::Redis, Lineage::Valkey] {
             for code in 0..=255 {
+                let whole_only = match lineage {
+                    Lineage::Redis => matches!(code, TYPE_MODULE | 28 | 33),
+                    Lineage::Valkey => matches!(code, TYPE_MODULE | 23),
+                };
                 let is_known = value_program(code, lineage).is_some();
-                assert!(!is_known || has_elements(code) != (code == TYPE_MODULE));
+                assert!(!is_known || has_elements(code, lineage) != whole_only);
             }
         }
     }

@@ -5,6 +5,25 @@
 //! as well as to hand out its elements. A new type is a new program.
 //!
 //! From type 22 on the two lineages use the same numbers for different things; the magic decides.
+//!
+//! # Where the shapes come from
+//!
+//! | types | server file |
+//! |---|---|
+//! | 0 to 25, opcodes 244 to 255 | `src/rdb.h`, `rdbLoadObject` and `rdbLoadRioWithLoadingCtx` in `src/rdb.c`, Redis 7.4 |
+//! | Redis 26 (version 13, 8.6) and 27 (14, 8.8), opcode 243 | the same and `src/keymeta.c`, Redis 8.8 before release |
+//! | Redis 28, array (14, 8.8) | `rdbSaveObject`, `rdbSaveArrayElement` of the same; its number is that of the release |
+//! | Redis 29 to 32, opcode 242, hash templates (15, 8.10) | `tests/unit/type/hash-template.tcl` (payloads byte by byte), pull request 15364 |
+//! | Redis 33, rate limit (builds with `ENABLE_GCRA`) | `rdbSaveObject`, as for 28 |
+//! | Valkey 22 (80, 9.0) | `rdbLoadObject`, Valkey 9.0 |
+//! | Valkey 23, path hash (81, 9.2 before release) | pull request 4506, its `rdbSaveObject` |
+//!
+//! Redis 14 was written with other numbers (28 rate limit, 29 array) by builds between releases: those are not read.
+//! What version 16 of Redis adds is not public; it is read as 15 is.
+//!
+//! Type 6 (modules in 4.0 before release) cannot be read past without its module, and opcode 246 (functions in 7.0 before
+//! release) holds no library in the form that was released: servers refuse both (`rdbLoadObject`,
+//! `rdbLoadRioWithLoadingCtx`), and so does the decoder, by name.
 
 use super::Lineage;
 
@@ -59,6 +78,24 @@ pub(super) enum Role {
     ConsumerName,
     ConsumerPending,
     ConsumerPendingId,
+    /// How many entries of a group were given back by their consumers, then the ids.
+    ReturnedId,
+    /// For how long, and how many, ids of idempotent producers are remembered.
+    ProducerSeconds,
+    ProducerEntries,
+    ProducerName,
+    ProducerEntryName,
+    ProducerEntryId,
+    ProducerAdded,
+    ProducerDuplicates,
+    /// Which template names the fields of a hash.
+    TemplateId,
+    /// Names of fields: one, or a listpack of all.
+    TemplateField,
+    TemplateFields,
+    /// Values in the order of the fields; in a listpack they stand behind the template's id.
+    TemplateValue,
+    TemplateValues,
 }
 
 /// One step of a program.
@@ -80,40 +117,75 @@ pub(super) enum Op {
         after: u8,
     },
     Again,
+    /// A count for a [`Op::RepeatCounted`] further on.
+    Counted,
+    /// As [`Op::Repeat`], as often as was counted before: by [`Op::Counted`], by the names of a template that were read, or by
+    /// whoever runs the program and knows the template.
+    RepeatCounted {
+        after: u8,
+    },
+    /// 0: go on with the next step, 1: with that one.
+    Either {
+        one: u8,
+    },
+    Goto(u8),
+    /// An element of an array: a tag, then a string, an integer or a double.
+    ArrayValue,
     /// Module data: tagged items up to the tag 0.
     ModuleData,
     End,
 }
 
-use Op::{Again, Bytes4, Bytes8, Bytes16, End, ModuleData, Number, StreamId, Text, TextScore};
+use Op::{
+    Again, ArrayValue, Bytes4, Bytes8, Bytes16, Counted, Either, End, Goto, ModuleData, Number,
+    StreamId, Text, TextScore,
+};
 use Role::Ignored;
 
 const fn repeat(role: Role) -> Op {
     Op::Repeat { role, after: 0 }
 }
 
+const REPEAT_COUNTED: Op = Op::RepeatCounted { after: 0 };
+
 /// Fills in where each loop ends.
 const fn linked<const N: usize>(mut program: [Op; N]) -> [Op; N] {
     let mut start = 0;
     while start < N {
-        if let Op::Repeat { role, .. } = program[start] {
+        if let Op::Repeat { .. } | Op::RepeatCounted { .. } = program[start] {
             let (mut at, mut depth) = (start + 1, 1);
             while depth > 0 {
                 match program[at] {
-                    Op::Repeat { .. } => depth += 1,
+                    Op::Repeat { .. } | Op::RepeatCounted { .. } => depth += 1,
                     Op::Again => depth -= 1,
                     _ => {}
                 }
                 at += 1;
             }
-            program[start] = Op::Repeat {
-                role,
-                after: at as u8,
+            let after = at as u8;
+            program[start] = match program[start] {
+                Op::Repeat { role, .. } => Op::Repeat { role, after },
+                _ => Op::RepeatCounted { after },
             };
         }
         start += 1;
     }
     program
+}
+
+/// One behind the other.
+const fn joined<const A: usize, const B: usize, const N: usize>(
+    first: [Op; A],
+    second: [Op; B],
+) -> [Op; N] {
+    assert!(A + B == N);
+    let mut all = [End; N];
+    let mut at = 0;
+    while at < N {
+        all[at] = if at < A { first[at] } else { second[at - A] };
+        at += 1;
+    }
+    all
 }
 
 const STRING: &[Op] = &[Text(Role::Whole), End];
@@ -223,7 +295,8 @@ const STREAM_2: &[Op] = &linked([
     Again,
     End,
 ]);
-const STREAM_3: &[Op] = &linked([
+/// Up to the pending entries of a consumer, from version 3 of the encoding on.
+const STREAM_3_HEAD: [Op; 26] = [
     repeat(Ignored),
     Text(Role::StreamNodeId),
     Text(Role::StreamNode),
@@ -250,13 +323,95 @@ const STREAM_3: &[Op] = &linked([
     Bytes16(Role::ConsumerPendingId),
     Again,
     Again,
+];
+const STREAM_3: &[Op] = &linked::<28>(joined(STREAM_3_HEAD, [Again, End]));
+/// Ids by which producers repeat themselves without harm.
+const STREAM_PRODUCERS: [Op; 12] = [
+    Number(Role::ProducerSeconds),
+    Number(Role::ProducerEntries),
+    repeat(Ignored),
+    Text(Role::ProducerName),
+    repeat(Ignored),
+    Text(Role::ProducerEntryName),
+    StreamId(Role::ProducerEntryId),
+    Again,
+    Again,
+    Number(Role::ProducerAdded),
+    Number(Role::ProducerDuplicates),
+    End,
+];
+const STREAM_4: &[Op] = &linked::<39>(joined(
+    joined::<26, 1, 27>(STREAM_3_HEAD, [Again]),
+    STREAM_PRODUCERS,
+));
+/// Entries that consumers gave back to their group stand behind its consumers.
+const STREAM_5: &[Op] = &linked::<42>(joined(
+    joined::<26, 4, 30>(
+        STREAM_3_HEAD,
+        [repeat(Ignored), Bytes16(Role::ReturnedId), Again, Again],
+    ),
+    STREAM_PRODUCERS,
+));
+const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
+/// The names of the fields with the hash, as only DUMP writes them: a listpack, or one by one.
+const TEMPLATE_FIELDS: [Op; 6] = [
+    Either { one: 3 },
+    Text(Role::TemplateFields),
+    Goto(6),
+    repeat(Ignored),
+    Text(Role::TemplateField),
+    Again,
+];
+const HASH_TEMPLATE_PACK: &[Op] =
+    &linked::<8>(joined(TEMPLATE_FIELDS, [Text(Role::TemplateValues), End]));
+const HASH_TEMPLATE_ARRAY: &[Op] = &linked::<10>(joined(
+    TEMPLATE_FIELDS,
+    [REPEAT_COUNTED, Text(Role::TemplateValue), Again, End],
+));
+const HASH_TEMPLATE_ARRAY_REFERENCE: &[Op] = &linked([
+    Number(Role::TemplateId),
+    REPEAT_COUNTED,
+    Text(Role::TemplateValue),
     Again,
     End,
 ]);
-const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
+const ARRAY: &[Op] = &linked([
+    Counted,
+    Either { one: 3 },
+    Goto(4),
+    Number(Ignored), // where the next element is inserted
+    REPEAT_COUNTED,
+    Number(Ignored), // index
+    ArrayValue,
+    Again,
+    End,
+]);
+const RATE_LIMIT: &[Op] = &[Number(Ignored), End];
+const PATH_HASH: &[Op] = &linked([
+    repeat(Ignored),
+    Text(Ignored), // path
+    repeat(Ignored),
+    Text(Ignored),
+    Text(Ignored),
+    Again,
+    Again,
+    End,
+]);
+
+/// A template of hashes: its id, then the names of its fields.
+pub(super) const TEMPLATE: &[Op] = &linked([
+    Number(Role::TemplateId),
+    repeat(Ignored),
+    Text(Role::TemplateField),
+    Again,
+    End,
+]);
 
 /// Types from this one on are not known, whatever the lineage.
-pub(super) const TYPE_COUNT: usize = 26;
+pub(super) const TYPE_COUNT: usize = 34;
+
+/// A value that a module wrote, before the format said where such a value ends.
+pub(super) const TYPE_MODULE_BEFORE_RELEASE: u8 = 6;
 
 /// A value that a module wrote.
 pub(super) const TYPE_MODULE: u8 = 7;
@@ -275,6 +430,7 @@ pub(super) fn value_program(type_code: u8, lineage: Lineage) -> Option<&'static 
     static SORTED_SET_PACK: [Op; 2] = packed(Role::SortedSetPack);
     static SET_PACK: [Op; 2] = packed(Role::SetPack);
     static HASH_PACK_DEADLINES_EARLY: [Op; 2] = packed(Role::HashPackDeadlines);
+    static HASH_TEMPLATE_PACK_REFERENCE: [Op; 2] = packed(Role::TemplateValues);
 
     Some(match (type_code, lineage) {
         (0, _) => STRING,
@@ -302,8 +458,28 @@ pub(super) fn value_program(type_code: u8, lineage: Lineage) -> Option<&'static 
         (23, Lineage::Redis) => &HASH_PACK_DEADLINES_EARLY,
         (24, Lineage::Redis) => HASH_DEADLINES_RELATIVE,
         (25, Lineage::Redis) => HASH_PACK_DEADLINES,
+        (26, Lineage::Redis) => STREAM_4,
+        (27, Lineage::Redis) => STREAM_5,
+        (28, Lineage::Redis) => ARRAY,
+        (29, Lineage::Redis) => HASH_TEMPLATE_PACK,
+        (30, Lineage::Redis) => &HASH_TEMPLATE_PACK_REFERENCE,
+        (31, Lineage::Redis) => HASH_TEMPLATE_ARRAY,
+        (32, Lineage::Redis) => HASH_TEMPLATE_ARRAY_REFERENCE,
+        (33, Lineage::Redis) => RATE_LIMIT,
+        (23, Lineage::Valkey) => PATH_HASH,
         _ => return None,
     })
+}
+
+/// What a value of a type is called that only RESTORE can write.
+pub(super) fn whole_only_name(type_code: u8, lineage: Lineage) -> &'static str {
+    match (type_code, lineage) {
+        (TYPE_MODULE, _) => "module",
+        (23, Lineage::Valkey) => "path_hash",
+        (28, _) => "array",
+        (33, _) => "rate_limit",
+        _ => "unknown",
+    }
 }
 
 /// Module data outside a key: module id, when it was written, data.
@@ -341,6 +517,11 @@ pub(super) fn restorable_from(type_code: u8, source: Lineage, target: Lineage) -
         (20 | 21, _, _) => 11,
         (24 | 25, Lineage::Redis, Lineage::Redis) => 12,
         (22, Lineage::Valkey, Lineage::Valkey) => 80,
+        (23, Lineage::Valkey, Lineage::Valkey) => 81,
+        (26, Lineage::Redis, Lineage::Redis) => 13,
+        (27 | 28, Lineage::Redis, Lineage::Redis) => 14,
+        // 30 and 32 name a template that only the snapshot holds; whether a server was built with 33 cannot be known.
+        (29 | 31, Lineage::Redis, Lineage::Redis) => 15,
         _ => return None,
     })
 }
@@ -350,7 +531,7 @@ mod tests {
     use super::*;
 
     fn programs() -> Vec<&'static [Op]> {
-        let mut all = vec![MODULE_AUX, SLOT_IMPORT, KEY_METADATA];
+        let mut all = vec![MODULE_AUX, SLOT_IMPORT, KEY_METADATA, TEMPLATE];
         for lineage in [Lineage::Redis, Lineage::Valkey] {
             all.extend((0..=255).filter_map(|code| value_program(code, lineage)));
         }
@@ -363,7 +544,12 @@ mod tests {
             let mut open = Vec::new();
             for (at, op) in program.iter().enumerate() {
                 match *op {
-                    Op::Repeat { after, .. } => open.push(usize::from(after)),
+                    Op::Repeat { after, .. } | Op::RepeatCounted { after } => {
+                        open.push(usize::from(after));
+                    }
+                    Op::Either { one: to } | Op::Goto(to) => {
+                        assert!(usize::from(to) > at && usize::from(to) < program.len());
+                    }
                     Op::Again => assert_eq!(open.pop(), Some(at + 1), "{program:?}"),
                     _ => {}
                 }

@@ -25,16 +25,17 @@ mod packed;
 mod part;
 mod stream;
 mod target;
+mod template;
 mod value;
 mod walk;
 mod wire;
 
 pub use crc::crc64;
-pub use decoder::{Decoder, Form, Item, Options, Reader};
-pub use error::{ModuleId, Problem, RdbError};
+pub use decoder::{Decoder, Form, Item, Options, Reader, Unsupported};
+pub use error::{LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 pub use naming::{ValueName, value_name};
 pub use part::{Content, NO_DEADLINE, Part, StreamPiece, Texts};
-pub use target::{Passage, TargetFormat};
+pub use target::{Modules, Passage, TargetFormat};
 pub use value::Value;
 pub use walk::StreamId;
 
@@ -43,4 +44,13 @@ pub use walk::StreamId;
 pub enum Lineage {
     Redis,
     Valkey,
+}
+
+impl std::fmt::Display for Lineage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Lineage::Redis => "Redis",
+            Lineage::Valkey => "Valkey",
+        })
+    }
 }

@@ -5,7 +5,7 @@ use super::Lineage;
 /// What a type code stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ValueName {
-    /// `string`, `list`, `set`, `zset`, `hash`, `stream`, `module`.
+    /// `string`, `list`, `set`, `zset`, `hash`, `stream`, `module`, and those of the newest servers.
     pub kind: &'static str,
     /// How the elements are packed. Of types with several versions, the version.
     pub encoding: &'static str,
@@ -40,6 +40,15 @@ pub fn value_name(type_code: u8, lineage: Lineage) -> ValueName {
         (23, Lineage::Redis) => ("hash", "listpack-ttl-early"),
         (24, Lineage::Redis) => ("hash", "hashtable-ttl"),
         (25, Lineage::Redis) => ("hash", "listpack-ttl"),
+        (26, Lineage::Redis) => ("stream", "stream-4"),
+        (27, Lineage::Redis) => ("stream", "stream-5"),
+        (28, Lineage::Redis) => ("array", "array"),
+        (29, Lineage::Redis) => ("hash", "template-listpack"),
+        (30, Lineage::Redis) => ("hash", "template-listpack-reference"),
+        (31, Lineage::Redis) => ("hash", "template-array"),
+        (32, Lineage::Redis) => ("hash", "template-array-reference"),
+        (33, Lineage::Redis) => ("rate-limit", "rate-limit"),
+        (23, Lineage::Valkey) => ("path-hash", "path-hash"),
         _ => ("unknown", "unknown"),
     };
     ValueName { kind, encoding }

@@ -146,6 +146,21 @@ pub enum StreamPiece<'a> {
         deliveries: u64,
         ids: &'a [StreamId],
     },
+    /// Entries that consumers gave back to the group (`XNACK` of Redis 8.8): nobody's, and not acknowledged. No command is
+    /// known to make just that.
+    Returned {
+        group: &'a [u8],
+        ids: &'a [StreamId],
+    },
+    /// For how many seconds, and how many, entries of idempotent producers are remembered (Redis 8.6).
+    Producers { seconds: u64, entries: u64 },
+    /// The entry `id` was added by `producer` under `name`. How often that happened, which the snapshot tells, no command
+    /// can set.
+    Produced {
+        producer: &'a [u8],
+        name: &'a [u8],
+        id: StreamId,
+    },
 }
 
 /// Pieces of a stream in the order in which they must be written.
@@ -163,6 +178,10 @@ impl<'a> StreamPieces<'a> {
 
 impl Part<'_> {
     /// Appends the commands that write this part and returns how many they are; each gets one reply.
+    ///
+    /// # Errors
+    /// When the target cannot hold what this part says. What was appended up to there must not be sent; earlier parts of the
+    /// key may have been.
     pub fn write_commands(
         &self,
         out: &mut Vec<u8>,
@@ -180,10 +199,10 @@ impl Part<'_> {
             Content::Set { members } => self.write_set(out, members),
             Content::SortedSet { members, scores } => self.write_sorted_set(out, members, scores),
             Content::Hash { pairs, deadlines } => self.write_hash(out, pairs, deadlines, target)?,
-            Content::Stream(pieces) => pieces
-                .iter()
-                .map(|piece| super::stream::write_piece(self.key, piece, out, target))
-                .sum(),
+            Content::Stream(pieces) => pieces.iter().try_fold(0, |sum, piece| {
+                let written = super::stream::write_piece(self.key, piece, out, target)?;
+                Ok(sum + written)
+            })?,
         };
         if let (true, Some(at)) = (self.is_last, self.expire_at_ms) {
             CommandWriter::new(out, 3)

@@ -8,8 +8,9 @@
 //!
 //! Ids are relative to the node's own id. Flag 1: deleted; flag 2: the names are those at the head.
 //!
-//! What commands cannot express is when a consumer was last seen, and a pending entry whose stream entry
-//! is deleted: servers from 7.0 on refuse to claim it.
+//! What commands cannot express, and is lost where a stream goes by elements: when a consumer was last seen and last active
+//! (both become the time of the copy), a pending entry whose stream entry is deleted (servers from 7.0 on refuse to claim
+//! it), and how many entries idempotent producers added and repeated.
 
 use super::command::CommandWriter;
 use super::element::Batch;
@@ -95,14 +96,14 @@ impl NodeReader {
 /// A group that exists only while an empty stream is made.
 const PLACEHOLDER_GROUP: &[u8] = b"slotstream";
 
-/// Appends the commands for one piece and returns their number.
+/// Appends the commands for one piece and returns their number; an error when there are none for this target.
 pub(super) fn write_piece(
     key: &[u8],
     piece: StreamPiece<'_>,
     out: &mut Vec<u8>,
     target: &TargetFormat,
-) -> usize {
-    match piece {
+) -> Result<usize, Problem> {
+    Ok(match piece {
         StreamPiece::Entry { id, pairs } => {
             let mut command = CommandWriter::new(out, 3 + pairs.len());
             command.arg(b"XADD").arg(key).stream_id(id);
@@ -191,7 +192,26 @@ pub(super) fn write_piece(
             command.arg(b"LASTID").stream_id(group_last_id);
             1
         }
-    }
+        StreamPiece::Returned { .. } => return Err(Problem::ReturnedEntries),
+        // A target without the feature has nothing to configure.
+        StreamPiece::Producers { .. } if !target.knows_stream_producers() => 0,
+        StreamPiece::Producers { seconds, entries } => {
+            let mut command = CommandWriter::new(out, 6);
+            command.arg(b"XCFGSET").arg(key);
+            command.arg(b"IDMP-DURATION").number(seconds);
+            command.arg(b"IDMP-MAXSIZE").number(entries);
+            1
+        }
+        StreamPiece::Produced { .. } if !target.knows_stream_producers() => {
+            return Err(Problem::TargetLacksProducers);
+        }
+        StreamPiece::Produced { producer, name, id } => {
+            let mut command = CommandWriter::new(out, 5);
+            command.arg(b"XIDMPRECORD").arg(key).arg(producer).arg(name);
+            command.stream_id(id);
+            1
+        }
+    })
 }
 
 fn write_properties(

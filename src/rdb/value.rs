@@ -1,7 +1,7 @@
 //! A whole value as RESTORE carries it.
 //!
 //! ```text
-//! payload of RESTORE: type:u8 | serialized value | version:u16 LE | CRC-64 of all before, LE
+//! payload of RESTORE: [metadata] | type:u8 | serialized value | version:u16 LE | CRC-64 of all before, LE
 //! ```
 
 use super::Lineage;
@@ -28,6 +28,8 @@ pub struct Value<'a> {
     pub serialized: &'a [u8],
     /// Version to write behind it: one that the target accepts.
     pub footer_version: u16,
+    /// What modules keep with the key: opcode 243 of Redis with what follows it. Empty for nearly every key.
+    pub metadata: &'a [u8],
 }
 
 const FOOTER_BYTES: usize = 2 + 8;
@@ -46,7 +48,7 @@ impl Value<'_> {
             Some(at) => command.number(at),
             None => command.arg(b"0"),
         };
-        command.head(1 + self.serialized.len() + FOOTER_BYTES);
+        command.head(self.metadata.len() + 1 + self.serialized.len() + FOOTER_BYTES);
         self.write_payload(command.buffer());
         command
             .buffer()
@@ -69,14 +71,12 @@ impl Value<'_> {
     /// How many elements it has, by reading all of it; `None` for values of modules, and for what cannot be read.
     /// `lineage` is that of the snapshot.
     pub fn count_elements(&self, lineage: Lineage) -> Option<usize> {
-        if !has_elements(self.type_code) {
+        if !has_elements(self.type_code, lineage) {
             return None;
         }
         let mut elements = Elements::default();
-        elements.open(
-            self.type_code,
-            grammar::value_program(self.type_code, lineage)?,
-        );
+        let program = grammar::value_program(self.type_code, lineage)?;
+        elements.open(self.type_code, lineage, program);
         let mut cursor = Cursor::new(self.serialized, 0);
         let mut count = 0;
         loop {
@@ -92,6 +92,7 @@ impl Value<'_> {
     #[inline]
     pub fn write_payload(&self, out: &mut Vec<u8>) {
         let start = out.len();
+        out.extend_from_slice(self.metadata);
         out.push(self.type_code);
         out.extend_from_slice(self.serialized);
         out.extend_from_slice(&self.footer_version.to_le_bytes());
@@ -114,6 +115,7 @@ mod tests {
             type_code: 0,
             serialized: b"\x05hello",
             footer_version: 10,
+            metadata: &[],
         }
     }
 

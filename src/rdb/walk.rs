@@ -4,6 +4,7 @@
 
 use super::error::{Halt, Problem};
 use super::grammar::{Op, Role};
+use super::packed::Packing;
 use super::wire::{Cursor, Text};
 
 /// Streams nest deepest: groups, their consumers, their pending entries.
@@ -17,6 +18,11 @@ pub(super) struct Walk {
     depth: u8,
     /// Where each open loop starts, and how often it is still to run, the current time included.
     loops: [(u8, u64); MAX_LOOP_DEPTH],
+    /// For the next [`Op::RepeatCounted`].
+    counted: u64,
+    /// Strings are not read but passed over, of which so many bytes are left of the current one.
+    passes: bool,
+    to_pass: usize,
 }
 
 /// A piece of a value.
@@ -62,16 +68,52 @@ impl Walk {
             step: 0,
             depth: 0,
             loops: [(0, 0); MAX_LOOP_DEPTH],
+            counted: 0,
+            passes: false,
+            to_pass: 0,
         }
+    }
+
+    /// As [`Walk::new`], for what is only passed over: strings may come in pieces, and give no token.
+    pub fn passing(program: &'static [Op]) -> Self {
+        Self {
+            passes: true,
+            ..Self::new(program)
+        }
+    }
+
+    /// Sets how often the next [`Op::RepeatCounted`] repeats.
+    pub fn set_count(&mut self, count: u64) {
+        self.counted = count;
     }
 
     /// Reads the next piece. Nothing changes, `cursor` included, if it is not whole.
     #[inline]
     pub fn next<'a>(&mut self, cursor: &mut Cursor<'a>) -> Result<Token<'a>, Halt> {
+        if self.to_pass > 0 {
+            let there = cursor.rest().len().min(self.to_pass);
+            cursor.take(there)?;
+            self.to_pass -= there;
+            cursor.take(self.to_pass.min(1))?;
+            return Ok(Token::Skipped);
+        }
         let mut ahead = *cursor;
         let mut step = self.step + 1;
+        let mut to_pass = 0;
         let token = match self.program[usize::from(self.step)] {
-            Op::Text(role) => Token::Text(role, ahead.text()?),
+            Op::Text(_) if self.passes => {
+                to_pass = ahead.text_head()?.stored_bytes();
+                Token::Skipped
+            }
+            Op::Text(role) => {
+                let text = ahead.text()?;
+                match role {
+                    Role::TemplateFields => self.counted = listpack_count(text)?,
+                    Role::TemplateField => self.counted += 1,
+                    _ => {}
+                }
+                Token::Text(role, text)
+            }
             Op::Number(role) => Token::Number(role, ahead.length()?),
             Op::StreamId(role) => Token::Id(
                 role,
@@ -89,13 +131,32 @@ impl Walk {
             Op::TextScore => Token::Score(text_score(&mut ahead)?),
             Op::Repeat { role, after } => {
                 let count = ahead.length()?;
-                if count == 0 {
-                    step = after;
-                } else {
-                    self.loops[usize::from(self.depth)] = (step, count);
-                    self.depth += 1;
-                }
+                step = self.enter(count, step, after);
                 Token::Count(role)
+            }
+            Op::RepeatCounted { after } => {
+                step = self.enter(self.counted, step, after);
+                Token::Skipped
+            }
+            Op::Counted => {
+                self.counted = ahead.length()?;
+                Token::Skipped
+            }
+            Op::Either { one } => {
+                match ahead.length()? {
+                    0 => {}
+                    1 => step = one,
+                    other => return Err(Problem::BadForm(other).into()),
+                }
+                Token::Skipped
+            }
+            Op::Goto(to) => {
+                step = to;
+                Token::Skipped
+            }
+            Op::ArrayValue => {
+                to_pass = array_value(&mut ahead, self.passes)?;
+                Token::Skipped
             }
             Op::Again => {
                 let (start, left) = &mut self.loops[usize::from(self.depth - 1)];
@@ -108,7 +169,9 @@ impl Walk {
                 Token::Skipped
             }
             Op::ModuleData => {
-                if module_item(&mut ahead)? {
+                let (more, left) = module_item(&mut ahead, self.passes)?;
+                to_pass = left;
+                if more {
                     step = self.step;
                 }
                 Token::Skipped
@@ -119,8 +182,19 @@ impl Walk {
             }
         };
         self.step = step;
+        self.to_pass = to_pass;
         *cursor = ahead;
         Ok(token)
+    }
+
+    /// Begins a loop of `count` times over the steps from `first` on; gives the step to go on with.
+    fn enter(&mut self, count: u64, first: u8, after: u8) -> u8 {
+        if count == 0 {
+            return after;
+        }
+        self.loops[usize::from(self.depth)] = (first, count);
+        self.depth += 1;
+        first
     }
 
     /// Runs to the end of the value and returns where that is within `bytes`; on
@@ -149,17 +223,49 @@ impl Walk {
     }
 }
 
-/// Reads one tagged item; `false` at the end tag.
-fn module_item(cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+/// Reads one tagged item, but of a string only the head if it `passes`. Whether more items follow, and how many bytes are
+/// to be passed over.
+fn module_item(cursor: &mut Cursor<'_>, passes: bool) -> Result<(bool, usize), Halt> {
     match cursor.length()? {
-        0 => return Ok(false),
+        0 => return Ok((false, 0)),
         1 | 2 => drop(cursor.length()?),
         3 => drop(cursor.array::<4>()?),
         4 => drop(cursor.array::<8>()?),
-        5 => drop(cursor.text()?),
+        5 => return Ok((true, text_or_head(cursor, passes)?)),
         other => return Err(Problem::BadModuleData(other).into()),
     }
-    Ok(true)
+    Ok((true, 0))
+}
+
+/// Reads one element of an array, as [`module_item`] does: `AR_RDB_TAG_...` of `src/sparsearray.h`, Redis 8.8, then what it tags.
+fn array_value(cursor: &mut Cursor<'_>, passes: bool) -> Result<usize, Halt> {
+    match cursor.length()? {
+        0 | 3 => return text_or_head(cursor, passes),
+        1 | 2 => drop(cursor.array::<8>()?),
+        other => return Err(Problem::BadForm(other).into()),
+    }
+    Ok(0)
+}
+
+/// Reads a string, or only its head; gives how many bytes are left of it.
+fn text_or_head(cursor: &mut Cursor<'_>, passes: bool) -> Result<usize, Halt> {
+    if passes {
+        return Ok(cursor.text_head()?.stored_bytes());
+    }
+    cursor.text()?;
+    Ok(0)
+}
+
+/// How many elements a listpack holds.
+fn listpack_count(text: Text<'_>) -> Result<u64, Problem> {
+    let mut plain = Vec::new();
+    let bytes = text.resolve(&mut plain)?;
+    let mut at = Packing::Listpack.start(bytes)?;
+    let mut count = 0;
+    while Packing::Listpack.next(bytes, &mut at)?.is_some() {
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn text_score(cursor: &mut Cursor<'_>) -> Result<f64, Halt> {

@@ -28,6 +28,16 @@ pub(super) enum TextHead {
     Lzf { packed: usize, plain: usize },
 }
 
+impl TextHead {
+    /// How many bytes follow the head.
+    pub fn stored_bytes(self) -> usize {
+        match self {
+            TextHead::Raw { bytes } | TextHead::Integer { bytes } => bytes,
+            TextHead::Lzf { packed, .. } => packed,
+        }
+    }
+}
+
 /// A string as stored.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Text<'a> {

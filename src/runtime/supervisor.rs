@@ -70,7 +70,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .map(|&core| Executor::start(core, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
     let mut supervisor = Supervisor {
-        format: plan.target.format()?,
+        format: plan.target.format(Some(&plan.source.modules()))?,
         plan,
         shared,
         executors,
@@ -153,6 +153,7 @@ impl Supervisor {
             },
             format: self.format,
             database_map: options.database_map.clone(),
+            skip_unknown: options.skip_unknown,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
         };

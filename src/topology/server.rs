@@ -57,6 +57,9 @@ pub struct ServerInfo {
     pub loading: bool,
     /// Databases that hold keys, with the number of keys.
     pub keyspace: Vec<(u32, u64)>,
+    /// Names of the modules that are loaded: the section `Modules` of INFO, which says what `MODULE LIST` says but needs no
+    /// further permission. Empty where a server has none or does not tell.
+    pub modules: Vec<String>,
 }
 
 /// `INFO` lacks what every supported server tells.
@@ -136,6 +139,7 @@ impl ServerInfo {
             maxmemory: field("maxmemory").and_then(|n| n.parse().ok()).unwrap_or(0),
             loading: field("loading") == Some("1"),
             keyspace: info.lines().filter_map(keyspace_line).collect(),
+            modules: info.lines().filter_map(module_line).collect(),
         })
     }
 
@@ -167,6 +171,13 @@ fn keyspace_line(line: &str) -> Option<(u32, u64)> {
     Some((database.parse().ok()?, keys.parse().ok()?))
 }
 
+/// `module:name=bf,ver=20805,api=1,...`.
+fn module_line(line: &str) -> Option<String> {
+    let fields = line.trim_end().strip_prefix("module:")?;
+    let name = fields.split(',').find_map(|f| f.strip_prefix("name="))?;
+    Some(name.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +187,7 @@ mod tests {
         # Replication\r\nrole:master\r\nconnected_slaves:1\r\n\
         slave0:ip=127.0.0.1,port=7003,state=online,offset=98,lag=0\r\n\
         master_replid:0aec\r\nmaster_repl_offset:98\r\n# Cluster\r\ncluster_enabled:1\r\n\
+        # Modules\r\nmodule:name=bf,ver=20805,api=1,filters=0,usedby=[],using=[],options=[]\r\n\
         # Keyspace\r\ndb0:keys=12,expires=3,avg_ttl=0\r\ndb7:keys=1,expires=0,avg_ttl=0,subexpiry=0\r\n";
 
     const VALKEY_8_REPLICA: &str = "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:8.1.1\r\n\
@@ -190,6 +202,7 @@ mod tests {
         assert!(info.cluster_enabled && info.role == Role::Master && info.master_link_up);
         assert_eq!(info.keyspace, [(0, 12), (7, 1)]);
         assert_eq!((info.keys(), info.offset), (13, 98));
+        assert_eq!(info.modules, ["bf"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! Puts parts together again, to compare them with what was written.
 
 use crate::writer::{Bytes, Content, Entry, Group, Id, Stream};
-use slotstream::rdb::{self, Decoder, Item, NO_DEADLINE, Options, Part, RdbError, StreamPiece};
+use slotstream::rdb::{
+    self, Decoder, Item, LeftOut, NO_DEADLINE, Options, Part, Problem, RdbError, StreamPiece,
+};
 use std::collections::BTreeMap;
 
 /// What a decoder said about a snapshot.
@@ -16,6 +18,10 @@ pub struct Collected {
     pub command_count: usize,
     pub has_ended: bool,
     pub has_checksum: bool,
+    pub unsupported: Vec<(Bytes, Problem)>,
+    pub left_out: Vec<LeftOut>,
+    /// Metadata of the values that passed whole with some.
+    pub metadata: Vec<Bytes>,
 }
 
 /// Decodes `snapshot`, given in pieces of the lengths that `next_length` says.
@@ -60,10 +66,21 @@ impl Collected {
                     value.serialized.to_vec(),
                 );
                 self.whole.push(whole);
+                if !value.metadata.is_empty() {
+                    self.metadata.push(value.metadata.to_vec());
+                }
             }
+            Item::Unsupported(unsupported) => {
+                self.unsupported
+                    .push((unsupported.key.to_vec(), unsupported.problem));
+            }
+            Item::LeftOut(what) => self.left_out.push(what),
             Item::Part(part) => {
-                let written = part.write_commands(&mut self.commands, &options.target);
-                self.command_count += written.unwrap_or(0);
+                let before = self.commands.len();
+                match part.write_commands(&mut self.commands, &options.target) {
+                    Ok(written) => self.command_count += written,
+                    Err(_) => self.commands.truncate(before),
+                }
                 self.take_part(&part);
             }
             Item::Aux { key, value } => self.aux.push((key.to_vec(), value.to_vec())),
@@ -179,6 +196,7 @@ fn append_piece(stream: &mut Stream, piece: StreamPiece<'_>) {
                 last_id: plain(last_id),
                 entries_read: entries_read.unwrap_or(0),
                 consumers: BTreeMap::new(),
+                returned: Vec::new(),
             };
             assert!(stream.groups.insert(name.to_vec(), group).is_none());
         }
@@ -203,6 +221,17 @@ fn append_piece(stream: &mut Stream, piece: StreamPiece<'_>) {
                 .iter()
                 .map(|id| (plain(*id), (delivered_at_ms, deliveries)));
             consumer.extend(ids);
+        }
+        StreamPiece::Returned { group, ids } => {
+            let group = stream.groups.get_mut(group).expect("the group came first");
+            group.returned.extend(ids.iter().map(|id| plain(*id)));
+        }
+        StreamPiece::Producers { seconds, entries } => {
+            stream.producers.limits = Some((seconds, entries));
+        }
+        StreamPiece::Produced { producer, name, id } => {
+            let names = &mut stream.producers.names;
+            names.push((producer.to_vec(), name.to_vec(), plain(id)));
         }
     }
 }

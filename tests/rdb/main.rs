@@ -8,11 +8,12 @@ use collect::collect;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use slotstream::rdb::{Form, Lineage, Options, TargetFormat};
+use slotstream::rdb::{Form, Lineage, Modules, Options, TargetFormat};
 use std::collections::BTreeMap;
-use writer::{Bytes, Content, Dice, Entry, Group, Stream, Writer};
+use writer::{Bytes, Content, Dice, Entry, Group, Producers, Stream, Writer};
 
 const REDIS: &[u8; 9] = b"REDIS0012";
+const REDIS_NEWEST: &[u8; 9] = b"REDIS0016";
 const VALKEY: &[u8; 9] = b"VALKEY080";
 
 /// A target that cannot restore anything, so that every value comes by elements.
@@ -22,7 +23,7 @@ fn by_elements() -> Options {
         target: TargetFormat {
             lineage: Lineage::Redis,
             max_rdb_version: 0,
-            restores_modules: false,
+            modules: Modules::NONE,
         },
         form: Form::ForTarget,
     }
@@ -31,6 +32,7 @@ fn by_elements() -> Options {
 fn same_server(magic: &[u8; 9], value_threshold_bytes: usize) -> Options {
     let target = match magic {
         REDIS => TargetFormat::of_server(Lineage::Redis, 8, 0),
+        REDIS_NEWEST => TargetFormat::of_server(Lineage::Redis, 8, 10),
         _ => TargetFormat::of_server(Lineage::Valkey, 9, 1),
     };
     Options {
@@ -82,8 +84,9 @@ fn group() -> impl Strategy<Value = Group> {
         -1i64..9,
         btree_map(text(), consumer, 0..3),
         vec((any::<u32>(), 1u64..4), 1..5),
+        vec(id(), 0..3),
     )
-        .prop_map(|(last_id, entries_read, wishes, deliveries)| {
+        .prop_map(|(last_id, entries_read, wishes, deliveries, returned)| {
             let mut taken = BTreeMap::new();
             let mut consumers = BTreeMap::new();
             for (name, ids) in wishes {
@@ -98,6 +101,7 @@ fn group() -> impl Strategy<Value = Group> {
                 last_id,
                 entries_read,
                 consumers,
+                returned,
             }
         })
 }
@@ -110,9 +114,10 @@ fn stream() -> impl Strategy<Value = Stream> {
         id(),
         any::<u64>(),
         btree_map(text(), group(), 0..3),
+        producers(),
     )
         .prop_map(
-            |(mut entries, alike, max_deleted_id, entries_added, groups)| {
+            |(mut entries, alike, max_deleted_id, entries_added, groups, producers)| {
                 if alike && let Some(first) = entries.values().next().cloned() {
                     entries
                         .values_mut()
@@ -125,9 +130,24 @@ fn stream() -> impl Strategy<Value = Stream> {
                     max_deleted_id,
                     entries_added,
                     groups,
+                    producers,
                 }
             },
         )
+}
+
+fn producers() -> impl Strategy<Value = Producers> {
+    let names = btree_map(text(), vec((text(), id()), 1..3), 0..3);
+    (any::<u32>(), any::<u32>(), names).prop_map(|(seconds, entries, names)| {
+        let names = names.into_iter().flat_map(|(producer, entries)| {
+            let name = move |(name, id)| (producer.clone(), name, id);
+            entries.into_iter().map(name)
+        });
+        Producers {
+            limits: Some((seconds.into(), entries.into())),
+            names: names.collect(),
+        }
+    })
 }
 
 fn content() -> impl Strategy<Value = Content> {
@@ -191,6 +211,16 @@ fn comparable(content: &Content, other: &Content) -> Content {
             group.entries_read = 0;
         }
     }
+    if let (Content::Stream(stream), Content::Stream(other)) = (&mut content, other) {
+        // Those before version 4 know no producers, those before 5 no returned entries.
+        if other.producers.limits.is_none() {
+            stream.producers = Producers::default();
+        }
+        if other.groups.values().all(|group| group.returned.is_empty()) {
+            let groups = stream.groups.values_mut();
+            groups.for_each(|group| group.returned.clear());
+        }
+    }
     content
 }
 
@@ -205,7 +235,7 @@ fn count_commands(mut bytes: &[u8]) -> usize {
 }
 
 fn magics() -> impl Strategy<Value = &'static [u8; 9]> {
-    prop_oneof![Just(REDIS), Just(VALKEY)]
+    prop_oneof![Just(REDIS), Just(REDIS_NEWEST), Just(VALKEY)]
 }
 
 proptest! {

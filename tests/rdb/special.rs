@@ -4,7 +4,10 @@ use crate::collect::{Collected, collect};
 use crate::writer::{Bytes, Content, Entry, Writer};
 use crate::{REDIS, VALKEY, by_elements, checksum, same_server};
 use slotstream::limits;
-use slotstream::rdb::{Decoder, Item, Lineage, Options, Problem, RdbError, TargetFormat};
+use slotstream::rdb::{
+    Decoder, Item, LeftOut, Lineage, MetadataClass, Modules, Options, Problem, RdbError,
+    TargetFormat,
+};
 use std::collections::BTreeMap;
 
 fn entry(key: &str, content: Content) -> Entry {
@@ -144,13 +147,31 @@ fn module_values_pass_to_targets_that_have_the_module() {
     ];
     writer.out.extend(data);
     let snapshot = writer.finish(checksum);
-    let got = decode(&snapshot, same_server(REDIS, 0)).unwrap();
+    let mut having = same_server(REDIS, 0);
+    having.target.modules = Modules::of(&["mine"], Some(&["mine"]));
+    let got = decode(&snapshot, having).unwrap();
     assert_eq!(got.whole[0].1, 7);
     assert_eq!(got.whole[0].2[9..], data);
     let lacking = Options::new(TargetFormat::of_server(Lineage::Redis, 7, 0));
-    let error = decode(&snapshot, lacking).unwrap_err();
-    assert_eq!(error.offset, 9);
-    assert!(error.to_string().contains("module BBBBBBBBB"), "{error}");
+    let snapshot = {
+        // What follows the value is still read.
+        let mut longer = snapshot[..snapshot.len() - 9].to_vec();
+        longer.extend([0, 1, b's', 1, b'v', 255]);
+        longer.extend(checksum(&longer).to_le_bytes());
+        longer
+    };
+    let got = decode(&snapshot, lacking).unwrap();
+    let [(key, problem)] = &got.unsupported[..] else {
+        panic!("{:?}", got.unsupported);
+    };
+    assert_eq!(key, b"k");
+    assert!(
+        problem.to_string().contains("module BBBBBBBBB"),
+        "{problem}"
+    );
+    assert_eq!(problem.kind(), "module");
+    assert_eq!(got.whole.len(), 1);
+    assert!(got.has_ended && got.has_checksum);
 }
 
 #[test]
@@ -179,12 +200,18 @@ fn what_stands_beside_keys_is_told_or_skipped() {
     );
     // Module data with a number and a string.
     let module = [247, 1, 2, 1, 1, 5, 5, 2, b'h', b'i', 0];
-    assert_eq!(items(REDIS, &module), "Skipped { opcode: 247 }");
+    assert_eq!(
+        items(REDIS, &module),
+        "LeftOut(ModuleData { module: AAAAAAAAA, when: 1 })"
+    );
     // The same opcode: slots being imported on one side, metadata of modules on the other.
     let imports = [243, 3, b'j', b'o', b'b', 2, 0, 9, 0x40, 100, 0x40, 200];
     assert_eq!(items(VALKEY, &imports), "SlotImport");
     let metadata = [243, 1, 1, 2, 3, 4, 1, 7, 0];
-    assert_eq!(items(REDIS, &metadata), "Skipped { opcode: 243 }");
+    assert_eq!(
+        items(REDIS, &metadata),
+        "LeftOut(KeyMetadata { class: BAMC })"
+    );
 }
 
 #[test]
@@ -238,11 +265,31 @@ fn errors_name_what_is_wrong_and_where() {
     assert_eq!(problem(b"RUBBISH00"), Problem::BadMagic);
     assert_eq!(problem(b"REDIS00x2"), Problem::BadMagic);
     assert_eq!(problem(b"REDIS0099"), Problem::UnknownVersion(99));
-    assert_eq!(problem(b"VALKEY081"), Problem::UnknownVersion(81));
-    assert_eq!(problem(&raw(REDIS, &[99])), Problem::UnknownType(99));
+    assert_eq!(problem(b"REDIS0017"), Problem::UnknownVersion(17));
+    assert_eq!(problem(b"VALKEY082"), Problem::UnknownVersion(82));
+    let unknown = |lineage, code, version| Problem::UnknownType {
+        code,
+        lineage,
+        version,
+    };
+    let redis = |code| unknown(Lineage::Redis, code, 12);
+    let valkey = |code| unknown(Lineage::Valkey, code, 80);
+    assert_eq!(problem(&raw(REDIS, &[99])), redis(99));
+    assert_eq!(problem(&raw(REDIS, &[34, 1, b'k'])), redis(34));
+    assert_eq!(problem(&raw(VALKEY, &[24, 1, b'k'])), valkey(24));
+    assert_eq!(problem(&raw(VALKEY, &[242, 1, 1, 1, b'k'])), valkey(242));
     assert_eq!(
-        problem(&raw(VALKEY, &[24, 1, b'k'])),
-        Problem::UnknownType(24)
+        problem(&raw(REDIS, &[6, 1, b'k', 5])),
+        Problem::ModuleBeforeRelease
+    );
+    assert_eq!(
+        problem(&raw(REDIS, &[246, 1, b'a'])),
+        Problem::FunctionBeforeRelease
+    );
+    let error = decode(&raw(VALKEY, &[254, 3, 24, 1, b'k']), by_elements()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "snapshot byte 11: opcode or type 24 is not known in version 80 of the Valkey format"
     );
     let mut snapshot = raw(REDIS, &[0, 1, b'k', 1, b'v']);
     snapshot[13] ^= 1;
@@ -281,4 +328,119 @@ fn field_deadlines_are_refused_for_a_target_without_them() {
         }
     };
     assert_eq!(written, Err(Problem::TargetLacksFieldExpiry));
+}
+
+/// An array of three elements, one of each form, with a place to insert at; then a string.
+fn array() -> Bytes {
+    let mut body = vec![28, 1, b'a', 3, 1, 9];
+    body.extend([0, 0, 2, b'h', b'i']);
+    body.extend([&[4, 1][..], &(-5i64).to_le_bytes()].concat());
+    body.extend([&[8, 2][..], &1.5f64.to_le_bytes()].concat());
+    body.extend([0, 1, b's', 1, b'v']);
+    body
+}
+
+#[test]
+fn types_that_only_restore_writes_pass_or_are_told_of_and_passed_over() {
+    let path_hash = [
+        23, 1, b'a', 2, 1, b'p', 1, 1, b'f', 1, b'v', 1, b'q', 1, 1, b'f', 1, b'w',
+    ];
+    let path_hash = [&path_hash[..], &[0, 1, b's', 1, b'v']].concat();
+    let rate_limit = [
+        33, 1, b'a', 0x81, 0, 0, 0, 0, 0, 0, 1, 0, 0, 1, b's', 1, b'v',
+    ];
+    let redis = |minor| TargetFormat::of_server(Lineage::Redis, 8, minor);
+    let valkey = |minor| TargetFormat::of_server(Lineage::Valkey, 9, minor);
+    let cases: [(&[u8; 9], Bytes, TargetFormat, Option<&str>); 6] = [
+        (crate::REDIS_NEWEST, array(), redis(8), None),
+        (crate::REDIS_NEWEST, array(), redis(6), Some("array")),
+        (b"VALKEY081", path_hash.clone(), valkey(2), None),
+        (
+            b"VALKEY081",
+            path_hash.clone(),
+            valkey(1),
+            Some("path_hash"),
+        ),
+        (b"VALKEY081", path_hash, redis(10), Some("path_hash")),
+        (
+            crate::REDIS_NEWEST,
+            rate_limit.to_vec(),
+            redis(10),
+            Some("rate_limit"),
+        ),
+    ];
+    for (magic, body, target, kind) in cases {
+        for pieces in [1, 4096] {
+            let snapshot = raw(magic, &body);
+            let got = collect(&snapshot, Options::new(target), || pieces).unwrap();
+            assert!(got.has_ended && got.has_checksum);
+            let told = got.unsupported.iter().map(|(_, problem)| problem.kind());
+            assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(kind));
+            assert_eq!(got.whole.len(), 2 - got.unsupported.len());
+            if kind.is_none() {
+                assert_eq!(got.whole[0].2, body[3..body.len() - 5]);
+            }
+        }
+    }
+    let bad = [28, 1, b'a', 1, 0, 0, 4, 1];
+    let newest = Options::new(redis(10));
+    let error = decode(&raw(crate::REDIS_NEWEST, &bad), newest).unwrap_err();
+    assert_eq!(error.problem, Problem::BadForm(4));
+}
+
+#[test]
+fn metadata_passes_with_its_key_or_is_told_of() {
+    let metadata = [243, 1, 1, 2, 3, 4, 5, 2, b'm', b'd', 0];
+    let body = [
+        &[252, 1, 0, 0, 0, 0, 0, 0, 0][..],
+        &metadata,
+        &[0, 1, b'k', 1, b'v'],
+    ]
+    .concat();
+    let body = [&body[..], &[0, 1, b's', 1, b'v']].concat();
+    let snapshot = raw(crate::REDIS_NEWEST, &body);
+    for pieces in [1, 4096] {
+        let target = TargetFormat::of_server(Lineage::Redis, 8, 6);
+        let got = collect(&snapshot, Options::new(target), || pieces).unwrap();
+        assert_eq!(got.metadata, [metadata.to_vec()]);
+        let payload = [&b"$24\r\n"[..], &metadata, b"\x00\x01v\x0d\x00"].concat();
+        let sent = got.commands.windows(payload.len()).any(|at| at == payload);
+        assert!(sent, "{}", got.commands.escape_ascii());
+        // Too old a target, and a key that goes by elements.
+        let older = Options::new(TargetFormat::of_server(Lineage::Redis, 8, 0));
+        let mut by_parts = Options::new(target);
+        by_parts.value_threshold_bytes = 1;
+        for options in [older, by_parts] {
+            let got = collect(&snapshot, options, || pieces).unwrap();
+            let class = MetadataClass(0x0403_0201);
+            assert_eq!(got.left_out, [LeftOut::KeyMetadata { class }]);
+            assert!(got.metadata.is_empty());
+            assert_eq!(got.whole.len() + got.entries.len(), 2);
+        }
+    }
+}
+
+#[test]
+fn hashes_with_a_template_that_is_not_there_are_errors() {
+    let newest = |body: &[u8]| {
+        let snapshot = raw(crate::REDIS_NEWEST, body);
+        decode(&snapshot, by_elements()).map(|got| got.entries.len())
+    };
+    let template = [242, 3, 2, 1, b'f', 1, b'g'];
+    let hash = |id, values: u8| {
+        let mut body = [&template[..], &[32, 1, b'h', id]].concat();
+        (0..values).for_each(|_| body.extend([1, b'v']));
+        body
+    };
+    assert_eq!(newest(&hash(3, 2)).unwrap(), 1);
+    let unknown = newest(&hash(4, 2)).unwrap_err();
+    assert_eq!(unknown.problem, Problem::UnknownTemplate(4));
+    // A listpack with one value too few, and one too many.
+    for values in [&[1u8][..], &[1, 2, 3]] {
+        let mut pack = vec![0, 0, 0, 0, 0, 0, 3, 1];
+        values.iter().for_each(|value| pack.extend([*value, 1]));
+        pack.push(0xff);
+        let body = [&template[..], &[30, 1, b'h', pack.len() as u8], &pack].concat();
+        assert_eq!(newest(&body).unwrap_err().problem, Problem::BadTemplate);
+    }
 }

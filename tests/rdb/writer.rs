@@ -41,6 +41,16 @@ pub struct Stream {
     pub max_deleted_id: Id,
     pub entries_added: u64,
     pub groups: BTreeMap<Bytes, Group>,
+    pub producers: Producers,
+}
+
+/// What a stream knows of idempotent producers.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Producers {
+    /// Seconds and entries.
+    pub limits: Option<(u64, u64)>,
+    /// Producer, name, entry; by producer.
+    pub names: Vec<(Bytes, Bytes, Id)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -49,6 +59,8 @@ pub struct Group {
     pub entries_read: i64,
     /// By consumer: the ids it has not acknowledged, with time and count of delivery.
     pub consumers: BTreeMap<Bytes, BTreeMap<Id, (u64, u64)>>,
+    /// Given back by their consumers.
+    pub returned: Vec<Id>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -67,6 +79,9 @@ pub struct Writer {
     pub dice: Dice,
     valkey: bool,
     is_plain: bool,
+    templates: u64,
+    /// What has to stand before the key that is being written.
+    before_key: Bytes,
 }
 
 impl Writer {
@@ -76,6 +91,8 @@ impl Writer {
             dice: Dice::new(seed),
             valkey: magic.starts_with(b"V"),
             is_plain: false,
+            templates: 0,
+            before_key: Vec::new(),
         }
     }
 
@@ -168,6 +185,7 @@ impl Writer {
     }
 
     pub fn entry(&mut self, entry: &Entry) {
+        let start = self.out.len();
         if let Some(at) = entry.expire_at_ms {
             self.out.push(252);
             self.out.extend(at.to_le_bytes());
@@ -182,6 +200,8 @@ impl Writer {
         self.out.push(0);
         self.text(&entry.key);
         self.out[type_at] = self.content(&entry.content);
+        let before = std::mem::take(&mut self.before_key);
+        self.out.splice(start..start, before);
     }
 
     /// Appends a value and returns its type.
@@ -312,6 +332,9 @@ impl Writer {
             .flat_map(|(f, (v, _))| [f.clone(), v.clone()])
             .collect();
         let form = if self.is_plain { 1 } else { self.dice.below(4) };
+        if self.dice.below(3) == 0 && !self.valkey && !self.is_plain {
+            return self.hash_with_template(fields);
+        }
         let pack = match form {
             0 => (ziplist(&flat), 13),
             1 => (listpack(&flat), 16),
@@ -324,6 +347,52 @@ impl Writer {
         };
         self.text(&pack.0);
         pack.1
+    }
+
+    /// A hash of one of the types that name their fields apart from the values.
+    fn hash_with_template(&mut self, fields: &BTreeMap<Bytes, (Bytes, Option<u64>)>) -> u8 {
+        let values: Vec<_> = fields.values().map(|(value, _)| value.clone()).collect();
+        let names: Vec<_> = fields.keys().cloned().collect();
+        let form = self.dice.below(4);
+        let mut id = 0;
+        if form & 1 == 0 {
+            // Types 29 and 31 bring the names along.
+            if self.dice.below(2) == 0 {
+                self.length(0);
+                self.text(&listpack(&names));
+            } else {
+                self.length(1);
+                self.length(names.len() as u64);
+                names.iter().for_each(|name| self.text(name));
+            }
+        } else {
+            id = self.last_template(&names);
+        }
+        if form < 2 {
+            let mut flat = vec![id.to_string().into_bytes()];
+            flat.extend(values);
+            self.text(&listpack(&flat));
+        } else {
+            if form == 3 {
+                self.length(id);
+            }
+            values.iter().for_each(|value| self.text(value));
+        }
+        29 + form as u8
+    }
+
+    /// Puts a template before the key that is being written; gives its id.
+    fn last_template(&mut self, names: &[Bytes]) -> u64 {
+        self.templates += 1;
+        let id = self.templates * 7;
+        let key = std::mem::take(&mut self.out);
+        self.out.push(242);
+        self.length(id);
+        self.length(names.len() as u64);
+        names.iter().for_each(|name| self.text(name));
+        let template = std::mem::replace(&mut self.out, key);
+        self.before_key.extend(template);
+        id
     }
 
     fn hash_with_deadlines(&mut self, fields: &BTreeMap<Bytes, (Bytes, Option<u64>)>) -> u8 {
@@ -368,7 +437,7 @@ impl Writer {
     }
 
     fn stream(&mut self, stream: &Stream) -> u8 {
-        let version = 1 + self.dice.below(3);
+        let version = 1 + self.dice.below(if self.valkey { 3 } else { 5 });
         let entries: Vec<_> = stream.entries.iter().collect();
         let nodes: Vec<_> = entries.chunks(5).collect();
         self.length(nodes.len() as u64);
@@ -409,8 +478,38 @@ impl Writer {
                 self.length(pending.len() as u64);
                 pending.keys().for_each(|id| self.out.extend(id_key(*id)));
             }
+            if version >= 5 {
+                self.length(group.returned.len() as u64);
+                for id in &group.returned {
+                    self.out.extend(id_key(*id));
+                }
+            }
         }
-        [15, 19, 21][version - 1]
+        if version >= 4 {
+            self.producers(&stream.producers);
+        }
+        [15, 19, 21, 26, 27][version - 1]
+    }
+
+    fn producers(&mut self, producers: &Producers) {
+        let (seconds, entries) = producers.limits.unwrap_or((100, 100));
+        self.length(seconds);
+        self.length(entries);
+        let runs: Vec<_> = producers.names.chunk_by(|a, b| a.0 == b.0).collect();
+        // One whose names are all out of date is still told of.
+        self.length(runs.len() as u64 + 1);
+        self.text(b"outdated");
+        self.length(0);
+        for run in runs {
+            self.text(&run[0].0);
+            self.length(run.len() as u64);
+            for (_, name, id) in run {
+                self.text(name);
+                self.id(*id);
+            }
+        }
+        self.length(77);
+        self.length(1);
     }
 
     fn id(&mut self, (milliseconds, sequence): Id) {

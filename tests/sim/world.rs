@@ -18,7 +18,7 @@ use slotstream::engine::options::DatabaseMap;
 use slotstream::engine::status::LaneStatus;
 use slotstream::fault::{Fault, FaultKind};
 use slotstream::limits;
-use slotstream::rdb::{Lineage, TargetFormat};
+use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
 use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
@@ -120,10 +120,11 @@ impl World {
             format: TargetFormat {
                 lineage: Lineage::Redis,
                 max_rdb_version: 9,
-                restores_modules: false,
+                modules: Modules::NONE,
             },
             database_map: DatabaseMap::default(),
             continue_on_divergence: false,
+            skip_unknown: false,
             functions: Default::default(),
         };
         cluster.lane = slots;

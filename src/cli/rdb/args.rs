@@ -51,6 +51,10 @@ pub struct RdbArgs {
     #[arg(long, value_name = "FROM:TO,...", requires = "import")]
     db_map: Option<DatabaseMap>,
 
+    /// With --import, leave out and count values and other data of modules that the target lacks, rather than stop at them
+    #[arg(long, requires = "import")]
+    skip_unknown: bool,
+
     /// Only keys that match this pattern, as in KEYS
     #[arg(long, value_name = "GLOB")]
     keys: Option<OsString>,
@@ -102,6 +106,7 @@ pub enum Mode {
 pub struct ImportOptions {
     pub target: Endpoint,
     pub databases: DatabaseMap,
+    pub skip_unknown: bool,
 }
 
 /// Options of `rdb` in types.
@@ -121,6 +126,7 @@ impl RdbArgs {
             Mode::Import(ImportOptions {
                 target: endpoint("--import", Side::Target, uri, password_file, variable)?,
                 databases: self.db_map.unwrap_or_default(),
+                skip_unknown: self.skip_unknown,
             })
         } else if self.json {
             Mode::Json

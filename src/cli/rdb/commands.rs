@@ -1,14 +1,14 @@
 //! The commands that rebuild a snapshot, for `redis-cli --pipe` and everything else that speaks RESP.
 //!
-//! They are those of the server that made the snapshot: a newer one takes them as well. Values of modules can only be
-//! restored from their payload.
+//! They are those of the server that made the snapshot: a newer one takes them as well. Values of modules and of a few
+//! types that no other command writes are restored from their payload.
 
 use super::input::{Stop, Visitor};
 use super::output::Output;
 use super::text::shown;
 use crate::fault::{Fault, FaultKind};
 use crate::limits::DESCRIBED_BYTES;
-use crate::rdb::{Item, Lineage, TargetFormat};
+use crate::rdb::{Item, Lineage, Modules, Problem, TargetFormat};
 use crate::resp::{Encoder, push_command};
 
 /// Writes commands.
@@ -16,8 +16,8 @@ pub struct CommandsWriter {
     pub output: Output,
     format: TargetFormat,
     database: u32,
-    /// Values of modules, as RESTORE.
-    pub module_values: u64,
+    /// Values that went as RESTORE.
+    pub restored: u64,
     /// What no command can carry.
     pub skipped: u64,
 }
@@ -29,10 +29,10 @@ impl CommandsWriter {
             format: TargetFormat {
                 lineage: Lineage::Redis,
                 max_rdb_version: 0,
-                restores_modules: true,
+                modules: Modules::NONE,
             },
             database: 0,
-            module_values: 0,
+            restored: 0,
             skipped: 0,
         }
     }
@@ -45,6 +45,13 @@ impl CommandsWriter {
             self.database = database;
         }
     }
+}
+
+fn unsupported_key(key: &[u8], problem: Problem) -> Fault {
+    let key = shown(key, DESCRIBED_BYTES);
+    let text =
+        format!("no command writes key '{key}': {problem}; leave it out with --type or --keys");
+    Fault::new(FaultKind::SnapshotUnsupported, text)
 }
 
 impl Visitor for CommandsWriter {
@@ -64,21 +71,18 @@ impl Visitor for CommandsWriter {
             }
             Item::Value(value) => {
                 self.select(value.database);
-                self.module_values += u64::from(value.module().is_some());
+                self.restored += 1;
                 value.write_restore(&mut self.output.buffer);
             }
             Item::Part(part) => {
                 self.select(part.database);
                 let written = part.write_commands(&mut self.output.buffer, &self.format);
-                written.map_err(|problem| {
-                    let key = shown(part.key, DESCRIBED_BYTES);
-                    Fault::new(
-                        FaultKind::SnapshotUnsupported,
-                        format!("key '{key}': {problem}"),
-                    )
-                })?;
+                written.map_err(|problem| unsupported_key(part.key, problem))?;
             }
-            Item::Skipped { .. } | Item::SlotImport => self.skipped += 1,
+            Item::LeftOut(_) | Item::SlotImport => self.skipped += 1,
+            Item::Unsupported(unsupported) => {
+                return Err(unsupported_key(unsupported.key, unsupported.problem).into());
+            }
             _ => {}
         }
         self.output.flush_if_full()

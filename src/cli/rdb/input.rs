@@ -36,7 +36,7 @@ impl From<Fault> for Stop {
 
 /// Takes what a snapshot holds.
 pub trait Visitor {
-    /// Everything but [`Item::NeedMore`] and [`Item::End`], and values only of the keys that the filter takes.
+    /// Everything but [`Item::NeedMore`] and [`Item::End`]; of keys only those that the filter takes.
     fn item(&mut self, item: Item<'_>) -> Result<(), Stop>;
 
     /// The key of the last value or part is complete; it took so many bytes of the snapshot, with all that belongs to it.
@@ -227,6 +227,13 @@ impl<V: Visitor> Feed<'_, V> {
                 part.key,
                 part.database,
                 part.type_code,
+            ),
+            Item::Unsupported(unsupported) => (
+                true,
+                true,
+                unsupported.key,
+                unsupported.database,
+                unsupported.type_code,
             ),
             other => {
                 if let Item::Header { lineage, version } = other {

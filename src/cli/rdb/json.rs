@@ -4,7 +4,7 @@
 //! {"snapshot":"redis","version":12}
 //! {"aux":"redis-ver","value":"8.0.2"}
 //! {"function":"#!lua name=lib\n..."}
-//! {"skipped":"module data outside keys","opcode":247}
+//! {"skipped":"data of the module x outside keys"}
 //! {"db":0,"key":"k","type":"string","encoding":"string",...,"value":"v"}
 //!     "expires_at_ms": Unix time in milliseconds, "idle_seconds", "frequency": where the snapshot has them
 //! "value" by type:
@@ -49,6 +49,8 @@ enum Section {
     Entries,
     Groups,
     Consumers,
+    /// Follows the consumers of a group, as deep as they are.
+    Returned,
     Pending,
 }
 
@@ -142,9 +144,19 @@ impl JsonWriter {
                 self.number(b",\"expiring\":", expiring);
             }
             Item::SlotImport => self.raw(b"{\"skipped\":\"slots being imported\""),
-            Item::Skipped { opcode } => {
-                self.raw(b"{\"skipped\":\"module data that no command can carry\"");
-                self.number(b",\"opcode\":", opcode);
+            Item::LeftOut(what) => {
+                self.raw(b"{\"skipped\":");
+                self.string(what.to_string().as_bytes());
+            }
+            Item::Unsupported(unsupported) => {
+                let name = value_name(unsupported.type_code, self.lineage);
+                self.number(b"{\"db\":", unsupported.database);
+                self.raw(b",\"key\":");
+                self.string(unsupported.key);
+                self.raw(b",\"type\":");
+                self.string(name.kind.as_bytes());
+                self.raw(b",\"unsupported\":");
+                self.string(unsupported.problem.to_string().as_bytes());
             }
             // Keys name their database; a slot follows from the key.
             _ => return,
@@ -283,7 +295,7 @@ impl JsonWriter {
             self.close();
             self.section = match self.section {
                 Section::Pending => Section::Consumers,
-                Section::Consumers => Section::Groups,
+                Section::Consumers | Section::Returned => Section::Groups,
                 Section::Groups | Section::Entries => Section::Entries,
             };
         }
@@ -339,6 +351,38 @@ impl JsonWriter {
                 self.string(name);
                 self.open(b",\"pending\":[", b"]");
                 self.section = Section::Pending;
+            }
+            StreamPiece::Returned { ids, .. } => {
+                self.leave_to(Section::Returned);
+                if self.section != Section::Returned {
+                    self.leave_to(Section::Consumers);
+                    self.close();
+                    self.open(b",\"returned\":[", b"]");
+                    self.section = Section::Returned;
+                }
+                for id in ids {
+                    self.comma();
+                    self.id(*id);
+                }
+            }
+            StreamPiece::Producers { seconds, entries } => {
+                self.leave_to(Section::Groups);
+                self.close();
+                self.open(b",\"producers\":{", b"}");
+                self.number(b"\"seconds\":", seconds);
+                self.number(b",\"entries\":", entries);
+                self.open(b",\"produced\":[", b"]");
+                self.section = Section::Entries;
+            }
+            StreamPiece::Produced { producer, name, id } => {
+                self.comma();
+                self.raw(b"{\"producer\":");
+                self.string(producer);
+                self.raw(b",\"name\":");
+                self.string(name);
+                self.raw(b",\"id\":");
+                self.id(id);
+                self.raw(b"}");
             }
             StreamPiece::Pending {
                 delivered_at_ms,

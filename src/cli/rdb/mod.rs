@@ -122,22 +122,19 @@ fn write_commands(options: &RdbOptions, input: &mut Input, payloads: bool) -> Re
     };
     let scan = read(options, input, form, true, &mut writer)?;
     writer.output.flush()?;
-    if writer.module_values > 0 && !payloads {
+    if writer.restored > 0 && !payloads {
         note(&format!(
-            "{} values of modules were written as RESTORE: only their modules can read them",
-            writer.module_values
+            "{} values were written as RESTORE, since no other command can write them (those of modules)",
+            writer.restored
         ));
     }
-    note_left_out(writer.skipped);
+    if writer.skipped > 0 {
+        note(&format!(
+            "{} pieces of data outside or beside keys were left out: no command can carry them (--summary names them)",
+            writer.skipped
+        ));
+    }
     Ok(scan)
-}
-
-fn note_left_out(pieces: u64) {
-    if pieces > 0 {
-        note(&format!(
-            "{pieces} pieces of data outside or beside keys were left out: no command can carry them (--summary names them)"
-        ));
-    }
 }
 
 fn import_into(
@@ -147,7 +144,6 @@ fn import_into(
 ) -> Result<Scan, Stop> {
     let imported = import::import(options, target, input)?;
     print(&imported.summary)?;
-    note_left_out(imported.left_out);
     Ok(imported.scan)
 }
 

@@ -49,7 +49,8 @@ pub struct Summary {
     tells_when: bool,
     aux: Vec<(String, String)>,
     functions: Count,
-    skipped: BTreeMap<u8, u64>,
+    /// What stands beside keys or cannot be read, by what it is.
+    skipped: BTreeMap<String, u64>,
     modules: BTreeMap<ModuleId, Count>,
     databases: BTreeMap<u32, (Count, u64)>,
     types: Vec<Count>,
@@ -175,6 +176,12 @@ impl Summary {
         self.top > 0 && (self.largest.len() < self.top || least.is_some_and(|least| bytes > least))
     }
 
+    fn skip(&mut self, what: String) {
+        if self.skipped.len() < MAX_PREFIXES {
+            *self.skipped.entry(what).or_default() += 1;
+        }
+    }
+
     fn aux(&mut self, key: &[u8], value: &[u8]) {
         if key == b"ctime"
             && let Some(seconds) = std::str::from_utf8(value)
@@ -201,8 +208,9 @@ impl Visitor for Summary {
             Item::Header { lineage, .. } => self.lineage = lineage,
             Item::Aux { key, value } => self.aux(key, value),
             Item::Function { code } => self.functions.add(code.len() as u64),
-            Item::SlotImport => *self.skipped.entry(243).or_default() += 1,
-            Item::Skipped { opcode } => *self.skipped.entry(opcode).or_default() += 1,
+            Item::SlotImport => self.skip("slots being imported".into()),
+            Item::LeftOut(what) => self.skip(what.to_string()),
+            Item::Unsupported(unsupported) => self.skip(unsupported.problem.to_string()),
             Item::Value(value) => {
                 self.open(
                     value.key,
@@ -258,13 +266,8 @@ impl Summary {
             let (count, size) = (HumanCount(libraries.keys), HumanBytes(libraries.bytes));
             _ = writeln!(text, "{:<18} {count}, {size}", "functions, scripts");
         }
-        for (opcode, count) in &self.skipped {
-            let what = match opcode {
-                247 => "data of modules outside keys",
-                243 if self.lineage == Lineage::Valkey => "slots being imported",
-                _ => "data of modules beside keys",
-            };
-            _ = writeln!(text, "{what}: {count} (opcode {opcode})");
+        for (what, count) in &self.skipped {
+            _ = writeln!(text, "not shown: {count} times {what}");
         }
         if !self.aux.is_empty() || libraries.keys > 0 || !self.skipped.is_empty() {
             text.push('\n');

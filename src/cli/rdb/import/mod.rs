@@ -20,7 +20,7 @@ use crate::control::preflight;
 use crate::engine::options::{DatabaseMap, Destination};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::DESCRIBED_BYTES;
-use crate::rdb::{Item, Options, Problem, TargetFormat};
+use crate::rdb::{Item, Options, Problem, TargetFormat, Unsupported};
 use crate::topology::TopologyKind;
 
 /// Hands what a snapshot holds to the deployment.
@@ -35,15 +35,15 @@ struct Importer {
     /// Keys of databases that go nowhere.
     dropped: u64,
     functions: u64,
-    /// Pieces of data that no command can carry.
-    left_out: u64,
+    skip_unknown: bool,
+    /// Left out because of that.
+    skipped: u64,
 }
 
 /// How far it went, and a line that says what was done.
 pub struct Imported {
     pub scan: Scan,
     pub summary: String,
-    pub left_out: u64,
 }
 
 /// Reads the snapshot and writes it.
@@ -55,7 +55,7 @@ pub fn import(
     let started = Instant::now();
     let deployment = discover(Side::Target, &import.target)?;
     preflight::check_target(&deployment, &import.target.credentials)?;
-    let format = deployment.format()?;
+    let format = deployment.format(None)?;
     let mut importer = Importer {
         kind: deployment.topology.kind,
         writer: Writer::new(import.target.clone(), deployment.topology),
@@ -65,7 +65,8 @@ pub fn import(
         by_elements: 0,
         dropped: 0,
         functions: 0,
-        left_out: 0,
+        skip_unknown: import.skip_unknown,
+        skipped: 0,
     };
     let mut progress = Progress::new(input.total_bytes, false);
     let scan = input.scan(
@@ -78,11 +79,7 @@ pub fn import(
     let scan = scan?;
     importer.writer.finish()?;
     let summary = importer.summary(&scan, started.elapsed().as_secs_f64());
-    Ok(Imported {
-        scan,
-        summary,
-        left_out: importer.left_out,
-    })
+    Ok(Imported { scan, summary })
 }
 
 impl Importer {
@@ -115,6 +112,10 @@ impl Importer {
         line(self.functions, "function libraries or scripts loaded");
         line(scan.keys - scan.taken_keys, "keys left out by the filter");
         line(self.dropped, "keys left out by --db-map");
+        line(
+            self.skipped,
+            "keys or other data of modules left out by --skip-unknown",
+        );
         line(
             self.writer.repeated,
             "writes repeated after a redirect, a refusal or a lost connection",
@@ -163,7 +164,21 @@ impl Visitor for Importer {
             Item::Aux { key: b"lua", value } => {
                 self.on_every_master(&[b"SCRIPT", b"LOAD", value])?;
             }
-            Item::Skipped { .. } | Item::SlotImport => self.left_out += 1,
+            Item::Unsupported(Unsupported { key, problem, .. }) => {
+                if !self.skip_unknown || !matches!(problem, Problem::TargetLacksModule(_)) {
+                    return Err(unsupported(key, problem).into());
+                }
+                self.skipped += 1;
+            }
+            Item::LeftOut(what) => {
+                if !self.skip_unknown {
+                    let text = format!(
+                        "the snapshot holds {what}, which no command can write; --skip-unknown leaves it out"
+                    );
+                    return Err(Fault::new(FaultKind::SnapshotUnsupported, text).into());
+                }
+                self.skipped += 1;
+            }
             _ => {}
         }
         Ok(())
