@@ -32,7 +32,7 @@ use crate::rdb::{
 
 /// Writes JSON lines.
 pub struct JsonWriter {
-    pub output: Output,
+    output: Output,
     lineage: Lineage,
     /// What has to be written to end the value that is open, in reverse; empty between keys.
     open: Vec<&'static [u8]>,
@@ -54,6 +54,12 @@ enum Section {
     Pending,
 }
 
+impl Default for JsonWriter {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl JsonWriter {
     pub fn new() -> Self {
         Self {
@@ -73,6 +79,20 @@ impl JsonWriter {
             self.raw(b",\"truncated\":true}\n");
         }
         self.output.flush()
+    }
+
+    /// Adds an item to the output.
+    pub fn write(&mut self, item: &Item<'_>) {
+        match item {
+            Item::Part(part) => self.part(part),
+            Item::Value(value) => self.stored(value),
+            other => self.line(other),
+        }
+    }
+
+    /// What was written and has not gone to standard output, for whoever wants it elsewhere.
+    pub fn written(&mut self) -> &mut Vec<u8> {
+        &mut self.output.buffer
     }
 
     fn raw(&mut self, bytes: &[u8]) {
@@ -421,11 +441,7 @@ struct Key<'a> {
 
 impl Visitor for JsonWriter {
     fn item(&mut self, item: Item<'_>) -> Result<(), Stop> {
-        match &item {
-            Item::Part(part) => self.part(part),
-            Item::Value(value) => self.stored(value),
-            other => self.line(other),
-        }
+        self.write(&item);
         self.output.flush_if_full()
     }
 

@@ -14,7 +14,7 @@ use super::input::{Ending, Scan, Stop, Visitor};
 use super::table::Table;
 use super::text::shown;
 use crate::limits::{DESCRIBED_BYTES, MAX_PREFIX_BYTES, MAX_PREFIXES};
-use crate::rdb::{Item, Lineage, ModuleId, value_name};
+use crate::rdb::{Item, Lineage, ModuleId, Value, value_name};
 
 /// Keys and their bytes.
 #[derive(Debug, Default, Clone, Copy)]
@@ -219,9 +219,7 @@ impl Visitor for Summary {
                     value.expire_at_ms,
                 );
                 self.current.module = value.module();
-                // What stands before a key takes less than this.
-                const PREFIX_BYTES: usize = 64;
-                if self.is_large((value.key.len() + value.serialized.len() + PREFIX_BYTES) as u64) {
+                if self.is_large(most_bytes(&value)) {
                     let counted = value.count_elements(self.lineage);
                     self.current.elements = counted.unwrap_or(0);
                 }
@@ -385,6 +383,22 @@ impl Summary {
         }
         table.text()
     }
+}
+
+/// What a key takes of the snapshot at most: less only where the key itself is packed.
+fn most_bytes(value: &Value<'_>) -> u64 {
+    let length_bytes = match value.key.len() {
+        0..0x40 => 1,
+        0x40..0x4000 => 2,
+        _ => 5,
+    };
+    let expiry_bytes = if value.expire_at_ms.is_some() { 9 } else { 0 };
+    let usage_bytes = match (value.idle_seconds, value.frequency) {
+        (None, None) => 0,
+        _ => 10,
+    };
+    let around = 1 + length_bytes + expiry_bytes + usage_bytes;
+    (around + value.key.len() + value.serialized.len() + value.metadata.len()) as u64
 }
 
 /// `dump.rdb: Redis snapshot version 10, 3 keys, 120 B, checksum right`.
