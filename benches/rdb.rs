@@ -186,8 +186,7 @@ fn small_hashes(count: usize) -> Vec<u8> {
 fn options(value_threshold_bytes: usize) -> Options {
     Options {
         value_threshold_bytes,
-        target: TargetFormat::of_server(Lineage::Redis, 8, 0),
-        form: Form::ForTarget,
+        ..Options::new(TargetFormat::of_server(Lineage::Redis, 8, 0))
     }
 }
 
@@ -300,7 +299,7 @@ fn snapshots(criterion: &mut Criterion) {
 fn json(criterion: &mut Criterion) {
     const KEYS: usize = 100_000;
     const PACKS: usize = KEYS / 10;
-    let reading = Options::without_target(Form::Elements);
+    let reading = Options::without_target(Form::Elements).with_whole_texts();
     for (name, snapshot) in [
         ("strings of 64 bytes", small_strings(KEYS, 64)),
         ("hashes", small_hashes(PACKS)),

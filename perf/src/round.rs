@@ -300,7 +300,7 @@ fn await_value(
     }
 }
 
-/// Single writes, one at a time: each is written on one connection and looked for on another without pause.
+/// Single writes, one at a time: each is written on one connection, and seen on another of the copy's node.
 fn lag(
     stage: &Stage,
     follower: &mut Follower<'_>,
@@ -308,10 +308,42 @@ fn lag(
     plan: &Plan,
     figures: &mut Figures,
 ) -> Result<()> {
+    let mut heard = lags(stage, follower, keyspace, plan, Seen::ByMessage)?;
+    figures.insert("lag_p50_ms", percentile(&mut heard, 50.0));
+    figures.insert("lag_p99_ms", percentile(&mut heard, 99.0));
+    let mut polled = lags(stage, follower, keyspace, plan, Seen::ByPolling)?;
+    figures.insert("lag_polled_p50_ms", percentile(&mut polled, 50.0));
+    figures.insert("lag_polled_p99_ms", percentile(&mut polled, 99.0));
+    Ok(())
+}
+
+/// How a write is seen on the copy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// A client of the node sleeps until the node tells of it (keyspace notifications): nobody else needs the cores.
+    ByMessage,
+    /// A client asks without pause: it and the node keep a core and a half busy meanwhile.
+    ByPolling,
+}
+
+/// Milliseconds from sending a write to seeing it, of each sample.
+fn lags(
+    stage: &Stage,
+    follower: &mut Follower<'_>,
+    keyspace: &Keyspace,
+    plan: &Plan,
+    seen: Seen,
+) -> Result<Vec<f64>> {
     let mut sources = connections(stage.source.masters())?;
     let mut nodes = follower.connect()?;
+    if seen == Seen::ByMessage {
+        for (node, key) in nodes.iter_mut().zip(keyspace.last_keys()) {
+            node.call(&["CONFIG", "SET", "notify-keyspace-events", "K$"])?;
+            node.call(&["SUBSCRIBE", &format!("__keyspace@0__:{key}")])?;
+        }
+    }
     let mut random = fastrand::Rng::new();
-    let (mut since_sent, mut since_answered) = (Vec::new(), Vec::new());
+    let mut lags = Vec::new();
     let start = Instant::now();
     for sample in 0..plan.lag_samples {
         let due = start + Duration::from_secs_f64(sample as f64 / plan.lag_rate);
@@ -323,28 +355,23 @@ fn lag(
         let get = Command::new(&["GET", key]);
         let sent = Instant::now();
         ask(&mut sources[index], &set)?;
-        let answered = Instant::now();
-        while ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
-            if answered.elapsed() > LAG_TIMEOUT {
+        if seen == Seen::ByMessage {
+            nodes[index].read()?.ok()?;
+        }
+        while seen == Seen::ByPolling && ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
+            if sent.elapsed() > LAG_TIMEOUT {
                 follower.check()?;
                 bail!("{key} did not arrive: {}", follower.output());
             }
         }
-        let seen = Instant::now();
-        since_sent.push((seen - sent).as_secs_f64() * 1e3);
-        since_answered.push((seen - answered).as_secs_f64() * 1e3);
+        lags.push(sent.elapsed().as_secs_f64() * 1e3);
     }
-    figures.insert("lag_p50_ms", percentile(&mut since_sent, 50.0));
-    figures.insert("lag_p99_ms", percentile(&mut since_sent, 99.0));
-    figures.insert(
-        "lag_after_answer_p50_ms",
-        percentile(&mut since_answered, 50.0),
-    );
-    figures.insert(
-        "lag_after_answer_p99_ms",
-        percentile(&mut since_answered, 99.0),
-    );
-    Ok(())
+    if seen == Seen::ByMessage {
+        for node in &mut follower.connect()? {
+            node.call(&["CONFIG", "SET", "notify-keyspace-events", ""])?;
+        }
+    }
+    Ok(lags)
 }
 
 fn ask(connection: &mut Connection, command: &Command) -> Result<Value> {

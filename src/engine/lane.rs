@@ -98,6 +98,9 @@ pub struct Lane {
     next_ack_ms: u64,
     /// The source asked for our offset, or there is another reason to tell it at once.
     pub(super) ack_now: bool,
+    /// The source asked when we stood here: it is told once more when everything before is applied, since a client may
+    /// be waiting for that (`WAIT`).
+    pub(super) ack_wanted: Option<Offset>,
     pub(super) router: Router,
     pub(super) hold: Option<Hold>,
     pub(super) question: Option<LookupQuestion>,
@@ -137,6 +140,7 @@ impl Lane {
             output: Vec::new(),
             next_ack_ms: 0,
             ack_now: false,
+            ack_wanted: None,
             router: Router::new(),
             hold: None,
             question: None,
@@ -336,6 +340,7 @@ impl Lane {
         self.router = Router::new();
         self.hold = None;
         self.question = None;
+        self.ack_wanted = None;
         self.arrivals.clear();
     }
 
@@ -395,6 +400,11 @@ impl Lane {
     pub fn target_written(&mut self, index: usize, bytes: usize) {
         self.sent_bytes += bytes as u64;
         self.targets.nodes[index].writer.transmitted(bytes);
+    }
+
+    /// How many replies a target connection owes us.
+    pub fn target_replies_due(&self, index: usize) -> u64 {
+        self.targets.nodes[index].writer.replies_due()
     }
 
     /// Replies of a target connection.
@@ -487,6 +497,11 @@ impl Lane {
         self.hold_on()?;
         if matches!(self.link, SourceLink::Streaming) {
             self.route_on()?;
+        }
+        let wanted = self.ack_wanted;
+        if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {
+            self.ack_wanted = None;
+            self.ack_now = true;
         }
         if self.ack_now && matches!(self.link, SourceLink::Streaming) {
             self.send_ack();

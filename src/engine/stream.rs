@@ -233,6 +233,7 @@ impl Lane {
             Step::Skip => self.pass(length),
             Step::AckWanted => {
                 self.ack_now = true;
+                self.ack_wanted = Some(begin);
                 self.pass(length);
             }
             Step::Select(database) => {

@@ -205,6 +205,30 @@ fn commands_pass_as_they_came_and_what_is_between_them_does_not() {
 }
 
 #[test]
+fn a_source_that_asked_is_told_again_when_what_came_before_is_applied() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    let told = |rig: &mut Rig| {
+        let output = rig.lane.source_output().to_vec();
+        rig.lane.source_written(output.len());
+        output
+    };
+    told(&mut rig);
+    let set = command("SET a 1");
+    rig.hear(&[set.clone(), command("REPLCONF GETACK *")].concat());
+    rig.sent(0);
+    assert_eq!(told(&mut rig), command("REPLCONF ACK 100"));
+    rig.hear(&command("SET a 2"));
+    assert!(told(&mut rig).is_empty());
+    rig.reply(0, b"+OK\r\n");
+    let applied = rig.acknowledged();
+    assert!(applied >= 100 + set.len() as u64);
+    assert_eq!(told(&mut rig), command(&format!("REPLCONF ACK {applied}")));
+    rig.sent(0);
+    rig.reply(0, b"+OK\r\n");
+    assert!(told(&mut rig).is_empty(), "nobody asked for that one");
+}
+
+#[test]
 fn a_transaction_stays_one_and_is_split_only_between_slots() {
     let mut rig = Rig::streaming(cluster(&["x", "y"]));
     let whole = ["MULTI", "SET a 1", "INCR a", "EXEC"];

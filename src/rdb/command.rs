@@ -45,17 +45,8 @@ impl<'a> CommandWriter<'a> {
         self.arg(buffer.format(value).as_bytes())
     }
 
-    /// The shortest text that reads back as the same score.
     pub fn score(&mut self, score: f64) -> &mut Self {
-        let magnitude = score.abs();
-        let text = if score.is_infinite() {
-            return self.arg(if score > 0.0 { b"inf" } else { b"-inf" });
-        } else if magnitude != 0.0 && !(1e-5..1e17).contains(&magnitude) {
-            format!("{score:e}")
-        } else {
-            format!("{score}")
-        };
-        self.arg(text.as_bytes())
+        self.arg(score_text(score).as_bytes())
     }
 
     pub fn stream_id(&mut self, id: super::StreamId) -> &mut Self {
@@ -73,6 +64,19 @@ impl<'a> CommandWriter<'a> {
 
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         self.out
+    }
+}
+
+/// The shortest text that reads back as the same score.
+pub(super) fn score_text(score: f64) -> String {
+    let magnitude = score.abs();
+    if score.is_infinite() {
+        return if score > 0.0 { "inf" } else { "-inf" }.into();
+    }
+    if magnitude != 0.0 && !(1e-5..1e17).contains(&magnitude) {
+        format!("{score:e}")
+    } else {
+        format!("{score}")
     }
 }
 

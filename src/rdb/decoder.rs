@@ -14,76 +14,13 @@ use super::crc::crc64;
 use super::element::{Elements, has_elements};
 use super::error::{Halt, LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 use super::grammar;
+use super::options::{Form, Options};
 use super::part::Part;
-use super::target::{Modules, Passage, TargetFormat};
+use super::target::Passage;
 use super::value::Value;
 use super::walk::{Token, Walk};
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
-
-/// What the decoder is to produce.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Serialized values longer than this come as [`Part`]s.
-    pub value_threshold_bytes: usize,
-    /// Decides which values come as [`Value`]s, with [`Form::ForTarget`].
-    pub target: TargetFormat,
-    pub form: Form,
-}
-
-/// How values are handed out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Form {
-    /// As the target takes them.
-    #[default]
-    ForTarget,
-    /// As they are stored, with the snapshot's own version; those over the threshold, and those that no server restores as
-    /// they are stored, as [`Part`]s.
-    Stored,
-    /// As [`Part`]s, whatever their size. Values that only RESTORE can write, such as those of modules, as they are stored.
-    Elements,
-}
-
-impl Options {
-    pub fn new(target: TargetFormat) -> Self {
-        Self {
-            value_threshold_bytes: limits::VALUE_THRESHOLD_BYTES,
-            target,
-            form: Form::ForTarget,
-        }
-    }
-
-    /// For reading a snapshot without a target.
-    pub fn without_target(form: Form) -> Self {
-        let target = TargetFormat {
-            lineage: Lineage::Redis,
-            max_rdb_version: 0,
-            modules: Modules::NONE,
-        };
-        Self {
-            form,
-            ..Self::new(target)
-        }
-    }
-
-    fn passage(&self, type_code: u8, source: Lineage, version: u16) -> Passage {
-        let stored = Passage::Payload {
-            footer_version: version,
-        };
-        match self.form {
-            Form::ForTarget => self.target.passage(type_code, source, version),
-            // What no server restores as it is stored, such as hashes whose fields are named elsewhere.
-            Form::Stored
-                if grammar::restorable_from(type_code, source, source).is_none()
-                    && has_elements(type_code, source) =>
-            {
-                Passage::Elements
-            }
-            Form::Elements if has_elements(type_code, source) => Passage::Elements,
-            Form::Stored | Form::Elements => stored,
-        }
-    }
-}
 
 /// The next piece of a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -837,9 +774,10 @@ impl Reader<'_, '_> {
         let plan = decoder.plans[usize::from(type_code)].expect("the type was looked up before");
         decoder.key.clear();
         key.append_to(&mut decoder.key)?;
+        let long_bytes = decoder.options.long_text_bytes;
         decoder
             .elements
-            .open(type_code, decoder.lineage, plan.program);
+            .open(type_code, decoder.lineage, plan.program, long_bytes);
         decoder.parts_type = type_code;
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
@@ -906,7 +844,7 @@ impl Reader<'_, '_> {
         Ok(Found::Part { is_last })
     }
 
-    /// What was found, as the caller sees it.
+    /// What was found, as the caller sees it. Long: one arm for each kind of item.
     #[inline]
     fn item(&mut self, found: Found) -> Item<'_> {
         let input = self.input;
@@ -959,6 +897,7 @@ impl Reader<'_, '_> {
                     is_first,
                     is_last,
                     content: decoder.elements.content(),
+                    gathered: decoder.elements.gathered(),
                 })
             }
             Found::Header => Item::Header {

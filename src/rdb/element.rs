@@ -1,214 +1,19 @@
 //! Takes a value apart into batches of elements, in memory bounded by the largest single element.
 
 use super::Lineage;
+use super::batch::{Batch, PieceRecord};
 use super::error::{Halt, Problem};
+use super::flow::Flow;
+use super::gather::Gathered;
 use super::grammar::{Op, Role};
-use super::lzf;
-use super::packed::{Element, Packing};
-use super::part::{Content, NO_DEADLINE, StreamPiece, StreamPieces, Texts};
+use super::packed::{Element, LongString, Packing, Read};
+use super::part::{Content, NO_DEADLINE, StreamPieces};
 use super::stream::NodeReader;
-use super::template::Templates;
-use super::walk::{StreamId, Token, Walk, parse_score};
+use super::template::{TemplateState, Templates};
+use super::unpack::{LongText, LongUse, Pack, Placed, Purpose, Receiver, push};
+use super::walk::{StreamId, Token, Walk};
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
-
-/// Elements gathered for one [`Part`](super::Part).
-#[derive(Debug, Default)]
-pub(super) struct Batch {
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-    scores: Vec<f64>,
-    deadlines: Vec<u64>,
-    ids: Vec<StreamId>,
-    pub pieces: Vec<PieceRecord>,
-}
-
-/// A [`StreamPiece`] by the places of its texts in the batch.
-#[derive(Debug)]
-pub(super) enum PieceRecord {
-    Entry {
-        id: StreamId,
-        first: usize,
-        end: usize,
-    },
-    Properties {
-        last_id: StreamId,
-        counters: Option<(u64, StreamId)>,
-        is_empty: bool,
-    },
-    Group {
-        name: usize,
-        last_id: StreamId,
-        entries_read: Option<i64>,
-    },
-    /// The group's name is the text before the consumer's.
-    Consumer {
-        name: usize,
-        group_last_id: StreamId,
-    },
-    Pending {
-        consumer: usize,
-        group_last_id: StreamId,
-        delivered_at_ms: u64,
-        deliveries: u64,
-        first_id: usize,
-        end_id: usize,
-    },
-    Returned {
-        group: usize,
-        first_id: usize,
-        end_id: usize,
-    },
-    Producers {
-        seconds: u64,
-        entries: u64,
-    },
-    /// The producer's name is the text before the entry's.
-    Produced {
-        name: usize,
-        id: StreamId,
-    },
-}
-
-impl PieceRecord {
-    pub fn view<'a>(&self, batch: &'a Batch) -> StreamPiece<'a> {
-        match *self {
-            PieceRecord::Entry { id, first, end } => StreamPiece::Entry {
-                id,
-                pairs: batch.texts(first, end),
-            },
-            PieceRecord::Properties {
-                last_id,
-                counters,
-                is_empty,
-            } => StreamPiece::Properties {
-                last_id,
-                counters,
-                is_empty,
-            },
-            PieceRecord::Group {
-                name,
-                last_id,
-                entries_read,
-            } => StreamPiece::Group {
-                name: batch.text(name),
-                last_id,
-                entries_read,
-            },
-            PieceRecord::Consumer {
-                name,
-                group_last_id,
-            } => StreamPiece::Consumer {
-                group: batch.text(name - 1),
-                name: batch.text(name),
-                group_last_id,
-            },
-            PieceRecord::Pending {
-                consumer,
-                group_last_id,
-                delivered_at_ms,
-                deliveries,
-                first_id,
-                end_id,
-            } => StreamPiece::Pending {
-                group: batch.text(consumer - 1),
-                consumer: batch.text(consumer),
-                group_last_id,
-                delivered_at_ms,
-                deliveries,
-                ids: &batch.ids[first_id..end_id],
-            },
-            PieceRecord::Returned {
-                group,
-                first_id,
-                end_id,
-            } => StreamPiece::Returned {
-                group: batch.text(group),
-                ids: &batch.ids[first_id..end_id],
-            },
-            PieceRecord::Producers { seconds, entries } => {
-                StreamPiece::Producers { seconds, entries }
-            }
-            PieceRecord::Produced { name, id } => StreamPiece::Produced {
-                producer: batch.text(name - 1),
-                name: batch.text(name),
-                id,
-            },
-        }
-    }
-}
-
-impl Batch {
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.bytes.shrink_to(2 * limits::PART_BYTES);
-        self.ends.clear();
-        self.scores.clear();
-        self.deadlines.clear();
-        self.ids.clear();
-        self.pieces.clear();
-    }
-
-    fn is_full(&self) -> bool {
-        let elements = self.ends.len().max(self.ids.len()).max(self.pieces.len());
-        self.bytes.len() >= limits::PART_BYTES || elements >= limits::PART_ELEMENTS
-    }
-
-    pub fn text_count(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn text(&self, index: usize) -> &[u8] {
-        &self.bytes[self.text_start(index)..self.ends[index]]
-    }
-
-    fn text_start(&self, index: usize) -> usize {
-        match index {
-            0 => 0,
-            _ => self.ends[index - 1],
-        }
-    }
-
-    fn texts(&self, first: usize, end: usize) -> Texts<'_> {
-        Texts {
-            bytes: &self.bytes,
-            start: self.text_start(first),
-            ends: &self.ends[first..end],
-        }
-    }
-
-    fn all_texts(&self) -> Texts<'_> {
-        self.texts(0, self.ends.len())
-    }
-
-    fn push_text(&mut self, text: Text<'_>) -> Result<(), Problem> {
-        text.append_to(&mut self.bytes)?;
-        self.ends.push(self.bytes.len());
-        Ok(())
-    }
-
-    pub fn push_element(&mut self, element: &Element<'_>) {
-        element.append_to(&mut self.bytes);
-        self.ends.push(self.bytes.len());
-    }
-
-    pub fn truncate_texts(&mut self, count: usize) {
-        let end = self.text_start(count);
-        self.ends.truncate(count);
-        self.bytes.truncate(end);
-    }
-
-    pub fn push_entry(&mut self, id: StreamId, first: usize) {
-        let end = self.ends.len();
-        self.pieces.push(PieceRecord::Entry { id, first, end });
-    }
-
-    fn push_name(&mut self, name: &[u8]) -> usize {
-        self.bytes.extend_from_slice(name);
-        self.ends.push(self.bytes.len());
-        self.ends.len() - 1
-    }
-}
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Kind {
@@ -243,18 +48,6 @@ pub(super) fn has_elements(type_code: u8, lineage: Lineage) -> bool {
     Kind::of(type_code, lineage).is_some()
 }
 
-/// A string whose bytes are still to come.
-enum LongText {
-    Raw {
-        left: usize,
-    },
-    /// `self.plain[fresh_from..]` is not handed out yet; what is before it is the window.
-    Lzf {
-        packed_left: usize,
-        plain_left: usize,
-    },
-}
-
 /// A delivered entry that no consumer has acknowledged.
 struct Delivery {
     id: StreamId,
@@ -283,19 +76,6 @@ struct StreamState {
     producer_entry: Vec<u8>,
 }
 
-/// Names for the values of a hash that stores none itself.
-#[derive(Default)]
-struct TemplateState {
-    /// The value names its template; else the names come with it.
-    is_reference: bool,
-    /// Number of its first name, how many there are, and how many have their value.
-    first: usize,
-    count: usize,
-    used: usize,
-    /// Names that belong to templates of the snapshot; those of the value itself stand behind them.
-    shared_names: usize,
-}
-
 impl StreamState {
     /// Forgets a stream before, but not its buffers.
     fn reset(&mut self) {
@@ -317,76 +97,99 @@ pub(super) struct Elements {
     is_handed_out: bool,
     node_is_plain: bool,
     deadline_base: u64,
-    long_text: Option<LongText>,
-    plain: Vec<u8>,
-    fresh_from: usize,
-    /// The packed string being read: its meaning, its bytes, the place within.
-    pack: Option<(Role, Packing)>,
-    pack_bytes: Vec<u8>,
-    pack_at: usize,
+    /// Strings of elements that are longer are gathered at the target.
+    long_bytes: usize,
+    /// A packed string, or a string too long for one command, as it comes.
+    flow: Flow,
+    pack: Option<Pack>,
+    long: Option<LongText>,
+    long_role: Role,
+    /// A piece of the long string is handed out, of so many bytes.
+    piece: Option<usize>,
     stream: StreamState,
     template: TemplateState,
     pub templates: Templates,
+}
+
+/// What was done about a string that comes next.
+enum Opened {
+    /// It is to be read as one.
+    Nothing,
+    Flow,
+    /// The elements before it must be handed out first.
+    AfterBatch,
 }
 
 /// Types that name a template of the snapshot.
 const TEMPLATE_REFERENCES: [u8; 2] = [30, 32];
 
 impl Elements {
-    /// Begins the value of `type_code`, which must be one that [`has_elements`].
-    pub fn open(&mut self, type_code: u8, lineage: Lineage, program: &'static [Op]) {
+    /// Begins the value of `type_code`, which must be one that [`has_elements`]. Strings of elements that are longer than
+    /// `long_bytes` come in pieces.
+    pub fn open(
+        &mut self,
+        type_code: u8,
+        lineage: Lineage,
+        program: &'static [Op],
+        long_bytes: usize,
+    ) {
         self.kind = Kind::of(type_code, lineage).expect("its elements were asked for");
         self.walk = Walk::new(program);
         self.batch.clear();
         self.before = 0;
         self.is_handed_out = false;
-        self.long_text = None;
-        self.plain.clear();
-        self.fresh_from = 0;
+        self.long_bytes = long_bytes;
         self.pack = None;
+        self.long = None;
+        self.piece = None;
         self.stream.reset();
-        let names = self.templates.name_count();
-        self.template = TemplateState {
-            is_reference: TEMPLATE_REFERENCES.contains(&type_code),
-            first: names,
-            shared_names: names,
-            ..TemplateState::default()
-        };
+        let is_reference = TEMPLATE_REFERENCES.contains(&type_code);
+        self.template = TemplateState::new(is_reference, &self.templates);
     }
 
     /// Reads until a batch is full or the value ends: then `Ok`, with whether it ended. `cursor` moves past
     /// what is used up; on [`Halt::More`] what was gathered so far is kept.
     pub fn fill(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
         if self.is_handed_out {
-            self.clear_batch();
+            self.forget_handed_out();
         }
-        let result = self.gather(cursor);
+        let result = self.collect(cursor);
         self.is_handed_out = result.is_ok();
         result
     }
 
-    fn gather(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+    fn collect(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
         loop {
-            if self.long_text.is_some() {
-                return self.fill_long_text(cursor);
+            if let Some(long) = self.long {
+                if let Some(is_last) = self.read_long(long, cursor)? {
+                    return Ok(is_last);
+                }
+                continue;
+            }
+            if self.batch.is_full() {
+                return Ok(false);
             }
             if self.pack.is_some() {
-                if self.unpack()? {
+                if self.unpack(cursor)? {
                     return Ok(false);
                 }
                 continue;
             }
-            if self.walk.is_at_whole_text() && self.open_long_text(cursor)? {
-                continue;
+            if let Some(role) = self.walk.text_role() {
+                match self.open_text(role, cursor)? {
+                    Opened::Flow => continue,
+                    Opened::AfterBatch => return Ok(false),
+                    Opened::Nothing => {}
+                }
             }
             match self.walk.next(cursor)? {
                 Token::End => {
-                    self.templates.truncate(self.template.shared_names);
+                    self.template.forget_names(&mut self.templates);
                     return Ok(true);
                 }
                 token => {
-                    if self.take(token)? && self.batch.is_full() {
-                        return Ok(false);
+                    if self.take(token)? {
+                        self.batch.mark_complete();
                     }
                 }
             }
@@ -395,14 +198,26 @@ impl Elements {
 
     /// What [`Elements::fill`] gathered.
     pub fn content(&self) -> Content<'_> {
-        let texts = self.batch.all_texts();
+        if let (Some(bytes), Some(long)) = (self.piece, &self.long) {
+            let bytes = &self.flow.rest()[..bytes];
+            return match long.purpose {
+                Purpose::Value => Content::String {
+                    offset: long.done as u64,
+                    bytes,
+                },
+                _ => Content::Piece {
+                    number: long.number,
+                    offset: long.done as u64,
+                    whole_bytes: long.bytes as u64,
+                    bytes,
+                },
+            };
+        }
+        let texts = self.batch.complete_texts();
         match self.kind {
             Kind::String => Content::String {
                 offset: self.before,
-                bytes: match self.long_text {
-                    Some(LongText::Lzf { .. }) => &self.plain[self.fresh_from..],
-                    _ => &self.batch.bytes,
-                },
+                bytes: self.batch.first_text(),
             },
             Kind::List => Content::List {
                 before: self.before,
@@ -411,90 +226,131 @@ impl Elements {
             Kind::Set => Content::Set { members: texts },
             Kind::SortedSet => Content::SortedSet {
                 members: texts,
-                scores: &self.batch.scores,
+                scores: self.batch.complete_scores(),
             },
             Kind::Hash => Content::Hash {
                 pairs: texts,
-                deadlines: &self.batch.deadlines,
+                deadlines: self.batch.complete_deadlines(),
             },
             Kind::Stream => Content::Stream(StreamPieces { batch: &self.batch }),
         }
     }
 
-    /// Forgets what was handed out.
-    fn clear_batch(&mut self) {
-        self.before += match self.kind {
-            Kind::String => match self.content() {
-                Content::String { bytes, .. } => bytes.len() as u64,
-                _ => 0,
-            },
-            _ => self.batch.ends.len() as u64,
-        };
-        self.batch.clear();
+    /// Strings of the part that were handed out in pieces before.
+    pub fn gathered(&self) -> &[Gathered] {
+        match self.piece {
+            Some(_) => &[],
+            None => self.batch.gathered(),
+        }
+    }
+
+    fn forget_handed_out(&mut self) {
+        if let (Some(bytes), Some(long)) = (self.piece.take(), &mut self.long) {
+            self.flow.skip(bytes);
+            long.done += bytes;
+            return;
+        }
+        self.before += self.batch.complete_texts().len() as u64;
+        self.batch.remove_complete();
         self.stream.consumer_is_last = false;
-        if self.plain.len() > lzf::WINDOW_BYTES {
-            let surplus = self.plain.len() - lzf::WINDOW_BYTES;
-            self.plain.drain(..surplus);
-        }
-        self.fresh_from = self.plain.len();
     }
 
-    /// Begins a string that is handed out as it comes; `false` for one that is a small integer.
-    fn open_long_text(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+    /// Looks at a string before it is read: one that is packed, or too long to be read as one, begins to flow.
+    #[inline]
+    fn open_text(&mut self, role: Role, cursor: &mut Cursor<'_>) -> Result<Opened, Halt> {
         let mut ahead = *cursor;
-        self.long_text = Some(match ahead.text_head()? {
-            TextHead::Integer { .. } => return Ok(false),
-            TextHead::Raw { bytes } => LongText::Raw { left: bytes },
-            TextHead::Lzf { packed, plain } => LongText::Lzf {
-                packed_left: packed,
-                plain_left: plain,
-            },
-        });
+        let head = ahead.text_head()?;
+        let plain_bytes = match head {
+            TextHead::Integer { .. } => return Ok(Opened::Nothing),
+            TextHead::Raw { bytes } => bytes,
+            TextHead::Lzf { plain, .. } => plain,
+        };
+        let purpose = match role {
+            Role::Whole => Purpose::Value,
+            _ if self.packing_of(role).is_some() && head.stored_bytes() > ahead.rest().len() => {
+                Purpose::Packed
+            }
+            _ if plain_bytes <= self.longest_text() => return Ok(Opened::Nothing),
+            Role::Item | Role::Member | Role::Field | Role::FieldValue => Purpose::Text,
+            Role::FieldValueBeforeDeadline | Role::TemplateValue => Purpose::Text,
+            Role::ListPackOrPlain if self.node_is_plain => Purpose::Text,
+            _ if self.packing_of(role).is_some() => Purpose::Packed,
+            // Names of groups, consumers and producers, which are needed again and again.
+            _ => return Ok(Opened::Nothing),
+        };
+        if purpose == Purpose::Text && self.batch.has_complete() {
+            return Ok(Opened::AfterBatch);
+        }
         *cursor = ahead;
-        Ok(true)
+        self.walk.skip_text();
+        self.flow.open(head);
+        if let (Purpose::Packed, Some(packing)) = (purpose, self.packing_of(role)) {
+            self.open_pack(role, packing);
+            return Ok(Opened::Flow);
+        }
+        if role == Role::TemplateValue {
+            self.template.push_name(&self.templates, &mut self.batch)?;
+        }
+        self.long_role = role;
+        self.long = Some(LongText {
+            bytes: plain_bytes,
+            done: 0,
+            behind: 0,
+            number: self.batch.next_gathered(),
+            purpose,
+        });
+        Ok(Opened::Flow)
     }
 
-    fn fill_long_text(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
-        match self.long_text.as_mut().expect("a long text is open") {
-            LongText::Raw { left } => {
-                let bytes = cursor.take((*left).min(limits::PART_BYTES))?;
-                self.batch.bytes.extend_from_slice(bytes);
-                *left -= bytes.len();
-                Ok(*left == 0)
-            }
-            LongText::Lzf {
-                packed_left,
-                plain_left,
-            } => {
-                let rest = cursor.rest();
-                let packed = &rest[..rest.len().min(*packed_left)];
-                let had = self.plain.len();
-                let stop_at = self.fresh_from + limits::PART_BYTES;
-                let used = lzf::decompress_some(packed, &mut self.plain, stop_at)?;
-                cursor.take(used)?;
-                let more_packed = packed.len() < *packed_left;
-                *packed_left -= used;
-                *plain_left = plain_left
-                    .checked_sub(self.plain.len() - had)
-                    .ok_or(Problem::BadCompression)?;
-                if *packed_left == 0 {
-                    return if *plain_left == 0 {
-                        Ok(true)
-                    } else {
-                        Err(Problem::BadCompression.into())
-                    };
-                }
-                if self.plain.len() >= stop_at {
-                    return Ok(false);
-                }
-                if more_packed {
-                    return Err(Halt::More {
-                        needed: cursor.at() as u64 + 1,
-                    });
-                }
-                Err(Problem::BadCompression.into())
-            }
+    /// The longest string that is read as one. An element that already has long ones may have no more of them: all of it is
+    /// one command.
+    #[inline]
+    fn longest_text(&self) -> usize {
+        match self.batch.byte_count() < self.long_bytes {
+            true => self.long_bytes,
+            false => self.long_bytes.min(limits::PART_BYTES),
         }
+    }
+
+    /// Hands out the next piece of a long string: `Some`, with whether the value ends with it. `None`: all of it was.
+    fn read_long(&mut self, long: LongText, cursor: &mut Cursor<'_>) -> Result<Option<bool>, Halt> {
+        let left = long.bytes - long.done;
+        if left > 0 || (long.purpose == Purpose::Value && self.piece.is_none()) {
+            self.flow.fill(cursor, left.min(limits::PART_BYTES))?;
+            let there = self.flow.rest().len().min(left).min(limits::PART_BYTES);
+            self.piece = Some(there);
+            if long.purpose == Purpose::Discarded {
+                self.forget_handed_out();
+                return Ok(None);
+            }
+            return Ok(Some(long.purpose == Purpose::Value && there == left));
+        }
+        self.flow.fill(cursor, long.behind)?;
+        self.flow.skip(long.behind);
+        self.long = None;
+        let placed = match long.purpose {
+            Purpose::Discarded => Placed::Element(Element::Text(b"")),
+            _ => Placed::Gathered(long.bytes as u64),
+        };
+        let is_complete = match &mut self.pack {
+            Some(pack) => pack.take(
+                placed,
+                &mut Receiver {
+                    batch: &mut self.batch,
+                    node: &mut self.stream.node,
+                    template: &mut self.template,
+                    templates: &self.templates,
+                },
+            )?,
+            None => {
+                push(&placed, &mut self.batch);
+                self.completes(self.long_role)
+            }
+        };
+        if is_complete {
+            self.batch.mark_complete();
+        }
+        Ok(None)
     }
 
     /// Takes one piece; whether an element is complete with it.
@@ -510,46 +366,42 @@ impl Elements {
         Ok(true)
     }
 
+    /// Whether a string of this meaning is the last part of an element.
+    fn completes(&self, role: Role) -> bool {
+        match role {
+            Role::Member => self.kind == Kind::Set,
+            Role::Field | Role::FieldValueBeforeDeadline => false,
+            _ => true,
+        }
+    }
+
     fn take_text(&mut self, role: Role, text: Text<'_>) -> Result<bool, Problem> {
-        let packing = match role {
-            Role::Whole | Role::Item | Role::FieldValue => {
-                self.batch.push_text(text)?;
-                if self.kind == Kind::Hash && !self.batch.deadlines.is_empty() {
-                    debug_assert_eq!(self.batch.deadlines.len() * 2, self.batch.ends.len());
-                }
-                return Ok(true);
-            }
-            Role::Member => {
-                self.batch.push_text(text)?;
-                return Ok(self.kind == Kind::Set);
-            }
-            Role::Field | Role::FieldValueBeforeDeadline => {
-                self.batch.push_text(text)?;
-                return Ok(false);
-            }
-            Role::ListPackOrPlain if self.node_is_plain => {
-                self.batch.push_text(text)?;
-                return Ok(true);
-            }
+        if let Some(packing) = self.packing_of(role) {
+            self.flow.open_whole(text)?;
+            self.open_pack(role, packing);
+            return Ok(false);
+        }
+        match role {
             Role::TemplateField => {
                 self.templates.add_name(|names| text.append_to(names))?;
-                self.template.count += 1;
+                self.template.count_name();
                 return Ok(false);
             }
             Role::TemplateFields => {
-                let bytes = text.resolve(&mut self.pack_bytes)?;
-                let mut at = Packing::Listpack.start(bytes)?;
+                let mut plain = Vec::new();
+                let bytes = text.resolve(&mut plain)?;
+                let mut at = Packing::Listpack.header_bytes();
                 while let Some(name) = Packing::Listpack.next(bytes, &mut at)? {
                     self.templates.add_name(|names| {
                         name.append_to(names);
                         Ok(())
                     })?;
-                    self.template.count += 1;
+                    self.template.count_name();
                 }
                 return Ok(false);
             }
             Role::TemplateValue => {
-                self.push_template_name()?;
+                self.template.push_name(&self.templates, &mut self.batch)?;
                 self.batch.push_text(text)?;
                 return Ok(true);
             }
@@ -563,7 +415,8 @@ impl Elements {
                 return Ok(false);
             }
             Role::StreamNodeId => {
-                let key = text.resolve(&mut self.pack_bytes)?;
+                let mut plain = Vec::new();
+                let key = text.resolve(&mut plain)?;
                 let key: &[u8; 16] = key.try_into().map_err(|_| Problem::BadStream)?;
                 self.stream.node_id = StreamId::from_key(*key);
                 return Ok(false);
@@ -581,130 +434,139 @@ impl Elements {
                 };
                 return Ok(false);
             }
+            _ => self.batch.push_text(text)?,
+        }
+        Ok(self.completes(role))
+    }
+
+    /// How a string of this meaning is packed, if it is.
+    fn packing_of(&self, role: Role) -> Option<Packing> {
+        Some(match role {
+            Role::ListPackOrPlain if self.node_is_plain => return None,
             Role::ListZiplist | Role::SortedSetZiplist | Role::HashZiplist => Packing::Ziplist,
             Role::SetIntset => Packing::Intset,
             Role::HashZipmap => Packing::Zipmap,
-            _ => Packing::Listpack,
-        };
-        self.pack_bytes.clear();
-        text.append_to(&mut self.pack_bytes)?;
-        self.pack_at = packing.start(&self.pack_bytes)?;
+            Role::ListPackOrPlain
+            | Role::SetPack
+            | Role::SortedSetPack
+            | Role::HashPack
+            | Role::HashPackDeadlines
+            | Role::StreamNode
+            | Role::TemplateValues => Packing::Listpack,
+            _ => return None,
+        })
+    }
+
+    /// The flow is a packed string, from its first byte on.
+    fn open_pack(&mut self, role: Role, packing: Packing) {
+        self.pack = Some(Pack::new(role, packing));
         if role == Role::StreamNode {
-            self.stream
-                .node
-                .open(self.stream.node_id, &self.pack_bytes)?;
+            self.stream.node.open(self.stream.node_id);
         }
-        if role == Role::TemplateValues {
-            let id = packing.next(&self.pack_bytes, &mut self.pack_at)?;
-            let id = id.and_then(|id| id.as_integer());
-            let id = id.ok_or(Problem::BadTemplate)?;
-            if self.template.is_reference {
-                self.use_template(id as u64)?;
+    }
+
+    /// Reads on in the packed string until the batch is full, the string ends, or an element is too long for that; whether
+    /// the batch should be handed out before it goes on.
+    fn unpack(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+        let mut pack = self.pack.expect("a packed string is open");
+        let result = self.unpack_with(&mut pack, cursor);
+        if self.pack.is_some() {
+            self.pack = Some(pack);
+        }
+        result
+    }
+
+    fn unpack_with(&mut self, pack: &mut Pack, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+        if !pack.has_header() {
+            let header_bytes = pack.packing.header_bytes();
+            if self.flow.left() < header_bytes {
+                return Err(pack.packing.corrupt().into());
+            }
+            self.flow.fill(cursor, header_bytes)?;
+            pack.take_header(self.flow.rest())?;
+            self.flow.skip(header_bytes);
+        }
+        let mut long_bytes = self.longest_text();
+        while !self.batch.is_full() {
+            let rest = self.flow.rest();
+            let read = pack
+                .packing
+                .read(rest, pack.width, pack.is_at_value(), long_bytes);
+            let mut receiver = Receiver {
+                batch: &mut self.batch,
+                node: &mut self.stream.node,
+                template: &mut self.template,
+                templates: &self.templates,
+            };
+            match read {
+                Ok(Read::Element(element, size)) => {
+                    if pack.take(Placed::Element(element), &mut receiver)? {
+                        self.batch.mark_complete();
+                    }
+                    self.flow.skip(size);
+                    long_bytes = self.longest_text();
+                }
+                Ok(Read::Long(string)) => match pack.long_use(&self.stream.node)? {
+                    LongUse::Whole => long_bytes = usize::MAX,
+                    LongUse::Gather if self.batch.has_complete() => return Ok(true),
+                    wanted => return self.open_long(pack, string, wanted, cursor),
+                },
+                Ok(Read::End(size)) if self.flow.left() > size => {
+                    if pack.packing != Packing::Intset {
+                        return Err(pack.packing.corrupt().into());
+                    }
+                    self.flow.fill(cursor, 1)?;
+                }
+                Ok(Read::End(size)) => {
+                    pack.end(&self.stream.node, &self.template)?;
+                    self.flow.skip(size);
+                    self.pack = None;
+                    self.stream.has_entries |=
+                        pack.role == Role::StreamNode && self.stream.node.has_entries();
+                    return Ok(false);
+                }
+                Err(Halt::More { needed }) => {
+                    let needed = usize::try_from(needed).unwrap_or(usize::MAX);
+                    if needed > self.flow.left() {
+                        return Err(pack.packing.corrupt().into());
+                    }
+                    self.flow.fill(cursor, needed)?;
+                }
+                Err(bad) => return Err(bad),
             }
         }
-        self.pack = Some((role, packing));
         Ok(false)
     }
 
-    /// The values that follow are those of the template `id`.
-    fn use_template(&mut self, id: u64) -> Result<(), Problem> {
-        (self.template.first, self.template.count) = self.templates.find(id)?;
-        self.walk.set_count(self.template.count as u64);
-        Ok(())
-    }
-
-    /// Adds the name to which the next value belongs.
-    fn push_template_name(&mut self) -> Result<(), Problem> {
-        let template = &mut self.template;
-        if template.used == template.count {
-            return Err(Problem::BadTemplate);
+    /// A string in the packed one is too long for one command.
+    fn open_long(
+        &mut self,
+        pack: &mut Pack,
+        string: LongString,
+        wanted: LongUse,
+        cursor: &mut Cursor<'_>,
+    ) -> Result<bool, Halt> {
+        let all = string.bytes.saturating_add(string.before + string.behind);
+        if all > self.flow.left() {
+            return Err(pack.packing.corrupt().into());
         }
-        self.batch
-            .push_name(self.templates.name(template.first + template.used));
-        template.used += 1;
-        Ok(())
-    }
-
-    /// Reads on in the packed string; whether the batch is full before it ends.
-    fn unpack(&mut self) -> Result<bool, Problem> {
-        let (role, packing) = self.pack.expect("a packed string is open");
-        if role == Role::TemplateValues {
-            return self.unpack_template_values();
-        }
-        let bytes = &self.pack_bytes;
-        let at = &mut self.pack_at;
-        while !self.batch.is_full() {
-            let more = match role {
-                Role::StreamNode => {
-                    let more = self.stream.node.next_entry(bytes, &mut self.batch)?;
-                    self.stream.has_entries |= more;
-                    more
-                }
-                Role::SortedSetPack | Role::SortedSetZiplist => {
-                    match packing.next_pair(bytes, at)? {
-                        Some([member, score]) => {
-                            self.batch.push_element(&member);
-                            self.batch.scores.push(element_score(&score)?);
-                            true
-                        }
-                        None => false,
-                    }
-                }
-                Role::HashPack | Role::HashZiplist | Role::HashZipmap | Role::HashPackDeadlines => {
-                    match packing.next_pair(bytes, at)? {
-                        Some([field, value]) => {
-                            self.batch.push_element(&field);
-                            self.batch.push_element(&value);
-                            if role == Role::HashPackDeadlines {
-                                let deadline = packing.next(bytes, at)?;
-                                self.batch.deadlines.push(element_deadline(deadline)?);
-                            }
-                            true
-                        }
-                        None => false,
-                    }
-                }
-                _ => match packing.next(bytes, at)? {
-                    Some(element) => {
-                        self.batch.push_element(&element);
-                        true
-                    }
-                    None => false,
-                },
-            };
-            if !more {
-                self.pack = None;
-                self.pack_bytes.shrink_to(limits::PART_BYTES);
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    /// As [`Elements::unpack`], for values without names.
-    fn unpack_template_values(&mut self) -> Result<bool, Problem> {
-        while !self.batch.is_full() {
-            let mut at = self.pack_at;
-            let is_end = Packing::Listpack.next(&self.pack_bytes, &mut at)?.is_none();
-            if is_end {
-                self.pack = None;
-                return if self.template.used == self.template.count {
-                    Ok(false)
-                } else {
-                    Err(Problem::BadTemplate)
-                };
-            }
-            self.push_template_name()?;
-            if let Some(value) = Packing::Listpack.next(&self.pack_bytes, &mut self.pack_at)? {
-                self.batch.push_element(&value);
-            }
-        }
-        Ok(true)
+        self.flow.fill(cursor, string.before)?;
+        self.flow.skip(string.before);
+        let purpose = match wanted {
+            LongUse::Discard => Purpose::Discarded,
+            _ => Purpose::Packed,
+        };
+        let number = self.batch.next_gathered();
+        self.long = Some(LongText::packed(string, number, purpose));
+        Ok(false)
     }
 
     fn take_number(&mut self, role: Role, value: u64) -> Result<bool, Problem> {
         match role {
-            Role::TemplateId => self.use_template(value)?,
+            Role::TemplateId => {
+                let count = self.template.refer(&self.templates, value)?;
+                self.walk.set_count(count as u64);
+            }
             Role::ProducerSeconds => self.stream.producer_seconds = value,
             Role::ProducerEntries => {
                 self.batch.pieces.push(PieceRecord::Producers {
@@ -855,21 +717,6 @@ fn push_pending(batch: &mut Batch, stream: &StreamState, delivery: &Delivery) {
         first_id: ids - 1,
         end_id: ids,
     });
-}
-
-fn element_score(element: &Element<'_>) -> Result<f64, Problem> {
-    match *element {
-        Element::Integer(value) => Ok(value as f64),
-        Element::Text(text) => parse_score(text),
-    }
-}
-
-fn element_deadline(element: Option<Element<'_>>) -> Result<u64, Problem> {
-    let value = element.and_then(|element| element.as_integer());
-    match value.ok_or(Problem::BadPacked("listpack"))? {
-        0 => Ok(NO_DEADLINE),
-        other => Ok(other.max(0) as u64),
-    }
 }
 
 #[cfg(test)]

@@ -28,9 +28,10 @@
 use super::Lineage;
 
 /// What a piece of a value means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Role {
     /// Read past, carries nothing that commands can express.
+    #[default]
     Ignored,
     /// A whole string value.
     Whole,

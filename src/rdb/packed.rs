@@ -9,6 +9,8 @@
 //!
 //! The counts and totals are claims; only the bytes that are there are read, so no content can make a
 //! reader run past its end or for ever: every element takes at least one byte.
+//!
+//! Elements are read from the front of whatever part of the packed string is there; one that is not whole asks for more.
 
 use super::error::{Halt, Problem};
 use super::wire::Cursor;
@@ -55,58 +57,131 @@ impl Packing {
         }
     }
 
-    fn corrupt(self) -> Problem {
+    pub fn corrupt(self) -> Problem {
         Problem::BadPacked(self.name())
     }
 
-    /// Where the first element is.
-    pub fn start(self, bytes: &[u8]) -> Result<usize, Problem> {
-        let header = match self {
+    /// How many bytes stand before the first element.
+    pub fn header_bytes(self) -> usize {
+        match self {
             Packing::Listpack => 6,
             Packing::Ziplist => 10,
             Packing::Intset => 8,
             Packing::Zipmap => 1,
-        };
-        if bytes.len() < header {
-            return Err(self.corrupt());
         }
-        Ok(header)
     }
 
-    /// The element at `at`, which moves behind it; `None` at the end.
-    pub fn next<'a>(self, bytes: &'a [u8], at: &mut usize) -> Result<Option<Element<'a>>, Problem> {
-        let mut cursor = Cursor::new(bytes, *at);
-        let element = match self {
-            Packing::Listpack => listpack_element(&mut cursor),
-            Packing::Ziplist => ziplist_element(&mut cursor),
-            Packing::Intset => intset_element(bytes, &mut cursor),
-            // Fields and values alternate; only values have free space behind them.
-            Packing::Zipmap => unreachable!("zipmaps are read by pairs"),
-        };
-        let element = element.map_err(|halt| halt.or(self.corrupt()))?;
-        *at = cursor.at();
-        Ok(element)
+    /// The width of an intset's integers, from its header; nothing for the others.
+    pub fn width(self, header: &[u8]) -> Result<u8, Problem> {
+        match (
+            self,
+            header.first_chunk().map(|width| u32::from_le_bytes(*width)),
+        ) {
+            (Packing::Intset, Some(width @ (2 | 4 | 8))) => Ok(width as u8),
+            (Packing::Intset, _) => Err(self.corrupt()),
+            _ => Ok(0),
+        }
     }
 
-    /// As [`Packing::next`], two at a time.
-    pub fn next_pair<'a>(
+    /// Reads what stands at the front of `bytes`. A string longer than `long` is only measured.
+    pub fn read(
         self,
-        bytes: &'a [u8],
-        at: &mut usize,
-    ) -> Result<Option<[Element<'a>; 2]>, Problem> {
-        if self == Packing::Zipmap {
-            let mut cursor = Cursor::new(bytes, *at);
-            let pair = zipmap_pair(&mut cursor).map_err(|halt| halt.or(self.corrupt()))?;
-            *at = cursor.at();
-            return Ok(pair);
+        bytes: &[u8],
+        width: u8,
+        is_value: bool,
+        long: usize,
+    ) -> Result<Read<'_>, Halt> {
+        let mut cursor = Cursor::new(bytes, 0);
+        if bytes.len() > LONG_HEAD_BYTES
+            && let Some(string) = self.long_string(bytes, is_value)
+            && string.bytes > long
+        {
+            return Ok(Read::Long(string));
         }
-        let Some(first) = self.next(bytes, at)? else {
-            return Ok(None);
+        let element = match self {
+            Packing::Listpack => listpack_element(&mut cursor)?,
+            Packing::Ziplist => ziplist_element(&mut cursor)?,
+            Packing::Intset if bytes.is_empty() => None,
+            Packing::Intset => Some(Element::Integer(sign_extended(cursor.take(width.into())?))),
+            Packing::Zipmap => zipmap_element(&mut cursor, is_value)?,
         };
-        let second = self.next(bytes, at)?.ok_or(self.corrupt())?;
-        Ok(Some([first, second]))
+        Ok(match element {
+            Some(element) => Read::Element(element, cursor.at()),
+            None => Read::End(cursor.at()),
+        })
+    }
+
+    /// The string at the front, if its length is stored in four bytes.
+    fn long_string(self, bytes: &[u8], is_value: bool) -> Option<LongString> {
+        let four = |at: usize| bytes.get(at..)?.first_chunk::<4>().copied();
+        Some(match self {
+            Packing::Listpack if bytes[0] == 0xf0 => {
+                let length = u32::from_le_bytes(four(1)?) as usize;
+                LongString {
+                    before: 5,
+                    bytes: length,
+                    behind: backward_length_bytes(5 + length),
+                }
+            }
+            Packing::Ziplist => {
+                let at = if bytes[0] == 0xfe { 5 } else { 1 };
+                if bytes[0] == 0xff || !(0x80..0xc0).contains(bytes.get(at)?) {
+                    return None;
+                }
+                LongString {
+                    before: at + 5,
+                    bytes: u32::from_be_bytes(four(at + 1)?) as usize,
+                    behind: 0,
+                }
+            }
+            Packing::Zipmap if bytes[0] == 0xfe => LongString {
+                before: 5 + usize::from(is_value),
+                bytes: u32::from_le_bytes(four(1)?) as usize,
+                behind: if is_value {
+                    usize::from(*bytes.get(5)?)
+                } else {
+                    0
+                },
+            },
+            _ => return None,
+        })
+    }
+
+    /// The element at `at` of a whole packed string, which moves behind it; `None` at the end.
+    pub fn next<'a>(self, bytes: &'a [u8], at: &mut usize) -> Result<Option<Element<'a>>, Problem> {
+        let rest = bytes.get(*at..).unwrap_or_default();
+        let width = self.width(bytes)?;
+        match self.read(rest, width, false, usize::MAX) {
+            Ok(Read::Element(element, size)) => {
+                *at += size;
+                Ok(Some(element))
+            }
+            Ok(_) => Ok(None),
+            Err(halt) => Err(halt.or(self.corrupt())),
+        }
     }
 }
+
+/// What stands at the front of a packed string.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Read<'a> {
+    /// The end, and how many bytes mark it.
+    End(usize),
+    /// An element, and how many bytes it takes.
+    Element(Element<'a>, usize),
+    Long(LongString),
+}
+
+/// A string that is too long to be read as one: bytes before it, its own, and those behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LongString {
+    pub before: usize,
+    pub bytes: usize,
+    pub behind: usize,
+}
+
+/// The most bytes before a string whose length is stored in four.
+const LONG_HEAD_BYTES: usize = 10;
 
 fn sign_extended(bytes: &[u8]) -> i64 {
     let mut wide = [0u8; 8];
@@ -188,28 +263,22 @@ fn ziplist_element<'a>(cursor: &mut Cursor<'a>) -> Result<Option<Element<'a>>, H
     }))
 }
 
-fn intset_element<'a>(bytes: &[u8], cursor: &mut Cursor<'a>) -> Result<Option<Element<'a>>, Halt> {
-    let width = match bytes.first_chunk().map(|width| u32::from_le_bytes(*width)) {
-        Some(width @ (2 | 4 | 8)) => width as usize,
-        _ => return Err(Packing::Intset.corrupt().into()),
-    };
-    if cursor.at() == bytes.len() {
-        return Ok(None);
-    }
-    let stored = cursor.take(width)?;
-    Ok(Some(Element::Integer(sign_extended(stored))))
-}
-
-fn zipmap_pair<'a>(cursor: &mut Cursor<'a>) -> Result<Option<[Element<'a>; 2]>, Halt> {
+/// A field, or a value and the free bytes behind it.
+fn zipmap_element<'a>(
+    cursor: &mut Cursor<'a>,
+    is_value: bool,
+) -> Result<Option<Element<'a>>, Halt> {
     let Some(length) = zipmap_length(cursor)? else {
         return Ok(None);
     };
-    let field = cursor.take(length)?;
-    let length = zipmap_length(cursor)?.ok_or(Packing::Zipmap.corrupt())?;
-    let free = usize::from(cursor.u8()?);
-    let value = cursor.take(length)?;
+    let free = if is_value {
+        usize::from(cursor.u8()?)
+    } else {
+        0
+    };
+    let text = cursor.take(length)?;
     cursor.take(free)?;
-    Ok(Some([Element::Text(field), Element::Text(value)]))
+    Ok(Some(Element::Text(text)))
 }
 
 fn zipmap_length(cursor: &mut Cursor<'_>) -> Result<Option<usize>, Halt> {
@@ -225,7 +294,7 @@ mod tests {
     use super::*;
 
     fn all(packing: Packing, bytes: &[u8]) -> Result<Vec<String>, Problem> {
-        let mut at = packing.start(bytes)?;
+        let mut at = packing.header_bytes();
         let mut out = Vec::new();
         while let Some(element) = packing.next(bytes, &mut at)? {
             let mut text = Vec::new();
@@ -308,17 +377,33 @@ mod tests {
     #[test]
     fn zipmap_pairs_skip_free_space() {
         let map = [2, 1, b'f', 2, 3, b'v', b'w', 0, 0, 0, 1, b'g', 0, 0, 0xff];
-        let mut at = Packing::Zipmap.start(&map).unwrap();
-        let text = |text: &'static [u8]| Element::Text(text);
-        assert_eq!(
-            Packing::Zipmap.next_pair(&map, &mut at),
-            Ok(Some([text(b"f"), text(b"vw")]))
-        );
-        assert_eq!(
-            Packing::Zipmap.next_pair(&map, &mut at),
-            Ok(Some([text(b"g"), text(b"")]))
-        );
-        assert_eq!(Packing::Zipmap.next_pair(&map, &mut at), Ok(None));
+        let read = |at: usize, is_value| Packing::Zipmap.read(&map[at..], 0, is_value, usize::MAX);
+        let text = |text: &'static [u8], size| Ok(Read::Element(Element::Text(text), size));
+        assert_eq!(read(1, false), text(b"f", 2));
+        assert_eq!(read(3, true), text(b"vw", 7));
+        assert_eq!(read(10, false), text(b"g", 2));
+        assert_eq!(read(12, true), text(b"", 2));
+        assert_eq!(read(14, false), Ok(Read::End(1)));
+    }
+
+    #[test]
+    fn a_long_string_is_measured_before_it_is_there() {
+        let long = |before, bytes, behind| {
+            Ok(Read::Long(LongString {
+                before,
+                bytes,
+                behind,
+            }))
+        };
+        let listpack = [&[0xf0, 0, 0, 1, 0][..], &[7; 6]].concat();
+        let read = |packing: Packing, bytes| packing.read(bytes, 0, true, 1000);
+        assert_eq!(read(Packing::Listpack, &listpack), long(5, 65536, 3));
+        let ziplist = [&[0xfe, 9, 9, 0, 0, 0x80, 0, 1, 0, 0][..], &[7; 6]].concat();
+        assert_eq!(read(Packing::Ziplist, &ziplist), long(10, 65536, 0));
+        let zipmap = [&[0xfe, 0, 0, 1, 0, 2][..], &[7; 6]].concat();
+        assert_eq!(read(Packing::Zipmap, &zipmap), long(6, 65536, 2));
+        let more = Packing::Listpack.read(&listpack, 0, true, 1 << 20);
+        assert_eq!(more, Err(Halt::More { needed: 65541 }));
     }
 
     #[test]

@@ -4,9 +4,13 @@
 //! first part removes the key, sets, hashes and sorted sets take elements twice, strings are written at
 //! an offset, lists are cut to the length they had before the part, stream entries carry their ids.
 //! A list's part is one transaction of four commands: go back to the start of the part, not into it.
+//! A string too long for one command comes in pieces and is put in its place behind them ([`super::gather`]).
+//! How often or how long ago a key was used (`OBJECT FREQ`, `IDLETIME`) can only be said by RESTORE: a key written by elements
+//! counts as just written.
 //! What a target answers to a repeated XADD (id not greater) and XGROUP CREATE (BUSYGROUP) is no fault then.
 
 use super::command::CommandWriter;
+use super::gather::Gathered;
 use super::{Problem, StreamId, TargetFormat};
 
 /// Elements of one key, as many as make a command of moderate size.
@@ -26,6 +30,8 @@ pub struct Part<'a> {
     /// Nothing of this key follows.
     pub is_last: bool,
     pub content: Content<'a>,
+    /// Texts of the content that came in pieces before ([`Content::Piece`]); the content is then one element.
+    pub gathered: &'a [Gathered],
 }
 
 /// The elements of a [`Part`].
@@ -55,13 +61,21 @@ pub enum Content<'a> {
         deadlines: &'a [u64],
     },
     Stream(StreamPieces<'a>),
+    /// Bytes from `offset` on of a string within the element that comes next, which is too long for one command: `number` tells
+    /// the strings of one element apart, `whole_bytes` is the length of all of it.
+    Piece {
+        number: usize,
+        offset: u64,
+        whole_bytes: u64,
+        bytes: &'a [u8],
+    },
 }
 
 impl Content<'_> {
     /// How many elements there are: entries of streams, fields of hashes; none in strings.
     pub fn element_count(&self) -> usize {
         match self {
-            Content::String { .. } => 0,
+            Content::String { .. } | Content::Piece { .. } => 0,
             Content::List { items: texts, .. } | Content::Set { members: texts } => texts.len(),
             Content::SortedSet { scores, .. } => scores.len(),
             Content::Hash { pairs, .. } => pairs.len() / 2,
@@ -166,7 +180,7 @@ pub enum StreamPiece<'a> {
 /// Pieces of a stream in the order in which they must be written.
 #[derive(Debug, Clone, Copy)]
 pub struct StreamPieces<'a> {
-    pub(super) batch: &'a super::element::Batch,
+    pub(super) batch: &'a super::batch::Batch,
 }
 
 impl<'a> StreamPieces<'a> {
@@ -193,7 +207,20 @@ impl Part<'_> {
             CommandWriter::all(out, &[b"UNLINK", self.key]);
             commands += 1;
         }
+        if !self.gathered.is_empty() {
+            super::gather::write_element(out, self, target)?;
+            return Ok(commands + 1 + self.write_deadline(out));
+        }
         commands += match self.content {
+            Content::Piece {
+                number,
+                offset,
+                bytes,
+                ..
+            } => {
+                super::gather::write_piece(out, self.key, number, offset, bytes);
+                1
+            }
             Content::String { offset, bytes } => self.write_string(out, offset, bytes),
             Content::List { before, items } => self.write_list(out, before, items),
             Content::Set { members } => self.write_set(out, members),
@@ -204,14 +231,19 @@ impl Part<'_> {
                 Ok(sum + written)
             })?,
         };
-        if let (true, Some(at)) = (self.is_last, self.expire_at_ms) {
-            CommandWriter::new(out, 3)
-                .arg(b"PEXPIREAT")
-                .arg(self.key)
-                .number(at);
-            commands += 1;
-        }
-        Ok(commands)
+        Ok(commands + self.write_deadline(out))
+    }
+
+    /// The deadline of the key goes out with the last part.
+    fn write_deadline(&self, out: &mut Vec<u8>) -> usize {
+        let (true, Some(at)) = (self.is_last, self.expire_at_ms) else {
+            return 0;
+        };
+        CommandWriter::new(out, 3)
+            .arg(b"PEXPIREAT")
+            .arg(self.key)
+            .number(at);
+        1
     }
 
     fn write_string(&self, out: &mut Vec<u8>, offset: u64, bytes: &[u8]) -> usize {

@@ -12,11 +12,11 @@
 //! (both become the time of the copy), a pending entry whose stream entry is deleted (servers from 7.0 on refuse to claim
 //! it), and how many entries idempotent producers added and repeated.
 
+use super::batch::Batch;
 use super::command::CommandWriter;
-use super::element::Batch;
 use super::error::Problem;
-use super::packed::{Element, Packing};
 use super::part::StreamPiece;
+use super::unpack::{Placed, integer, push};
 use super::{StreamId, TargetFormat};
 
 const FLAG_DELETED: i64 = 1;
@@ -26,77 +26,182 @@ const FLAG_SAME_FIELDS: i64 = 2;
 #[derive(Default)]
 pub(super) struct NodeReader {
     id: StreamId,
-    at: usize,
-    /// Where the names at the head are.
-    names_at: Vec<usize>,
+    step: Step,
+    /// Elements of the current step that are still to come.
+    left: u64,
+    /// The names at the head, and where each ends.
+    names: Vec<u8>,
+    name_ends: Vec<usize>,
+    flags: i64,
+    entry: StreamId,
+    /// Texts of the current entry in the batch, and how many of the names at the head were used for it.
+    texts: usize,
+    used_names: usize,
+    has_entries: bool,
 }
 
-const PACK: Packing = Packing::Listpack;
-
-fn element<'a>(bytes: &'a [u8], at: &mut usize) -> Result<Element<'a>, Problem> {
-    PACK.next(bytes, at)?.ok_or(Problem::BadStream)
+/// What the next element of a node is.
+#[derive(Default, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    #[default]
+    Count,
+    Deleted,
+    NameCount,
+    Name,
+    HeadEnd,
+    Flags,
+    Milliseconds,
+    Sequence,
+    FieldCount,
+    /// A value whose name is at the head.
+    Value,
+    /// A name or a value.
+    Text,
+    Length,
 }
 
-fn integer(bytes: &[u8], at: &mut usize) -> Result<i64, Problem> {
-    element(bytes, at)?.as_integer().ok_or(Problem::BadStream)
+/// What a node can use at its place.
+pub(super) enum Wants {
+    Number,
+    /// A name at the head, which is needed again and again.
+    Name,
+    Text,
+    /// A text of an entry that does not exist any more.
+    DeletedText,
 }
 
 impl NodeReader {
-    /// Goes to the first entry of the node `id`.
-    pub fn open(&mut self, id: StreamId, bytes: &[u8]) -> Result<(), Problem> {
+    /// Begins the node `id`.
+    pub fn open(&mut self, id: StreamId) {
         self.id = id;
-        self.names_at.clear();
-        let mut at = PACK.start(bytes)?;
-        let _count = integer(bytes, &mut at)?;
-        let _deleted = integer(bytes, &mut at)?;
-        for _ in 0..integer(bytes, &mut at)? {
-            self.names_at.push(at);
-            element(bytes, &mut at)?;
-        }
-        if integer(bytes, &mut at)? != 0 {
-            return Err(Problem::BadStream);
-        }
-        self.at = at;
-        Ok(())
+        self.step = Step::Count;
+        self.names.clear();
+        self.name_ends.clear();
+        self.has_entries = false;
     }
 
-    /// Puts the next entry that is not deleted into `batch`; `false` at the end.
-    pub fn next_entry(&mut self, bytes: &[u8], batch: &mut Batch) -> Result<bool, Problem> {
-        let at = &mut self.at;
-        while let Some(flags) = PACK.next(bytes, at)? {
-            let flags = flags.as_integer().ok_or(Problem::BadStream)?;
-            let id = StreamId {
-                milliseconds: (self.id.milliseconds).wrapping_add(integer(bytes, at)? as u64),
-                sequence: (self.id.sequence).wrapping_add(integer(bytes, at)? as u64),
-            };
-            let first = batch.text_count();
-            if flags & FLAG_SAME_FIELDS != 0 {
-                for name_at in &self.names_at {
-                    batch.push_element(&element(bytes, &mut name_at.clone())?);
-                    batch.push_element(&element(bytes, at)?);
-                }
-            } else {
-                for _ in 0..integer(bytes, at)? {
-                    batch.push_element(&element(bytes, at)?);
-                    batch.push_element(&element(bytes, at)?);
-                }
-            }
-            let _length = integer(bytes, at)?;
-            if flags & FLAG_DELETED != 0 || batch.text_count() == first {
-                batch.truncate_texts(first);
-                continue;
-            }
-            batch.push_entry(id, first);
-            return Ok(true);
+    pub fn wants(&self) -> Wants {
+        match self.step {
+            Step::Name => Wants::Name,
+            Step::Value | Step::Text if self.flags & FLAG_DELETED != 0 => Wants::DeletedText,
+            Step::Value | Step::Text => Wants::Text,
+            _ => Wants::Number,
         }
+    }
+
+    /// Whether the node may end here.
+    pub fn is_between_entries(&self) -> bool {
+        self.step == Step::Flags
+    }
+
+    /// Whether an entry that exists was read of this node.
+    pub fn has_entries(&self) -> bool {
+        self.has_entries
+    }
+
+    /// Takes the next element; whether it completes an entry that is not deleted, which is then in `batch`.
+    pub fn take(&mut self, placed: Placed<'_>, batch: &mut Batch) -> Result<bool, Problem> {
+        let number = || integer(&placed).ok_or(Problem::BadStream);
+        self.step = match self.step {
+            Step::Count | Step::Deleted => {
+                number()?;
+                match self.step {
+                    Step::Count => Step::Deleted,
+                    _ => Step::NameCount,
+                }
+            }
+            Step::NameCount => {
+                self.left = number()?.max(0) as u64;
+                self.if_left(Step::Name, Step::HeadEnd)
+            }
+            Step::Name => {
+                let Placed::Element(name) = placed else {
+                    return Err(Problem::BadStream);
+                };
+                name.append_to(&mut self.names);
+                self.name_ends.push(self.names.len());
+                self.left -= 1;
+                self.if_left(Step::Name, Step::HeadEnd)
+            }
+            Step::HeadEnd => match number()? {
+                0 => Step::Flags,
+                _ => return Err(Problem::BadStream),
+            },
+            Step::Flags => {
+                self.flags = number()?;
+                (self.texts, self.used_names) = (0, 0);
+                Step::Milliseconds
+            }
+            Step::Milliseconds => {
+                self.entry.milliseconds = self.id.milliseconds.wrapping_add(number()? as u64);
+                Step::Sequence
+            }
+            Step::Sequence => {
+                self.entry.sequence = self.id.sequence.wrapping_add(number()? as u64);
+                if self.flags & FLAG_SAME_FIELDS == 0 {
+                    Step::FieldCount
+                } else {
+                    self.left = self.name_ends.len() as u64;
+                    self.if_left(Step::Value, Step::Length)
+                }
+            }
+            Step::FieldCount => {
+                self.left = 2 * u64::try_from(number()?).unwrap_or(0);
+                self.if_left(Step::Text, Step::Length)
+            }
+            Step::Value => {
+                self.push_name(batch);
+                push(&placed, batch);
+                self.texts += 2;
+                self.left -= 1;
+                self.if_left(Step::Value, Step::Length)
+            }
+            Step::Text => {
+                push(&placed, batch);
+                self.texts += 1;
+                self.left -= 1;
+                self.if_left(Step::Text, Step::Length)
+            }
+            Step::Length => {
+                number()?;
+                self.step = Step::Flags;
+                return Ok(self.end_entry(batch));
+            }
+        };
         Ok(false)
+    }
+
+    fn if_left(&self, then: Step, otherwise: Step) -> Step {
+        if self.left > 0 { then } else { otherwise }
+    }
+
+    /// Adds the name at the head to which the next value belongs.
+    fn push_name(&mut self, batch: &mut Batch) {
+        let start = match self.used_names {
+            0 => 0,
+            used => self.name_ends[used - 1],
+        };
+        batch.push_name(&self.names[start..self.name_ends[self.used_names]]);
+        self.used_names += 1;
+    }
+
+    fn end_entry(&mut self, batch: &mut Batch) -> bool {
+        let first = batch.text_count() - self.texts;
+        if self.flags & FLAG_DELETED != 0 || self.texts == 0 {
+            batch.truncate_texts(first);
+            return false;
+        }
+        batch.push_entry(self.entry, first);
+        self.has_entries = true;
+        true
     }
 }
 
 /// A group that exists only while an empty stream is made.
 const PLACEHOLDER_GROUP: &[u8] = b"slotstream";
 
-/// Appends the commands for one piece and returns their number; an error when there are none for this target.
+/// Appends the commands for one piece and returns their number; an error when there are none for this target. Long: one arm
+/// for each kind of piece.
 pub(super) fn write_piece(
     key: &[u8],
     piece: StreamPiece<'_>,

@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 
+use super::batch::Batch;
 use super::error::Problem;
 use crate::limits;
 
@@ -73,5 +74,60 @@ impl Templates {
 
     pub fn name_count(&self) -> usize {
         self.ends.len()
+    }
+}
+
+/// Names for the values of a hash that stores none itself.
+#[derive(Default)]
+pub(super) struct TemplateState {
+    /// The value names its template; else the names come with it.
+    pub is_reference: bool,
+    /// Number of its first name, how many there are, and how many have their value.
+    first: usize,
+    count: usize,
+    used: usize,
+}
+
+impl TemplateState {
+    /// For the next value; names that come with it follow those that the snapshot has defined.
+    pub fn new(is_reference: bool, templates: &Templates) -> Self {
+        Self {
+            is_reference,
+            first: templates.name_count(),
+            ..Self::default()
+        }
+    }
+
+    /// A name came with the value.
+    pub fn count_name(&mut self) {
+        self.count += 1;
+    }
+
+    /// The values that follow are those of the template `id`; gives their number.
+    pub fn refer(&mut self, templates: &Templates, id: u64) -> Result<usize, Problem> {
+        (self.first, self.count) = templates.find(id)?;
+        Ok(self.count)
+    }
+
+    /// Adds the name to which the next value belongs.
+    pub fn push_name(&mut self, templates: &Templates, batch: &mut Batch) -> Result<(), Problem> {
+        if self.is_used_up() {
+            return Err(Problem::BadTemplate);
+        }
+        batch.push_name(templates.name(self.first + self.used));
+        self.used += 1;
+        Ok(())
+    }
+
+    /// Whether every name has its value.
+    pub fn is_used_up(&self) -> bool {
+        self.used == self.count
+    }
+
+    /// Forgets the names that came with the value.
+    pub fn forget_names(&self, templates: &mut Templates) {
+        if !self.is_reference {
+            templates.truncate(self.first);
+        }
     }
 }

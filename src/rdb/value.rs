@@ -11,6 +11,7 @@ use super::element::{Elements, has_elements};
 use super::error::ModuleId;
 use super::grammar;
 use super::wire::Cursor;
+use crate::limits;
 
 /// A key whose serialized value lies in the input as one piece.
 #[derive(Debug, Clone, Copy)]
@@ -76,7 +77,7 @@ impl Value<'_> {
         }
         let mut elements = Elements::default();
         let program = grammar::value_program(self.type_code, lineage)?;
-        elements.open(self.type_code, lineage, program);
+        elements.open(self.type_code, lineage, program, limits::LONG_TEXT_BYTES);
         let mut cursor = Cursor::new(self.serialized, 0);
         let mut count = 0;
         loop {

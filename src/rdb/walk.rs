@@ -87,7 +87,8 @@ impl Walk {
         self.counted = count;
     }
 
-    /// Reads the next piece. Nothing changes, `cursor` included, if it is not whole.
+    /// Reads the next piece. Nothing changes, `cursor` included, if it is not whole (of a string that is passed over, what
+    /// there is of it is used up). Long: one arm for each step.
     #[inline]
     pub fn next<'a>(&mut self, cursor: &mut Cursor<'a>) -> Result<Token<'a>, Halt> {
         if self.to_pass > 0 {
@@ -217,9 +218,19 @@ impl Walk {
         }
     }
 
-    /// The next piece is the only one: a value that is a single string.
-    pub fn is_at_whole_text(&self) -> bool {
-        self.program[usize::from(self.step)] == Op::Text(Role::Whole)
+    /// What the next piece means, if it is a string.
+    #[inline]
+    pub fn text_role(&self) -> Option<Role> {
+        match self.program[usize::from(self.step)] {
+            Op::Text(role) => Some(role),
+            _ => None,
+        }
+    }
+
+    /// Goes on behind a string that somebody else reads.
+    pub fn skip_text(&mut self) {
+        debug_assert!(self.text_role().is_some());
+        self.step += 1;
     }
 }
 
@@ -260,7 +271,7 @@ fn text_or_head(cursor: &mut Cursor<'_>, passes: bool) -> Result<usize, Halt> {
 fn listpack_count(text: Text<'_>) -> Result<u64, Problem> {
     let mut plain = Vec::new();
     let bytes = text.resolve(&mut plain)?;
-    let mut at = Packing::Listpack.start(bytes)?;
+    let mut at = Packing::Listpack.header_bytes();
     let mut count = 0;
     while Packing::Listpack.next(bytes, &mut at)?.is_some() {
         count += 1;

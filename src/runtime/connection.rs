@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
+use nix::libc;
 use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use crate::fault::{Fault, FaultKind};
@@ -18,6 +19,8 @@ pub(super) struct Connection {
     stream: TcpStream,
     /// The last write would have blocked; the kernel will wake the task.
     blocked: bool,
+    /// The kernel wakes a reader once so many bytes are there.
+    read_floor: usize,
 }
 
 /// Connects to the first address of `host` that answers.
@@ -32,6 +35,7 @@ pub(super) async fn dial(host: String, port: u16) -> Result<Connection, Fault> {
                 return Ok(Connection {
                     stream,
                     blocked: false,
+                    read_floor: 1,
                 });
             }
             Err(error) => last = Some(error),
@@ -71,6 +75,27 @@ impl Connection {
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+
+    /// Asks the kernel to wake the reader only once `bytes` are there (`SO_RCVLOWAT`): for replies of which more are sure
+    /// to come. A read that is tried finds whatever there is.
+    pub fn set_read_floor(&mut self, bytes: usize) {
+        if self.read_floor == bytes {
+            return;
+        }
+        self.read_floor = bytes;
+        let value = bytes as libc::c_int;
+        // SAFETY: the option's value is an int, which lives as long as the call; the descriptor is the stream's own.
+        // A kernel that refuses changes nothing but how often it wakes us.
+        let _ = unsafe {
+            libc::setsockopt(
+                self.stream.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_RCVLOWAT,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
     }
 
     /// Writes as much of the pieces as the socket takes. `pieces` is not empty.

@@ -140,6 +140,9 @@ impl LaneTask {
         }
         busy |= self.write_targets(cx, now_ms)?;
         busy |= self.write_source(cx, now_ms)?;
+        if !busy {
+            self.set_read_floors();
+        }
         Ok(busy)
     }
 
@@ -149,6 +152,16 @@ impl LaneTask {
             busy |= self.write_target(cx, index, now_ms)?;
         }
         Ok(busy)
+    }
+
+    /// Lets replies gather in the kernel while many are due.
+    fn set_read_floors(&mut self) {
+        for (index, socket) in self.targets.iter_mut().enumerate() {
+            if let Socket::Up(connection) = socket {
+                let due = self.lane.target_replies_due(index);
+                connection.set_read_floor(read_floor(due));
+            }
+        }
     }
 
     fn tick_if_due(&mut self, cx: &mut Context<'_>, now_ms: u64) -> Result<bool, Fault> {
@@ -363,6 +376,17 @@ impl LaneTask {
     }
 }
 
+/// How many bytes of replies are worth a wake-up when so many replies are due. Fewer than those must bring, even if one
+/// was read in part, so that the last one always wakes.
+fn read_floor(due: u64) -> usize {
+    let together = limits::REPLIES_TOGETHER
+        .iter()
+        .find(|(least, _)| due >= *least);
+    together.map_or(1, |(_, replies)| {
+        *replies as usize * limits::MIN_REPLY_BYTES
+    })
+}
+
 fn closed() -> Fault {
     Fault::new(
         FaultKind::ConnectionLost,
@@ -375,4 +399,18 @@ fn broken(error: &std::io::Error) -> Fault {
         FaultKind::ConnectionLost,
         format!("the connection broke: {error}"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_due_reply_always_wakes() {
+        for due in 0..10_000_u64 {
+            // One reply may have been read but for its last byte.
+            let least = due.saturating_sub(1) as usize * limits::MIN_REPLY_BYTES + 1;
+            assert!((1..=least).contains(&read_floor(due)), "{due} due");
+        }
+    }
 }

@@ -229,6 +229,36 @@ fn a_refused_command_within_a_run_is_found_and_what_passed_behind_it_is_told() {
 }
 
 #[test]
+fn the_replies_that_are_due_are_counted_one_by_one() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.writer.replies_due(), 0);
+    let set: &[&[u8]] = &[b"SET", b"a", b"v"];
+    rig.push(&[&[b"MULTI"], set, &[b"EXEC"]], Form::Transaction);
+    for _ in 0..4 {
+        rig.set(b"b");
+    }
+    rig.send();
+    let mut due = 7;
+    for reply in [
+        "+OK\r\n",
+        "+QUEUED\r\n",
+        "*1\r\n+OK\r\n",
+        "+OK\r\n",
+        "-ERR\r\n",
+        "+OK\r\n",
+        "+OK\r\n",
+    ] {
+        assert_eq!(rig.writer.replies_due(), due);
+        rig.reply(reply.as_bytes());
+        due -= 1;
+    }
+    assert_eq!(rig.writer.replies_due(), 0);
+    rig.lose();
+    rig.writer.connected();
+    assert_eq!(rig.writer.replies_due(), 1, "the greeting's");
+}
+
+#[test]
 fn a_transaction_is_refused_as_one_with_the_first_cause() {
     let mut rig = Rig::new();
     let commands: &[&[&[u8]]] = &[&[b"MULTI"], &[b"SET", b"a", b"1"], &[b"EXEC"]];

@@ -174,6 +174,12 @@ impl Writer {
         self.flight_frames > 0 || !self.hello_due.is_empty()
     }
 
+    /// How many replies are due for what was sent, one sent in part included.
+    pub fn replies_due(&self) -> u64 {
+        let answered = self.runs.front().map_or(0, |run| run.answered);
+        self.flight_frames - u64::from(answered) + self.hello_due.len() as u64
+    }
+
     /// Starts on a new connection.
     pub fn connected(&mut self) {
         debug_assert!(self.link == Link::Down);

@@ -2,7 +2,7 @@
 
 use crate::writer::{Bytes, Content, Entry, Group, Id, Stream};
 use slotstream::rdb::{
-    self, Decoder, Item, LeftOut, NO_DEADLINE, Options, Part, Problem, RdbError, StreamPiece,
+    self, Decoder, Item, LeftOut, NO_DEADLINE, Options, Part, Problem, RdbError, StreamPiece, Texts,
 };
 use std::collections::BTreeMap;
 
@@ -22,6 +22,26 @@ pub struct Collected {
     pub left_out: Vec<LeftOut>,
     /// Metadata of the values that passed whole with some.
     pub metadata: Vec<Bytes>,
+    /// The key of the next part did not have one yet that is more than a piece.
+    is_new: bool,
+    /// What came in pieces of the next element.
+    gathered: Vec<Bytes>,
+}
+
+type Gathered = BTreeMap<usize, Bytes>;
+
+/// The texts, with those that came in pieces in their places.
+fn plain_texts(texts: Texts<'_>, gathered: &Gathered) -> Vec<Bytes> {
+    let plain = texts.iter().enumerate();
+    plain
+        .map(|(index, text)| match gathered.get(&index) {
+            Some(whole) => {
+                assert!(text.is_empty());
+                whole.clone()
+            }
+            None => text.to_vec(),
+        })
+        .collect()
 }
 
 /// Decodes `snapshot`, given in pieces of the lengths that `next_length` says.
@@ -94,7 +114,28 @@ impl Collected {
     }
 
     fn take_part(&mut self, part: &Part<'_>) {
-        if part.is_first {
+        self.is_new |= part.is_first;
+        if let rdb::Content::Piece {
+            number,
+            offset,
+            whole_bytes,
+            bytes,
+        } = part.content
+        {
+            assert!(part.gathered.is_empty() && !part.is_last);
+            self.gathered.resize(number + 1, Vec::new());
+            assert_eq!(self.gathered[number].len() as u64, offset);
+            self.gathered[number].extend(bytes);
+            assert!(self.gathered[number].len() as u64 <= whole_bytes);
+            return;
+        }
+        let mut gathered = BTreeMap::new();
+        for known in part.gathered {
+            let text = std::mem::take(&mut self.gathered[known.number]);
+            assert_eq!(text.len() as u64, known.bytes);
+            gathered.insert(known.text, text);
+        }
+        if std::mem::take(&mut self.is_new) {
             self.entries.push(Entry {
                 key: part.key.to_vec(),
                 database: part.database,
@@ -106,7 +147,7 @@ impl Collected {
         }
         let entry = self.entries.last_mut().expect("the first part came first");
         assert_eq!(entry.key, part.key);
-        append(&mut entry.content, &part.content);
+        append(&mut entry.content, &part.content, &gathered);
     }
 }
 
@@ -118,10 +159,11 @@ fn empty(content: &rdb::Content<'_>) -> Content {
         rdb::Content::SortedSet { .. } => Content::SortedSet(BTreeMap::new()),
         rdb::Content::Hash { .. } => Content::Hash(BTreeMap::new()),
         rdb::Content::Stream(_) => Content::Stream(Stream::default()),
+        rdb::Content::Piece { .. } => unreachable!("pieces are no contents of their own"),
     }
 }
 
-fn append(whole: &mut Content, part: &rdb::Content<'_>) {
+fn append(whole: &mut Content, part: &rdb::Content<'_>, gathered: &Gathered) {
     match (whole, *part) {
         (Content::String(whole), rdb::Content::String { offset, bytes }) => {
             assert_eq!(whole.len() as u64, offset);
@@ -129,25 +171,20 @@ fn append(whole: &mut Content, part: &rdb::Content<'_>) {
         }
         (Content::List(whole), rdb::Content::List { before, items }) => {
             assert_eq!(whole.len() as u64, before);
-            whole.extend(items.iter().map(<[u8]>::to_vec));
+            whole.extend(plain_texts(items, gathered));
         }
         (Content::Set(whole), rdb::Content::Set { members }) => {
-            whole.extend(members.iter().map(<[u8]>::to_vec));
+            whole.extend(plain_texts(members, gathered));
         }
         (Content::SortedSet(whole), rdb::Content::SortedSet { members, scores }) => {
             assert_eq!(members.len(), scores.len());
-            whole.extend(
-                members
-                    .iter()
-                    .map(<[u8]>::to_vec)
-                    .zip(scores.iter().copied()),
-            );
+            let members = plain_texts(members, gathered).into_iter();
+            whole.extend(members.zip(scores.iter().copied()));
         }
         (Content::Hash(whole), rdb::Content::Hash { pairs, deadlines }) => {
             assert!(deadlines.is_empty() || deadlines.len() * 2 == pairs.len());
-            for index in 0..pairs.len() / 2 {
-                let field = pairs.get(2 * index).unwrap().to_vec();
-                let value = pairs.get(2 * index + 1).unwrap().to_vec();
+            for (index, pair) in plain_texts(pairs, gathered).chunks(2).enumerate() {
+                let (field, value) = (pair[0].clone(), pair[1].clone());
                 let deadline = deadlines
                     .get(index)
                     .copied()
@@ -156,7 +193,8 @@ fn append(whole: &mut Content, part: &rdb::Content<'_>) {
             }
         }
         (Content::Stream(whole), rdb::Content::Stream(pieces)) => {
-            pieces.iter().for_each(|piece| append_piece(whole, piece));
+            let pieces = pieces.iter();
+            pieces.for_each(|piece| append_piece(whole, piece, gathered));
         }
         (whole, part) => panic!("{whole:?} goes on as {part:?}"),
     }
@@ -166,10 +204,10 @@ fn plain(id: rdb::StreamId) -> Id {
     (id.milliseconds, id.sequence)
 }
 
-fn append_piece(stream: &mut Stream, piece: StreamPiece<'_>) {
+fn append_piece(stream: &mut Stream, piece: StreamPiece<'_>, gathered: &Gathered) {
     match piece {
         StreamPiece::Entry { id, pairs } => {
-            let texts: Vec<_> = pairs.iter().map(<[u8]>::to_vec).collect();
+            let texts = plain_texts(pairs, gathered);
             let pairs = texts
                 .chunks(2)
                 .map(|pair| (pair[0].clone(), pair[1].clone()));

@@ -1,6 +1,7 @@
 //! The decoder against snapshots written in every encoding, cut into pieces of every length, and damaged.
 
 mod collect;
+mod servers;
 mod special;
 mod writer;
 
@@ -8,7 +9,7 @@ use collect::collect;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
-use slotstream::rdb::{Form, Lineage, Modules, Options, TargetFormat};
+use slotstream::rdb::{Lineage, Modules, Options, TargetFormat};
 use std::collections::BTreeMap;
 use writer::{Bytes, Content, Dice, Entry, Group, Producers, Stream, Writer};
 
@@ -20,12 +21,11 @@ const VALKEY: &[u8; 9] = b"VALKEY080";
 fn by_elements() -> Options {
     Options {
         value_threshold_bytes: 1 << 20,
-        target: TargetFormat {
+        ..Options::new(TargetFormat {
             lineage: Lineage::Redis,
             max_rdb_version: 0,
             modules: Modules::NONE,
-        },
-        form: Form::ForTarget,
+        })
     }
 }
 
@@ -37,8 +37,7 @@ fn same_server(magic: &[u8; 9], value_threshold_bytes: usize) -> Options {
     };
     Options {
         value_threshold_bytes,
-        target,
-        form: Form::ForTarget,
+        ..Options::new(target)
     }
 }
 
@@ -247,10 +246,12 @@ proptest! {
         entries in vec(entry(), 0..8),
         seed in any::<u64>(),
         longest_piece in prop_oneof![Just(1usize), 2usize..40, 100usize..5000],
+        long_text_bytes in prop_oneof![Just(usize::MAX), 0usize..100, 100usize..9000],
     ) {
         let snapshot = write(magic, &entries, seed);
         let mut dice = Dice::new(seed);
-        let got = collect(&snapshot, by_elements(), || 1 + dice.below(longest_piece)).unwrap();
+        let options = Options { long_text_bytes, ..by_elements() };
+        let got = collect(&snapshot, options, || 1 + dice.below(longest_piece)).unwrap();
         prop_assert!(got.has_ended && got.has_checksum);
         prop_assert_eq!(&got.aux, &vec![(b"redis-ver".to_vec(), b"1234".to_vec())]);
         prop_assert_eq!(&got.functions, &vec![b"#!lua name=a\n".to_vec()]);
@@ -270,10 +271,11 @@ proptest! {
         seed in any::<u64>(),
         longest_piece in prop_oneof![Just(1usize), 2usize..40, 100usize..5000],
         threshold in prop_oneof![Just(0usize), 1usize..2000, Just(1 << 20)],
+        long_text_bytes in prop_oneof![Just(usize::MAX), 0usize..9000],
     ) {
         let snapshot = write(magic, &entries, seed);
         let mut dice = Dice::new(seed);
-        let options = same_server(magic, threshold);
+        let options = Options { long_text_bytes, ..same_server(magic, threshold) };
         let got = collect(&snapshot, options, || 1 + dice.below(longest_piece)).unwrap();
         prop_assert_eq!(got.whole.len() + got.entries.len(), entries.len());
         prop_assert_eq!(count_commands(&got.commands), got.command_count);
@@ -312,7 +314,8 @@ proptest! {
                 snapshot[at] ^= bits;
             }
         }
-        for options in [by_elements(), same_server(magic, threshold)] {
+        let in_pieces = Options { long_text_bytes: 50, ..by_elements() };
+        for options in [by_elements(), in_pieces, same_server(magic, threshold)] {
             let mut dice = Dice::new(seed);
             match collect(&snapshot, options, || 1 + dice.below(500)) {
                 Ok(got) => prop_assert!(!(got.has_ended && got.has_checksum)),

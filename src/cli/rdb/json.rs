@@ -21,7 +21,7 @@
 //! ```
 //!
 //! Strings are exact; [`text`](super::text) tells how bytes that are no UTF-8 are written. Large values are written as they
-//! come: no value is held whole.
+//! come: no value is held whole, but each element is (reading with [`Options::with_whole_texts`](crate::rdb::Options)).
 
 use super::input::{Stop, Visitor};
 use super::output::Output;
@@ -258,6 +258,7 @@ impl JsonWriter {
             }
             Content::Hash { pairs, deadlines } => self.fields(pairs, deadlines),
             Content::Stream(pieces) => pieces.iter().for_each(|piece| self.piece(piece)),
+            Content::Piece { .. } => unreachable!("JSON is made of whole texts"),
         }
         if part.is_last {
             self.close_value();
@@ -277,6 +278,7 @@ impl JsonWriter {
                 self.open(b"\"entries\":[", b"]");
                 self.section = Section::Entries;
             }
+            Content::Piece { .. } => unreachable!("JSON is made of whole texts"),
         }
     }
 

@@ -81,12 +81,11 @@ fn note(text: &str) {
 fn read(
     options: &RdbOptions,
     input: &mut Input,
-    form: Form,
+    reading: Options,
     prints: bool,
     visitor: &mut impl Visitor,
 ) -> Result<Scan, Stop> {
     let mut progress = Progress::new(input.total_bytes, prints);
-    let reading = Options::without_target(form);
     let scan = input.scan(reading, &options.filter, visitor, &mut progress);
     progress.finish();
     scan
@@ -102,14 +101,21 @@ fn summarise(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let now_ms = now.map_or(0, |now| now.as_millis() as u64);
     let mut summary = Summary::new(options.top, now_ms);
-    let scan = read(options, input, Form::Stored, false, &mut summary)?;
+    let scan = read(
+        options,
+        input,
+        Options::without_target(Form::Stored),
+        false,
+        &mut summary,
+    )?;
     print(&summary.text(&input.name, &scan))?;
     Ok(scan)
 }
 
 fn write_json(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
     let mut writer = JsonWriter::new();
-    let scan = read(options, input, Form::Elements, true, &mut writer)?;
+    let reading = Options::without_target(Form::Elements).with_whole_texts();
+    let scan = read(options, input, reading, true, &mut writer)?;
     writer.finish()?;
     Ok(scan)
 }
@@ -120,7 +126,8 @@ fn write_commands(options: &RdbOptions, input: &mut Input, payloads: bool) -> Re
         true => Form::Stored,
         false => Form::Elements,
     };
-    let scan = read(options, input, form, true, &mut writer)?;
+    let reading = Options::without_target(form).with_whole_texts();
+    let scan = read(options, input, reading, true, &mut writer)?;
     writer.output.flush()?;
     if writer.restored > 0 && !payloads {
         note(&format!(
@@ -157,7 +164,8 @@ impl Visitor for Check {
 }
 
 fn check(options: &RdbOptions, input: &mut Input) -> Result<Scan, Stop> {
-    let scan = read(options, input, Form::Elements, false, &mut Check)?;
+    let reading = Options::without_target(Form::Elements);
+    let scan = read(options, input, reading, false, &mut Check)?;
     print(&headline(&input.name, &scan))?;
     Ok(scan)
 }
