@@ -127,13 +127,16 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Connections to the nodes that hold the copy, in the order of the source's masters.
-    pub fn connect(&self) -> Result<Vec<Connection>> {
-        let nodes = match self {
+    /// The nodes that hold the copy, in the order of the source's masters.
+    pub fn nodes(&self) -> &[Server] {
+        match self {
             Follower::Slotstream { stage, .. } => stage.target.masters(),
             Follower::Replicas { servers, .. } => servers,
-        };
-        nodes.iter().map(Server::connect).collect()
+        }
+    }
+
+    pub fn connect(&self) -> Result<Vec<Connection>> {
+        self.nodes().iter().map(Server::connect).collect()
     }
 
     /// Fails where it has ended by itself.

@@ -10,7 +10,7 @@
 //! compared: machines drift, and few cores are shared. `perf/run` builds everything and starts this.
 //!
 //! In reading order: [`data`] and [`loader`] make the load, [`follower`] starts the contenders,
-//! [`round`] measures one of them once, [`process`] reads what the kernel knows, [`profile`] asks `perf`,
+//! [`round`] measures one of them once, [`relay`] is the least that could be in their place, [`process`] reads what the kernel knows, [`profile`] asks `perf`,
 //! [`report`] holds what is measured and the bars.
 
 mod data;
@@ -18,13 +18,14 @@ mod follower;
 mod loader;
 mod process;
 mod profile;
+mod relay;
 mod report;
 mod round;
 
 use crate::data::Keyspace;
 use crate::follower::{Contender, Stage, server_options};
 use crate::profile::Profiler;
-use crate::report::Series;
+use crate::report::{Kind, Series};
 use crate::round::Plan;
 use anyhow::{Context, Result, bail};
 use clap::Parser;
@@ -147,10 +148,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         .iter()
         .map(|contender| Series {
             name: contender.name().to_owned(),
-            is_replica: matches!(contender, Contender::Replica),
+            kind: match contender {
+                Contender::Slotstream { .. } => Kind::Program,
+                Contender::Replica => Kind::Replica,
+            },
             rounds: Vec::new(),
         })
         .collect();
+    series.push(Series {
+        name: "bare relay".to_owned(),
+        kind: Kind::Relay,
+        rounds: Vec::new(),
+    });
     let mut profiler = arguments.profile.then(Profiler::new).transpose()?;
     measure(&stage, &contenders, &sizes, &mut series, profiler.as_mut())?;
 
@@ -206,6 +215,10 @@ fn measure(
             let figures = round::run(stage, contender, &mut keyspace, &sizes.plan, None)?;
             series.rounds.push(figures);
         }
+        for relay in series.iter_mut().filter(|one| one.kind == Kind::Relay) {
+            let figures = round::relay(stage, &keyspace, &sizes.plan)?;
+            relay.rounds.push(figures);
+        }
     }
     if let Some(profiler) = profiler.as_deref_mut() {
         eprintln!("profile: {}", contenders[0].name());
@@ -222,7 +235,7 @@ fn measure(
     loader::load(&addresses, &large)?;
     drop(large);
     for (contender, series) in contenders.iter().zip(series) {
-        if !series.is_replica {
+        if series.kind == Kind::Program {
             eprintln!("large snapshot: {}", contender.name());
             let figures = round::large_copy(stage, contender, bytes, profiler.take())?;
             series.rounds.push(figures);

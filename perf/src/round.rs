@@ -10,6 +10,7 @@ use crate::follower::{Contender, Follower, Stage};
 use crate::loader::load;
 use crate::process::{self, Cpu};
 use crate::profile::Profiler;
+use crate::relay::Relay;
 use crate::report::{Figures, percentile};
 use anyhow::{Context, Result, bail};
 use lab::{Command, Connection, Server, Value};
@@ -64,7 +65,8 @@ pub fn run(
         profiler.stop()?;
     }
     drop(batches);
-    lag(stage, &mut follower, keyspace, plan, &mut figures)?;
+    lag(stage, follower.nodes(), keyspace, plan, &mut figures)
+        .with_context(|| follower.output())?;
     compare(stage, &follower)?;
     let mut peak = 0;
     for pid in follower.pids() {
@@ -300,18 +302,26 @@ fn await_value(
     }
 }
 
+/// The lag of a bare relay into the target, which holds what the source holds.
+pub fn relay(stage: &Stage, keyspace: &Keyspace, plan: &Plan) -> Result<Figures> {
+    let mut figures = Figures::new();
+    let _relay = Relay::attach(stage)?;
+    lag(stage, stage.target.masters(), keyspace, plan, &mut figures)?;
+    Ok(figures)
+}
+
 /// Single writes, one at a time: each is written on one connection, and seen on another of the copy's node.
 fn lag(
     stage: &Stage,
-    follower: &mut Follower<'_>,
+    nodes: &[Server],
     keyspace: &Keyspace,
     plan: &Plan,
     figures: &mut Figures,
 ) -> Result<()> {
-    let mut heard = lags(stage, follower, keyspace, plan, Seen::ByMessage)?;
+    let mut heard = lags(stage, nodes, keyspace, plan, Seen::ByMessage)?;
     figures.insert("lag_p50_ms", percentile(&mut heard, 50.0));
     figures.insert("lag_p99_ms", percentile(&mut heard, 99.0));
-    let mut polled = lags(stage, follower, keyspace, plan, Seen::ByPolling)?;
+    let mut polled = lags(stage, nodes, keyspace, plan, Seen::ByPolling)?;
     figures.insert("lag_polled_p50_ms", percentile(&mut polled, 50.0));
     figures.insert("lag_polled_p99_ms", percentile(&mut polled, 99.0));
     Ok(())
@@ -329,13 +339,13 @@ enum Seen {
 /// Milliseconds from sending a write to seeing it, of each sample.
 fn lags(
     stage: &Stage,
-    follower: &mut Follower<'_>,
+    servers: &[Server],
     keyspace: &Keyspace,
     plan: &Plan,
     seen: Seen,
 ) -> Result<Vec<f64>> {
     let mut sources = connections(stage.source.masters())?;
-    let mut nodes = follower.connect()?;
+    let mut nodes = connections(servers)?;
     if seen == Seen::ByMessage {
         for (node, key) in nodes.iter_mut().zip(keyspace.last_keys()) {
             node.call(&["CONFIG", "SET", "notify-keyspace-events", "K$"])?;
@@ -360,14 +370,13 @@ fn lags(
         }
         while seen == Seen::ByPolling && ask(&mut nodes[index], &get)?.bytes() != Some(&value) {
             if sent.elapsed() > LAG_TIMEOUT {
-                follower.check()?;
-                bail!("{key} did not arrive: {}", follower.output());
+                bail!("{key} did not arrive");
             }
         }
         lags.push(sent.elapsed().as_secs_f64() * 1e3);
     }
     if seen == Seen::ByMessage {
-        for node in &mut follower.connect()? {
+        for node in &mut connections(servers)? {
             node.call(&["CONFIG", "SET", "notify-keyspace-events", ""])?;
         }
     }
