@@ -11,7 +11,8 @@
 //! place on, as the other commands of a copy: a piece is added only where the string ends, and strings of which one is not
 //! whole (as it was placed already, and is gone) are only removed. What a copy that breaks leaves is overwritten by the next one.
 //!
-//! The target copies the element once more to place it: some milliseconds for 10 MB, about a second for 512 MiB.
+//! The target copies the element twice more to place it, and does nothing else meanwhile: about 3 ms per MB (0.29 s for an element
+//! of 100 MB on Redis 7.0).
 
 use super::command::CommandWriter;
 use super::part::{Content, NO_DEADLINE, Part, StreamPiece};
