@@ -43,12 +43,17 @@ impl Value<'_> {
         out.reserve(self.key.len() + self.serialized.len() + 160);
         // RESTORE knows one of the two; snapshots hold at most one as well.
         let usage = self.idle_seconds.is_some() || self.frequency.is_some();
-        let mut command = CommandWriter::new(out, if usage { 8 } else { 6 });
-        command.arg(b"RESTORE").arg(self.key);
+        // What is always the same goes out in one piece: this is the path of every key.
+        out.extend_from_slice(match usage {
+            true => b"*8\r\n$7\r\nRESTORE\r\n",
+            false => b"*6\r\n$7\r\nRESTORE\r\n",
+        });
+        let mut command = CommandWriter::within(out);
+        command.arg(self.key);
         match self.expire_at_ms {
-            Some(at) => command.number(at),
-            None => command.arg(b"0"),
-        };
+            Some(at) => _ = command.number(at),
+            None => command.buffer().extend_from_slice(b"$1\r\n0\r\n"),
+        }
         command.head(self.metadata.len() + 1 + self.serialized.len() + FOOTER_BYTES);
         self.write_payload(command.buffer());
         command

@@ -151,10 +151,9 @@ pub fn write_score(out: &mut Vec<u8>, score: f64) {
         && (score != 0.0 || score.is_sign_positive())
     {
         write_number(out, score as i64);
-    } else if magnitude != 0.0 && !(1e-5..1e17).contains(&magnitude) {
-        out.extend_from_slice(format!("{score:e}").as_bytes());
     } else {
-        out.extend_from_slice(format!("{score:?}").as_bytes());
+        // A vector takes everything, and a number can be written.
+        let _ = serde_json::to_writer(out, &score);
     }
 }
 
@@ -266,7 +265,7 @@ mod tests {
             (-0.0, "-0.0"),
             (3.0, "3"),
             (0.1, "0.1"),
-            (1e300, "1e300"),
+            (1e300, "1e+300"),
         ];
         for (score, text) in cases {
             let mut out = Vec::new();
