@@ -166,7 +166,7 @@ impl fmt::Debug for MetadataClass {
 
 /// Which type of a module wrote a value: nine characters of six bits, then ten bits of the encoding's version.
 /// `moduleTypeEncodeId` in `src/module.c`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleId(pub u64);
 
 impl ModuleId {
