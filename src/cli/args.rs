@@ -116,11 +116,20 @@ enum DivergenceArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum UnsupportedArg {
+pub(super) enum UnsupportedArg {
     /// End with a message that names it, before the copy if it can be known by then
     Stop,
     /// Leave it out, count it, log the first of its kind
     Drop,
+}
+
+impl From<UnsupportedArg> for OnUnsupported {
+    fn from(typed: UnsupportedArg) -> Self {
+        match typed {
+            UnsupportedArg::Stop => OnUnsupported::Stop,
+            UnsupportedArg::Drop => OnUnsupported::Drop,
+        }
+    }
 }
 
 /// Why there is nothing to run.
@@ -205,10 +214,7 @@ impl SyncArgs {
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
-            on_unsupported: match self.on_unsupported {
-                UnsupportedArg::Stop => OnUnsupported::Stop,
-                UnsupportedArg::Drop => OnUnsupported::Drop,
-            },
+            on_unsupported: self.on_unsupported.into(),
             skip_unknown: self.skip_unknown,
             database_map: self.db_map.unwrap_or_default(),
         })

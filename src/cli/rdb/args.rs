@@ -7,8 +7,8 @@ use clap::{Args, ValueEnum};
 
 use super::filter::Filter;
 use super::glob::Glob;
-use crate::cli::args::endpoint;
-use crate::engine::options::DatabaseMap;
+use crate::cli::args::{UnsupportedArg, endpoint};
+use crate::engine::options::{DatabaseMap, OnUnsupported};
 use crate::fault::{Fault, Side};
 use crate::topology::Endpoint;
 
@@ -50,6 +50,10 @@ pub struct RdbArgs {
     /// With --import, where numbered databases go: FROM:TO,... with * for all others and drop for nowhere
     #[arg(long, value_name = "FROM:TO,...", requires = "import")]
     db_map: Option<DatabaseMap>,
+
+    /// With --import, what to do with what the target, of an older version or another make, cannot take in any form
+    #[arg(long, value_enum, default_value = "stop", requires = "import")]
+    on_unsupported: UnsupportedArg,
 
     /// With --import, leave out and count values and other data of modules that the target lacks, rather than stop at them
     #[arg(long, requires = "import")]
@@ -106,6 +110,7 @@ pub enum Mode {
 pub struct ImportOptions {
     pub target: Endpoint,
     pub databases: DatabaseMap,
+    pub on_unsupported: OnUnsupported,
     pub skip_unknown: bool,
 }
 
@@ -126,6 +131,7 @@ impl RdbArgs {
             Mode::Import(ImportOptions {
                 target: endpoint("--import", Side::Target, uri, password_file, variable)?,
                 databases: self.db_map.unwrap_or_default(),
+                on_unsupported: self.on_unsupported.into(),
                 skip_unknown: self.skip_unknown,
             })
         } else if self.json {

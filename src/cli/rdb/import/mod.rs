@@ -15,12 +15,14 @@ use super::args::{ImportOptions, RdbOptions};
 use super::input::{Input, Scan, Stop, Visitor};
 use super::progress::Progress;
 use super::text::shown;
+use crate::command::rewrite::{Lack, lack_behind, without_lost_deadlines};
 use crate::control::discover::discover;
 use crate::control::preflight;
-use crate::engine::options::{DatabaseMap, Destination};
+use crate::engine::options::{DatabaseMap, Destination, OnUnsupported};
+use crate::engine::remedy;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::DESCRIBED_BYTES;
-use crate::rdb::{Item, Options, Problem, TargetFormat, Unsupported};
+use crate::rdb::{Item, Options, Part, Problem, TargetFormat, Unsupported};
 use crate::topology::TopologyKind;
 
 /// Hands what a snapshot holds to the deployment.
@@ -38,6 +40,11 @@ struct Importer {
     skip_unknown: bool,
     /// Left out because of that.
     skipped: u64,
+    on_unsupported: OnUnsupported,
+    /// Left out because of that: how often, and the first, by what the target lacks.
+    left_out: [(u64, String); Lack::ALL.len()],
+    /// Of the hash that is being written, that its fields do not expire any more was counted.
+    lost_deadlines: bool,
 }
 
 /// How far it went, and a line that says what was done.
@@ -67,6 +74,9 @@ pub fn import(
         functions: 0,
         skip_unknown: import.skip_unknown,
         skipped: 0,
+        on_unsupported: import.on_unsupported,
+        left_out: Default::default(),
+        lost_deadlines: false,
     };
     let mut progress = Progress::new(input.total_bytes, false);
     let scan = input.scan(
@@ -120,13 +130,83 @@ impl Importer {
             self.writer.repeated,
             "writes repeated after a redirect, a refusal or a lost connection",
         );
+        for (lack, (count, first)) in Lack::ALL.iter().zip(&self.left_out) {
+            let what = format!(
+                "left out by --on-unsupported drop, since the target knows no {}; the first: {first}",
+                lack.name()
+            );
+            line(*count, &what);
+        }
         text
+    }
+
+    /// Counts what `what` names, or fails as `fault` says.
+    fn leave_out(
+        &mut self,
+        lack: Lack,
+        what: impl FnOnce() -> String,
+        fault: impl FnOnce() -> Fault,
+    ) -> Result<(), Fault> {
+        if self.on_unsupported == OnUnsupported::Stop {
+            return Err(fault());
+        }
+        let (count, first) = &mut self.left_out[lack as usize];
+        if *count == 0 {
+            *first = what();
+        }
+        *count += 1;
+        Ok(())
+    }
+
+    /// A key, or a piece of one, that the target cannot hold.
+    fn leave_out_of_key(&mut self, key: &[u8], problem: Problem) -> Result<(), Fault> {
+        let what = || format!("key '{}' ({problem})", shown(key, DESCRIBED_BYTES));
+        self.leave_out(lack_behind(problem), what, || unsupported(key, problem))
+    }
+
+    fn part(&mut self, part: Part<'_>) -> Result<(), Fault> {
+        let Some(database) = self.destination(part.database)? else {
+            self.dropped += u64::from(part.is_last);
+            return Ok(());
+        };
+        self.by_elements += u64::from(part.is_last);
+        let format = self.format;
+        let (part, lost) = without_lost_deadlines(part, format);
+        // Once for each hash, however many parts it has.
+        if lost && !self.lost_deadlines {
+            self.leave_out_of_key(part.key, Problem::TargetLacksFieldExpiry)?;
+        }
+        self.lost_deadlines = !part.is_last && (lost || self.lost_deadlines);
+        let mut problem = None;
+        self.writer.write(part.key, database, |out| {
+            let written = part.write_commands(out, &format);
+            Ok(written.unwrap_or_else(|cause| {
+                problem = Some(cause);
+                0
+            }))
+        })?;
+        problem.map_or(Ok(()), |problem| self.leave_out_of_key(part.key, problem))
+    }
+
+    fn function(&mut self, code: &[u8]) -> Result<(), Fault> {
+        if self.format.knows_functions() {
+            return self.on_every_master(&[b"FUNCTION", b"LOAD", b"REPLACE", code]);
+        }
+        let fault = || {
+            let text = "the snapshot holds functions, which the target does not know; import into a server of 7.0 or \
+                        newer, or leave them out with --on-unsupported drop";
+            Fault::new(FaultKind::SnapshotUnsupported, text)
+        };
+        self.leave_out(Lack::Functions, || "a function library".to_owned(), fault)
     }
 }
 
 fn unsupported(key: &[u8], problem: Problem) -> Fault {
     let key = shown(key, DESCRIBED_BYTES);
-    let text = format!("key '{key}' cannot be written to the target: {problem}");
+    let text = format!(
+        "key '{key}' cannot be written to the target: {problem}{}",
+        remedy(problem)
+    );
     Fault::new(FaultKind::SnapshotUnsupported, text)
 }
 
@@ -141,43 +221,28 @@ impl Visitor for Importer {
                 }
                 None => self.dropped += 1,
             },
-            Item::Part(part) => match self.destination(part.database)? {
-                Some(database) => {
-                    self.by_elements += u64::from(part.is_last);
-                    let format = self.format;
-                    self.writer.write(part.key, database, |out| {
-                        let written = part.write_commands(out, &format);
-                        written.map_err(|problem| unsupported(part.key, problem))
-                    })?;
-                }
-                None => self.dropped += u64::from(part.is_last),
-            },
-            Item::Function { code } => {
-                if !self.format.knows_functions() {
-                    let text = "the snapshot holds functions, which the target does not know; import into a server of \
-                                7.0 or newer, or leave them out with a filter (--keys '*')";
-                    return Err(Fault::new(FaultKind::SnapshotUnsupported, text).into());
-                }
-                self.on_every_master(&[b"FUNCTION", b"LOAD", b"REPLACE", code])?;
-            }
+            Item::Part(part) => self.part(part)?,
+            Item::Function { code } => self.function(code)?,
             // Servers before 7.0 keep the scripts that EVALSHA knows in their snapshots.
             Item::Aux { key: b"lua", value } => {
                 self.on_every_master(&[b"SCRIPT", b"LOAD", value])?;
             }
             Item::Unsupported(Unsupported { key, problem, .. }) => {
-                if !self.skip_unknown || !matches!(problem, Problem::TargetLacksModule(_)) {
-                    return Err(unsupported(key, problem).into());
+                let is_module = matches!(problem, Problem::TargetLacksModule(_));
+                match self.skip_unknown && is_module {
+                    true => self.skipped += 1,
+                    false => self.leave_out_of_key(key, problem)?,
                 }
-                self.skipped += 1;
             }
+            Item::LeftOut(_) if self.skip_unknown => self.skipped += 1,
             Item::LeftOut(what) => {
-                if !self.skip_unknown {
+                let fault = || {
                     let text = format!(
                         "the snapshot holds {what}, which no command can write; --skip-unknown leaves it out"
                     );
-                    return Err(Fault::new(FaultKind::SnapshotUnsupported, text).into());
-                }
-                self.skipped += 1;
+                    Fault::new(FaultKind::SnapshotUnsupported, text)
+                };
+                self.leave_out(Lack::Modules, || what.to_string(), fault)?;
             }
             _ => {}
         }

@@ -78,7 +78,7 @@ impl Node {
         }
     }
 
-    /// Adds a unit, whose commands `write` appends; it tells how many they are.
+    /// Adds a unit, whose commands `write` appends; it tells how many they are. 0: what it appended is not to be sent.
     pub fn add(
         &mut self,
         key: Option<&[u8]>,
@@ -107,6 +107,10 @@ impl Node {
         }
         let start = batch.bytes.len();
         let replies = write(&mut batch.bytes)?;
+        if replies == 0 {
+            batch.bytes.truncate(start);
+            return Ok(());
+        }
         batch.commands += replies;
         batch.units.push(Placed {
             key: key.map(<[u8]>::to_vec),
