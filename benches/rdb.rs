@@ -7,7 +7,8 @@
 mod writer;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use slotstream::rdb::{Decoder, Item, Lineage, Options, TargetFormat, crc64};
+use slotstream::cli::rdb::json::JsonWriter;
+use slotstream::rdb::{Decoder, Form, Item, Lineage, Options, TargetFormat, crc64};
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use writer::{Content, Entry, Writer};
@@ -67,7 +68,7 @@ impl Naive<'_> {
                 0xff => return out,
                 0xfa => drop((self.string(), self.string())),
                 0xfb => drop((self.length(), self.length())),
-                0 | 4 | 16 => {
+                0 | 4 | 16 | 17 | 20 => {
                     let key = self.string();
                     let before = self.rest;
                     let strings = if code == 4 { 2 * self.length() } else { 1 };
@@ -92,6 +93,31 @@ impl Naive<'_> {
     }
 }
 
+/// JSON as one would write it first: a tree for each key, printed. For snapshots of plain strings only.
+fn naive_json(snapshot: &[u8]) -> Vec<u8> {
+    let mut naive = Naive {
+        rest: &snapshot[9..],
+        table: [0; 256],
+    };
+    let mut out = b"{\"snapshot\":\"redis\",\"version\":12}\n".to_vec();
+    loop {
+        match naive.take(1)[0] {
+            0xfe => drop(naive.length()),
+            0xff => return out,
+            0 => {
+                let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+                let key = serde_json::Value::from(text(naive.string()));
+                let value = serde_json::Value::from(text(naive.string()));
+                let line = format!(
+                    "{{\"db\":0,\"key\":{key},\"type\":\"string\",\"encoding\":\"string\",\"value\":{value}}}\n"
+                );
+                out.extend_from_slice(line.as_bytes());
+            }
+            other => panic!("code {other} is not in these benchmarks"),
+        }
+    }
+}
+
 fn entry(key: String, content: Content) -> Entry {
     Entry {
         key: key.into_bytes(),
@@ -110,11 +136,40 @@ fn snapshot(entries: impl Iterator<Item = Entry>) -> Vec<u8> {
     writer.finish(|bytes| crc64(0, bytes))
 }
 
-fn small_strings(count: usize) -> Vec<u8> {
+/// Keys of 16 bytes with values of `bytes` bytes.
+fn small_strings(count: usize, bytes: usize) -> Vec<u8> {
     snapshot((0..count).map(|index| {
-        let value = format!("{index:064}").into_bytes();
+        let value = format!("{index:0bytes$}").into_bytes();
         entry(format!("key:{index:012}"), Content::String(value))
     }))
+}
+
+/// Values of one listpack each.
+fn packed(count: usize, type_code: u8, items: impl Fn(usize) -> Vec<String>) -> Vec<u8> {
+    let mut writer = Writer::plain(b"REDIS0012");
+    writer.select(0);
+    for index in 0..count {
+        writer.out.push(type_code);
+        writer.text(format!("key:{index:012}").as_bytes());
+        let items = items(index).into_iter().map(String::into_bytes);
+        writer.text(&writer::listpack(&items.collect::<Vec<_>>()));
+    }
+    writer.finish(|bytes| crc64(0, bytes))
+}
+
+fn small_sorted_sets(count: usize) -> Vec<u8> {
+    packed(count, 17, |index| {
+        let pair = |rank| [format!("member {rank} of {index}"), format!("{rank}.25")];
+        (0..20).flat_map(pair).collect()
+    })
+}
+
+fn small_sets(count: usize) -> Vec<u8> {
+    packed(count, 20, |index| {
+        (0..20)
+            .map(|rank| format!("member {rank} of {index}"))
+            .collect()
+    })
 }
 
 fn small_hashes(count: usize) -> Vec<u8> {
@@ -186,11 +241,14 @@ fn rebuild(item: Item<'_>, out: &mut Vec<u8>) -> usize {
 
 fn snapshots(criterion: &mut Criterion) {
     const KEYS: usize = 100_000;
-    for (name, snapshot) in [
-        ("strings", small_strings(KEYS)),
-        ("hashes", small_hashes(KEYS / 10)),
+    const PACKS: usize = KEYS / 10;
+    for (name, keys, snapshot) in [
+        ("strings of 64 bytes", KEYS, small_strings(KEYS, 64)),
+        ("strings of 100 bytes", KEYS, small_strings(KEYS, 100)),
+        ("hashes", PACKS, small_hashes(PACKS)),
+        ("sorted sets", PACKS, small_sorted_sets(PACKS)),
+        ("sets", PACKS, small_sets(PACKS)),
     ] {
-        let keys = if name == "strings" { KEYS } else { KEYS / 10 };
         let mut out = Vec::with_capacity(4 << 20);
         assert_eq!(decode(&snapshot, options(1 << 20), &mut out, skip).0, keys);
         assert_eq!(
@@ -222,8 +280,8 @@ fn snapshots(criterion: &mut Criterion) {
         group.finish();
 
         let mut group = criterion.benchmark_group(format!("RESTORE {name}"));
-        group.throughput(Throughput::Elements(keys as u64));
-        group.bench_function("keys", |bencher| {
+        group.throughput(Throughput::Bytes(snapshot.len() as u64));
+        group.bench_function("bytes", |bencher| {
             bencher.iter(|| decode(&snapshot, options(1 << 20), &mut out, restore));
         });
         group.bench_function("naive", |bencher| bencher.iter(naive));
@@ -238,9 +296,53 @@ fn snapshots(criterion: &mut Criterion) {
     }
 }
 
+fn json(criterion: &mut Criterion) {
+    const KEYS: usize = 100_000;
+    const PACKS: usize = KEYS / 10;
+    let reading = Options::without_target(Form::Elements).with_whole_texts();
+    for (name, snapshot) in [
+        ("strings of 64 bytes", small_strings(KEYS, 64)),
+        ("hashes", small_hashes(PACKS)),
+        ("sorted sets", small_sorted_sets(PACKS)),
+        ("sets", small_sets(PACKS)),
+    ] {
+        let mut unused = Vec::new();
+        let is_plain = name.starts_with("strings");
+        if is_plain {
+            let mut writer = JsonWriter::new();
+            decode(&snapshot, reading, &mut unused, |item, _| {
+                writer.write(&item);
+                0
+            });
+            assert!(*writer.written() == naive_json(&snapshot));
+        }
+        let mut group = criterion.benchmark_group(format!("JSON of {name}"));
+        group.throughput(Throughput::Bytes(snapshot.len() as u64));
+        group.bench_function("bytes", |bencher| {
+            let mut writer = JsonWriter::new();
+            bencher.iter(|| {
+                decode(&snapshot, reading, &mut unused, |item, _| {
+                    writer.write(&item);
+                    // As often as it would be written to a file.
+                    if writer.written().len() > 256 * 1024 {
+                        black_box(writer.written()).clear();
+                    }
+                    0
+                })
+            });
+        });
+        if is_plain {
+            group.bench_function("naive", |bencher| {
+                bencher.iter(|| naive_json(black_box(&snapshot)));
+            });
+        }
+        group.finish();
+    }
+}
+
 fn checksums(criterion: &mut Criterion) {
     let table = crc64_table();
-    for length in [24, 100, 1024, 64 * 1024] {
+    for length in [24, 77, 100, 130, 1024, 64 * 1024] {
         let bytes: Vec<u8> = (0..length).map(|index| (index * 31) as u8).collect();
         assert_eq!(crc64(7, &bytes), naive_crc64(&table, 7, &bytes));
         let mut group = criterion.benchmark_group(format!("checksum of {length} bytes"));
@@ -255,5 +357,5 @@ fn checksums(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, snapshots, checksums);
+criterion_group!(benches, snapshots, json, checksums);
 criterion_main!(benches);

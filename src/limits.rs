@@ -294,3 +294,27 @@ pub const RING_COMPLETIONS: u32 = 4096;
 
 /// The port that we tell the source to be listening on. Nothing listens there; it only shows in `INFO replication`.
 pub const SHOWN_PORT: u16 = 1;
+
+// Reading snapshot files (`cli/rdb/`).
+
+/// What is read of a snapshot file at once.
+pub const SNAPSHOT_READ_BYTES: usize = 1 << 20;
+
+/// What is gathered before it is written to standard output.
+pub const OUTPUT_BYTES: usize = 256 * 1024;
+
+/// Prefixes of keys that a summary tells apart; keys of later ones are counted together.
+pub const MAX_PREFIXES: usize = 10_000;
+
+/// A prefix of keys ends with a colon within so many bytes.
+pub const MAX_PREFIX_BYTES: usize = 128;
+
+const _: () = assert!(MIN_READ_BYTES * 4 <= SNAPSHOT_READ_BYTES);
+
+/// What is gathered for one target master before it is sent; as much may be without an answer.
+pub const IMPORT_BATCH_BYTES: usize = 256 * 1024;
+pub const IMPORT_BATCH_COMMANDS: usize = 4096;
+
+/// How long an import tries a write again that is redirected, refused in passing, or without a connection: a failover takes
+/// about half of it.
+pub const IMPORT_PATIENCE_MS: u64 = 60_000;

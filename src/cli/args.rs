@@ -26,6 +26,8 @@ struct CommandLine {
 pub enum Command {
     /// Copy one live deployment into another and keep the copy current until told to stop
     Sync(SyncArgs),
+    /// Look into a snapshot file, turn it into JSON or commands, check it, or write it into a deployment
+    Rdb(super::rdb::args::RdbArgs),
 }
 
 /// Options of `sync`, as typed.
@@ -114,11 +116,20 @@ enum DivergenceArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum UnsupportedArg {
+pub(super) enum UnsupportedArg {
     /// End with a message that names it, before the copy if it can be known by then
     Stop,
     /// Leave it out, count it, log the first of its kind
     Drop,
+}
+
+impl From<UnsupportedArg> for OnUnsupported {
+    fn from(typed: UnsupportedArg) -> Self {
+        match typed {
+            UnsupportedArg::Stop => OnUnsupported::Stop,
+            UnsupportedArg::Drop => OnUnsupported::Drop,
+        }
+    }
 }
 
 /// Why there is nothing to run.
@@ -160,12 +171,14 @@ impl SyncArgs {
     /// The options in types. `variable` reads an environment variable.
     pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<SyncOptions, Fault> {
         let source = endpoint(
+            "--source",
             Side::Source,
             &self.source,
             self.source_password_file.as_deref(),
             &variable,
         )?;
         let target = endpoint(
+            "--target",
             Side::Target,
             &self.target,
             self.target_password_file.as_deref(),
@@ -201,28 +214,26 @@ impl SyncArgs {
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
-            on_unsupported: match self.on_unsupported {
-                UnsupportedArg::Stop => OnUnsupported::Stop,
-                UnsupportedArg::Drop => OnUnsupported::Drop,
-            },
+            on_unsupported: self.on_unsupported.into(),
             skip_unknown: self.skip_unknown,
             database_map: self.db_map.unwrap_or_default(),
         })
     }
 }
 
-/// A side's nodes and password: from the file, the URI or the environment, in this order.
-fn endpoint(
+/// A side's nodes and password: from the file, the URI or the environment, in this order. `option` is where the URI was.
+pub(super) fn endpoint(
+    option: &str,
     side: Side,
     uri: &str,
     password_file: Option<&Path>,
     variable: impl Fn(&str) -> Option<String>,
 ) -> Result<Endpoint, Fault> {
     let parsed = uri.parse();
-    let mut endpoint: Endpoint = parsed.map_err(|fault: Fault| fault.at(format!("--{side}")))?;
+    let mut endpoint: Endpoint = parsed.map_err(|fault: Fault| fault.at(option))?;
     if let Some(database) = endpoint.database.filter(|&database| database != 0) {
         let text = format!(
-            "--{side} names database {database}, but all databases are copied; leave the path out and use --db-map"
+            "{option} names database {database}, but all databases are copied; leave the path out and use --db-map"
         );
         return Err(Fault::new(FaultKind::Usage, text));
     }
@@ -230,7 +241,7 @@ fn endpoint(
     match (password_file, &password) {
         (Some(_), Some(_)) => {
             let text =
-                format!("--{side} holds a password and --{side}-password-file is given; use one");
+                format!("{option} holds a password and --{side}-password-file is given; use one");
             return Err(Fault::new(FaultKind::Usage, text));
         }
         (Some(path), None) => *password = Some(Secret::new(read_password_file(path)?)),
@@ -268,6 +279,7 @@ mod tests {
                 let mut known = variables.iter();
                 known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
             }),
+            Ok(Command::Rdb(_)) => panic!("another command"),
             Err(Exit::Refused(fault)) => Err(fault),
             Err(Exit::Printed(text)) => panic!("printed {text}"),
         }

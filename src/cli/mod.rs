@@ -1,12 +1,13 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Layer 5. [`args`] reads and checks what was typed, [`sync`] composes a replication, [`progress`] and
-//! [`summary`] show it.
+//! [`summary`] show it; [`rdb`] reads snapshot files.
 //!
 //! Exit codes: 0 done, 2 usage, 3 environment, 4 connection, 5 data, 128 + signal when ended at once by a signal.
 
 pub mod args;
 pub mod progress;
+pub mod rdb;
 pub mod signals;
 pub mod summary;
 pub mod sync;
@@ -27,8 +28,11 @@ pub fn run() -> ExitCode {
         }
         Err(args::Exit::Refused(fault)) => return refuse(&fault),
     };
-    let args::Command::Sync(args) = command;
-    match sync::run(args) {
+    let result = match command {
+        args::Command::Sync(args) => sync::run(args),
+        args::Command::Rdb(args) => rdb::run(args),
+    };
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => refuse(&fault),
     }

@@ -16,8 +16,10 @@ const READ_BYTES: usize = 64 << 10;
 #[derive(Debug)]
 pub struct Client {
     stream: TcpStream,
-    /// Bytes received and not yet decoded.
+    /// Bytes received.
     received: Vec<u8>,
+    /// How many of them are decoded already.
+    decoded: usize,
     side: Side,
     host: String,
     address: SocketAddr,
@@ -39,6 +41,7 @@ impl Client {
                     let mut client = Self {
                         stream,
                         received: Vec::new(),
+                        decoded: 0,
                         side,
                         host: host.to_owned(),
                         address,
@@ -95,16 +98,21 @@ impl Client {
             bytes.extend_from_slice(arg);
             bytes.extend_from_slice(b"\r\n");
         }
-        let written = self.stream.write_all(&bytes);
+        self.send_bytes(&bytes)
+    }
+
+    /// Sends commands in wire form; their replies are to be received in order.
+    pub fn send_bytes(&mut self, commands: &[u8]) -> Result<(), Fault> {
+        let written = self.stream.write_all(commands);
         written.map_err(|error| self.io_fault(&error))
     }
 
     /// The next reply.
     pub fn receive(&mut self) -> Result<Value, Fault> {
         loop {
-            match Value::decode(&self.received) {
+            match Value::decode(&self.received[self.decoded..]) {
                 Ok(Some((value, end))) => {
-                    self.received.drain(..end);
+                    self.decoded += end;
                     return Ok(value);
                 }
                 Ok(None) => self.read_more()?,
@@ -157,6 +165,8 @@ impl Client {
     }
 
     fn read_more(&mut self) -> Result<(), Fault> {
+        self.received.drain(..self.decoded);
+        self.decoded = 0;
         let start = self.received.len();
         self.received.resize(start + READ_BYTES, 0);
         let read = self.stream.read(&mut self.received[start..]);

@@ -10,7 +10,7 @@ use crate::engine::options::{Deployment, OnExisting, OnUnsupported, SyncOptions}
 use crate::engine::watched;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::slot::shortest_tag;
-use crate::topology::{Role, ServerInfo, Value};
+use crate::topology::{Credentials, Role, ServerInfo, Value};
 
 /// Things the user should know although they stop nothing.
 pub type Notices = Vec<String>;
@@ -28,14 +28,25 @@ pub fn check(
         let mut client = Client::connect(Side::Source, &node.address, node.port, credentials)?;
         probe_source(&mut client)?;
     }
+    probe_targets(target, &options.target.credentials)?;
+    Ok(notices)
+}
+
+/// The checks of a target that is written to from elsewhere than a live source.
+pub fn check_target(target: &Deployment, credentials: &Credentials) -> Result<(), Fault> {
+    refuse_replica_target(target)?;
+    refuse_missing_slots(target)?;
+    probe_targets(target, credentials)
+}
+
+fn probe_targets(target: &Deployment, credentials: &Credentials) -> Result<(), Fault> {
     for shard in target.topology.serving() {
-        let credentials = &options.target.credentials;
         let node = &shard.master;
         let mut client = Client::connect(Side::Target, &node.address, node.port, credentials)?;
         let slot = shard.slots.iter().next().unwrap_or(0);
         probe_target(&mut client, &format!("{{{}}}", shortest_tag(slot)))?;
     }
-    Ok(notices)
+    Ok(())
 }
 
 /// What follows from what the servers said about themselves.
@@ -51,13 +62,7 @@ pub fn check_deployments(
         let text = "the source cluster has no master with slots; create the cluster first (redis-cli --cluster create)";
         return Err(Fault::new(FaultKind::NoTopology, text));
     }
-    let missing = target.topology.missing_slots();
-    if !missing.is_empty() {
-        let text = format!(
-            "slots {missing} of the target cluster have no master; assign them first (redis-cli --cluster fix)"
-        );
-        return Err(Fault::new(FaultKind::ClusterDown, text));
-    }
+    refuse_missing_slots(target)?;
     check_databases(options, source, target)?;
     check_existing(options.on_existing, target, &mut notices)?;
     check_supported(options.on_unsupported, source, target, &mut notices)?;
@@ -97,6 +102,17 @@ fn refuse_same(source: &Deployment, target: &Deployment) -> Result<(), Fault> {
         return Err(Fault::new(FaultKind::SameDeployment, text));
     }
     Ok(())
+}
+
+fn refuse_missing_slots(target: &Deployment) -> Result<(), Fault> {
+    let missing = target.topology.missing_slots();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "slots {missing} of the target cluster have no master; assign them first (redis-cli --cluster fix)"
+    );
+    Err(Fault::new(FaultKind::ClusterDown, text))
 }
 
 /// A write to a replica, where it is taken at all, is lost with the next sync from its master.

@@ -369,13 +369,18 @@ fn snapshot_fault(error: RdbError) -> Fault {
     )
 }
 
-fn unsupported(problem: Problem, key: &[u8]) -> Fault {
-    let fix = match problem {
+/// What a user can do about a key that the target cannot hold; the end of a message.
+pub fn remedy(problem: Problem) -> &'static str {
+    match problem {
         Problem::TargetLacksModule(_) => {
             "; load the module there, or use --skip-unknown to leave such keys out"
         }
         _ => "; use a newer target, or --on-unsupported drop to leave such things out",
-    };
+    }
+}
+
+fn unsupported(problem: Problem, key: &[u8]) -> Fault {
+    let fix = remedy(problem);
     Fault::new(
         FaultKind::SnapshotUnsupported,
         format!(

@@ -29,4 +29,5 @@ mod targets;
 #[cfg(test)]
 mod tests;
 
+pub use copy::remedy;
 pub use rebuild::{Omissions, release, watched};

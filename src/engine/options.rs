@@ -2,7 +2,9 @@
 
 use std::str::FromStr;
 
+use super::release;
 use crate::fault::{Fault, FaultKind};
+use crate::rdb::{Modules, TargetFormat};
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 
 /// All options of `sync`.
@@ -111,6 +113,42 @@ impl Deployment {
 
     pub fn is_cluster(&self) -> bool {
         self.topology.kind == TopologyKind::Cluster
+    }
+
+    /// What every master takes: the oldest of them decides, and only modules that all of them have count.
+    /// `source_modules`: what the source lists, `None` where that is not known.
+    pub fn format(&self, source_modules: Option<&[&str]>) -> Result<TargetFormat, Fault> {
+        let formats = self.servers.iter().map(|(_, server)| {
+            let (lineage, major, minor) = release(server);
+            let mut format = TargetFormat::of_server(lineage, major, minor);
+            let listed = Modules::of(&server.modules, source_modules);
+            format.modules = format.modules.either(listed);
+            format
+        });
+        formats
+            .reduce(|one, other| {
+                let modules = one.modules.common(other.modules);
+                let older = if one.max_rdb_version <= other.max_rdb_version {
+                    one
+                } else {
+                    other
+                };
+                TargetFormat { modules, ..older }
+            })
+            .ok_or_else(|| {
+                Fault::new(
+                    FaultKind::NoTopology,
+                    "no target master has told its version",
+                )
+            })
+    }
+
+    /// The modules that the masters list together.
+    pub fn modules(&self) -> Vec<&str> {
+        let servers = self.servers.iter();
+        servers
+            .flat_map(|(_, server)| server.modules.iter().map(String::as_str))
+            .collect()
     }
 }
 

@@ -15,6 +15,12 @@ impl<'a> CommandWriter<'a> {
         Self { out }
     }
 
+    /// Goes on with a command whose first arguments `out` ends with.
+    #[inline]
+    pub fn within(out: &'a mut Vec<u8>) -> Self {
+        Self { out }
+    }
+
     /// A whole command.
     pub fn all(out: &mut Vec<u8>, arguments: &[&[u8]]) {
         let mut command = CommandWriter::new(out, arguments.len());

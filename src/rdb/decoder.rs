@@ -14,33 +14,13 @@ use super::crc::crc64;
 use super::element::{Elements, has_elements};
 use super::error::{Halt, LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 use super::grammar;
+use super::options::{Form, Options};
 use super::part::Part;
-use super::target::{Passage, TargetFormat};
+use super::target::Passage;
 use super::value::Value;
 use super::walk::{Token, Walk};
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
-
-/// What the decoder is to produce.
-#[derive(Debug, Clone, Copy)]
-pub struct Options {
-    /// Serialized values longer than this come as [`Part`]s.
-    pub value_threshold_bytes: usize,
-    /// Decides which values come as [`Value`]s.
-    pub target: TargetFormat,
-    /// Strings of elements longer than this come in pieces.
-    pub long_text_bytes: usize,
-}
-
-impl Options {
-    pub fn new(target: TargetFormat) -> Self {
-        Self {
-            value_threshold_bytes: limits::VALUE_THRESHOLD_BYTES,
-            target,
-            long_text_bytes: limits::LONG_TEXT_BYTES,
-        }
-    }
-}
 
 /// The next piece of a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +96,8 @@ pub struct Decoder {
     metadata: Vec<u8>,
     metadata_class: Option<MetadataClass>,
     elements: Elements,
+    /// Type of the value in `elements`.
+    parts_type: u8,
     is_first_part: bool,
     failed: Option<RdbError>,
 }
@@ -274,6 +256,9 @@ mod opcode {
     pub const FIRST: u8 = 242;
 }
 
+/// The most bytes that a piece of a value that turns out to be wrong can ask for before it is whole: a score as text.
+const LONGEST_CLAIM_OF_DAMAGE: u64 = 1 + 255;
+
 /// The first version that ends with a checksum.
 const CHECKSUM_FROM_VERSION: u16 = 5;
 
@@ -294,6 +279,7 @@ impl Decoder {
             metadata: Vec::new(),
             metadata_class: None,
             elements: Elements::default(),
+            parts_type: 0,
             is_first_part: false,
             failed: None,
         }
@@ -357,14 +343,13 @@ impl Reader<'_, '_> {
     }
 
     fn failure(&mut self, problem: Problem) -> RdbError {
-        let within = match self.decoder.stage {
-            Stage::Value(partial) => partial.at,
-            _ => 0,
+        let at = self.decoder.consumed + self.at as u64;
+        let offset = match self.decoder.stage {
+            Stage::Value(partial) => at + partial.at as u64,
+            Stage::Parts => self.decoder.elements.piece_at(),
+            _ => at,
         };
-        let error = RdbError {
-            offset: self.decoder.consumed + self.at as u64 + within as u64,
-            problem,
-        };
+        let error = RdbError { offset, problem };
         self.decoder.failed = Some(error);
         error
     }
@@ -494,14 +479,14 @@ impl Reader<'_, '_> {
             return Err(Problem::UnknownVersion(version).into());
         }
         let version = version as u16;
-        let target = self.decoder.options.target;
+        let options = self.decoder.options;
         self.decoder.plans = std::array::from_fn(|code| {
             let code = code as u8;
             let program = grammar::value_program(code, lineage)?;
             Some(Plan {
                 program,
                 is_single_text: matches!(program, [grammar::Op::Text(_), grammar::Op::End]),
-                passage: target.passage(code, lineage, version),
+                passage: options.passage(code, lineage, version),
             })
         });
         self.decoder.lineage = lineage;
@@ -731,7 +716,8 @@ impl Reader<'_, '_> {
         let key = cursor.text()?;
         if type_code == grammar::TYPE_MODULE {
             let module = ModuleId(Cursor::new(self.input, cursor.at()).length()?);
-            if !self.decoder.options.target.modules.restore(module) {
+            let options = &self.decoder.options;
+            if options.form == Form::ForTarget && !options.target.modules.restore(module) {
                 let problem = Problem::TargetLacksModule(module);
                 return self.unsupported(type_code, key, cursor.at(), problem);
             }
@@ -794,6 +780,7 @@ impl Reader<'_, '_> {
         decoder
             .elements
             .open(type_code, decoder.lineage, plan.program, long_bytes);
+        decoder.parts_type = type_code;
         decoder.is_first_part = true;
         decoder.stage = Stage::Parts;
         self.at = value_at;
@@ -812,13 +799,13 @@ impl Reader<'_, '_> {
         let needed = match result {
             Ok(()) => end as u64,
             Err(Halt::More { needed }) => needed,
-            Err(bad) => {
-                self.decoder.stage = Stage::Value(partial);
-                return Err(bad);
-            }
+            // Had the input ended within the piece that is wrong, its claim could have been over the threshold.
+            Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
         };
         let value_bytes = needed - partial.key_end as u64;
         if value_bytes > threshold as u64 {
+            // An error from here on is the key's.
+            self.decoder.stage = Stage::Record;
             let mut cursor = Cursor::new(self.input, self.at + 1);
             let key = cursor.text()?;
             if has_elements(partial.type_code, self.decoder.lineage) {
@@ -829,15 +816,15 @@ impl Reader<'_, '_> {
                 return self.unsupported(partial.type_code, key, cursor.at(), problem);
             }
         }
-        if let Err(more) = result {
+        if let Err(halt) = result {
             self.decoder.stage = Stage::Value(partial);
-            return Err(more);
+            return Err(halt);
         }
+        self.decoder.stage = Stage::Record;
         let mut cursor = Cursor::new(self.input, self.at + 1);
         let key = Place::of(cursor.text()?, cursor.at(), &mut self.decoder.key)?;
         let serialized = (self.at + partial.key_end, self.at + end);
         self.at += end;
-        self.decoder.stage = Stage::Record;
         Ok(Some(Found::Value {
             key,
             serialized,
@@ -850,7 +837,8 @@ impl Reader<'_, '_> {
 
     fn part(&mut self) -> Result<Found, Halt> {
         let mut cursor = Cursor::new(self.input, self.at);
-        let result = self.decoder.elements.fill(&mut cursor);
+        let consumed = self.decoder.consumed;
+        let result = self.decoder.elements.fill(&mut cursor, consumed);
         self.at = cursor.at();
         let is_last = result?;
         if is_last {
@@ -897,7 +885,7 @@ impl Reader<'_, '_> {
                 problem,
             }),
             Found::Part { is_last } => {
-                let expire_at_ms = decoder.prefix.expire_at_ms;
+                let prefix = decoder.prefix;
                 if is_last {
                     decoder.prefix = Prefix::default();
                 }
@@ -905,7 +893,10 @@ impl Reader<'_, '_> {
                 Item::Part(Part {
                     key: &decoder.key,
                     database: decoder.database,
-                    expire_at_ms,
+                    expire_at_ms: prefix.expire_at_ms,
+                    idle_seconds: prefix.idle_seconds,
+                    frequency: prefix.frequency,
+                    type_code: decoder.parts_type,
                     is_first,
                     is_last,
                     content: decoder.elements.content(),

@@ -91,6 +91,9 @@ impl StreamState {
 pub(super) struct Elements {
     kind: Kind,
     walk: Walk,
+    /// The byte of the snapshot with which the piece begins that is being read: a number, or a string with all that is
+    /// packed in it. An error is told to be there, so that its place does not depend on how much had arrived.
+    piece_at: u64,
     batch: Batch,
     /// Elements or bytes handed out in earlier parts.
     before: u64,
@@ -148,17 +151,18 @@ impl Elements {
     }
 
     /// Reads until a batch is full or the value ends: then `Ok`, with whether it ended. `cursor` moves past
-    /// what is used up; on [`Halt::More`] what was gathered so far is kept.
-    pub fn fill(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+    /// what is used up; on [`Halt::More`] what was gathered so far is kept. `consumed`: bytes of the snapshot before those
+    /// of the cursor.
+    pub fn fill(&mut self, cursor: &mut Cursor<'_>, consumed: u64) -> Result<bool, Halt> {
         if self.is_handed_out {
             self.forget_handed_out();
         }
-        let result = self.collect(cursor);
+        let result = self.collect(cursor, consumed);
         self.is_handed_out = result.is_ok();
         result
     }
 
-    fn collect(&mut self, cursor: &mut Cursor<'_>) -> Result<bool, Halt> {
+    fn collect(&mut self, cursor: &mut Cursor<'_>, consumed: u64) -> Result<bool, Halt> {
         loop {
             if let Some(long) = self.long {
                 if let Some(is_last) = self.read_long(long, cursor)? {
@@ -175,6 +179,7 @@ impl Elements {
                 }
                 continue;
             }
+            self.piece_at = consumed + cursor.at() as u64;
             if let Some(role) = self.walk.text_role() {
                 match self.open_text(role, cursor)? {
                     Opened::Flow => continue,
@@ -194,6 +199,11 @@ impl Elements {
                 }
             }
         }
+    }
+
+    /// Where in the snapshot the piece begins that [`Elements::fill`] failed at.
+    pub fn piece_at(&self) -> u64 {
+        self.piece_at
     }
 
     /// What [`Elements::fill`] gathered.

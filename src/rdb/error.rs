@@ -7,8 +7,8 @@ use std::fmt::{self, Write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot byte {offset}: {problem}")]
 pub struct RdbError {
-    /// Bytes from the start of the snapshot to the item that is wrong. Inside a compressed or packed
-    /// value this is where that value starts or a little before it.
+    /// Bytes from the start of the snapshot to the number or string that is wrong; before a value, to the record. Inside a
+    /// compressed or packed string this is where that string starts. It does not depend on how the input was cut.
     pub offset: u64,
     pub problem: Problem,
 }
@@ -166,7 +166,7 @@ impl fmt::Debug for MetadataClass {
 
 /// Which type of a module wrote a value: nine characters of six bits, then ten bits of the encoding's version.
 /// `moduleTypeEncodeId` in `src/module.c`.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModuleId(pub u64);
 
 impl ModuleId {

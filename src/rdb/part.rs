@@ -20,6 +20,11 @@ pub struct Part<'a> {
     pub database: u32,
     /// Unix time in milliseconds; written by the last part.
     pub expire_at_ms: Option<u64>,
+    /// Seconds since the last use, from servers that evict by it. Commands cannot set it.
+    pub idle_seconds: Option<u64>,
+    /// Logarithmic access counter, from servers that evict by it. Commands cannot set it.
+    pub frequency: Option<u8>,
+    pub type_code: u8,
     /// Nothing of this key came before; its commands begin by removing the key.
     pub is_first: bool,
     /// Nothing of this key follows.
@@ -64,6 +69,22 @@ pub enum Content<'a> {
         whole_bytes: u64,
         bytes: &'a [u8],
     },
+}
+
+impl Content<'_> {
+    /// How many elements there are: entries of streams, fields of hashes; none in strings.
+    pub fn element_count(&self) -> usize {
+        match self {
+            Content::String { .. } | Content::Piece { .. } => 0,
+            Content::List { items: texts, .. } | Content::Set { members: texts } => texts.len(),
+            Content::SortedSet { scores, .. } => scores.len(),
+            Content::Hash { pairs, .. } => pairs.len() / 2,
+            Content::Stream(pieces) => pieces
+                .iter()
+                .filter(|piece| matches!(piece, StreamPiece::Entry { .. }))
+                .count(),
+        }
+    }
 }
 
 /// Marks a hash field without a deadline.

@@ -178,6 +178,11 @@ impl TargetFormat {
         }
     }
 
+    /// FUNCTION LOAD: from Redis 7.0.
+    pub fn knows_functions(&self) -> bool {
+        self.max_rdb_version >= 10
+    }
+
     /// XCFGSET and XIDMPRECORD: Redis from 8.6.
     pub fn knows_stream_producers(&self) -> bool {
         self.lineage == Lineage::Redis && self.max_rdb_version >= 13

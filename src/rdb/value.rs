@@ -4,8 +4,14 @@
 //! payload of RESTORE: [metadata] | type:u8 | serialized value | version:u16 LE | CRC-64 of all before, LE
 //! ```
 
+use super::Lineage;
 use super::command::CommandWriter;
 use super::crc::crc64;
+use super::element::{Elements, has_elements};
+use super::error::ModuleId;
+use super::grammar;
+use super::wire::Cursor;
+use crate::limits;
 
 /// A key whose serialized value lies in the input as one piece.
 #[derive(Debug, Clone, Copy)]
@@ -37,12 +43,17 @@ impl Value<'_> {
         out.reserve(self.key.len() + self.serialized.len() + 160);
         // RESTORE knows one of the two; snapshots hold at most one as well.
         let usage = self.idle_seconds.is_some() || self.frequency.is_some();
-        let mut command = CommandWriter::new(out, if usage { 8 } else { 6 });
-        command.arg(b"RESTORE").arg(self.key);
+        // What is always the same goes out in one piece: this is the path of every key.
+        out.extend_from_slice(match usage {
+            true => b"*8\r\n$7\r\nRESTORE\r\n",
+            false => b"*6\r\n$7\r\nRESTORE\r\n",
+        });
+        let mut command = CommandWriter::within(out);
+        command.arg(self.key);
         match self.expire_at_ms {
-            Some(at) => command.number(at),
-            None => command.arg(b"0"),
-        };
+            Some(at) => _ = command.number(at),
+            None => command.buffer().extend_from_slice(b"$1\r\n0\r\n"),
+        }
         command.head(self.metadata.len() + 1 + self.serialized.len() + FOOTER_BYTES);
         self.write_payload(command.buffer());
         command
@@ -54,6 +65,33 @@ impl Value<'_> {
             command.arg(b"IDLETIME").number(seconds);
         }
         1
+    }
+
+    /// Whose value it is, if a module's.
+    pub fn module(&self) -> Option<ModuleId> {
+        let mut cursor = Cursor::new(self.serialized, 0);
+        let id = cursor.length().ok()?;
+        (self.type_code == grammar::TYPE_MODULE).then_some(ModuleId(id))
+    }
+
+    /// How many elements it has, by reading all of it; `None` for values of modules, and for what cannot be read.
+    /// `lineage` is that of the snapshot.
+    pub fn count_elements(&self, lineage: Lineage) -> Option<usize> {
+        if !has_elements(self.type_code, lineage) {
+            return None;
+        }
+        let mut elements = Elements::default();
+        let program = grammar::value_program(self.type_code, lineage)?;
+        elements.open(self.type_code, lineage, program, limits::LONG_TEXT_BYTES);
+        let mut cursor = Cursor::new(self.serialized, 0);
+        let mut count = 0;
+        loop {
+            let is_last = elements.fill(&mut cursor, 0).ok()?;
+            count += elements.content().element_count();
+            if is_last {
+                return Some(count);
+            }
+        }
     }
 
     /// Appends what DUMP would answer.

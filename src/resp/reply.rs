@@ -74,7 +74,7 @@ impl ReplyScanner {
                     ok += 1;
                     continue;
                 }
-                if rest.len() >= 4 && rest[0] == b':' && &rest[2..4] == b"\r\n" {
+                if let [b':', b'0'..=b'9', b'\r', b'\n', ..] = rest {
                     at += 4;
                     ok += 1;
                     continue;

@@ -12,10 +12,10 @@ use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
-use crate::engine::{release, watched};
+use crate::engine::watched;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::rdb::{Modules, TargetFormat};
+use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::target;
 use crate::topology::{Credentials, Node};
@@ -71,7 +71,7 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .map(|&core| Executor::start(core, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
     let mut supervisor = Supervisor {
-        format: target_format(&plan)?,
+        format: plan.target.format(Some(&plan.source.modules()))?,
         existing: existing(&plan),
         plan,
         shared,
@@ -199,36 +199,4 @@ fn existing(plan: &SyncPlan) -> Existing {
         _ if holds_keys => Existing::Keep,
         _ => Existing::None,
     }
-}
-
-/// What every target master takes: the oldest of them decides, and only modules that all of them have count.
-fn target_format(plan: &SyncPlan) -> Result<TargetFormat, Fault> {
-    // What all source masters list together.
-    let mut source_modules = Vec::new();
-    for (_, server) in &plan.source.servers {
-        source_modules.extend(server.modules.iter().map(String::as_str));
-    }
-    let formats = plan.target.servers.iter().map(|(_, server)| {
-        let (lineage, major, minor) = release(server);
-        let mut format = TargetFormat::of_server(lineage, major, minor);
-        let listed = Modules::of(&server.modules, Some(&source_modules));
-        format.modules = format.modules.either(listed);
-        format
-    });
-    formats
-        .reduce(|one, other| {
-            let modules = one.modules.common(other.modules);
-            let older = if one.max_rdb_version <= other.max_rdb_version {
-                one
-            } else {
-                other
-            };
-            TargetFormat { modules, ..older }
-        })
-        .ok_or_else(|| {
-            Fault::new(
-                FaultKind::NoTopology,
-                "no target master has told its version",
-            )
-        })
 }

@@ -1,6 +1,9 @@
 //! The decoder against snapshots written in every encoding, cut into pieces of every length, and damaged.
 
 mod collect;
+mod corpus;
+mod differential;
+mod hostile;
 mod servers;
 mod special;
 mod writer;

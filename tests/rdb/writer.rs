@@ -78,6 +78,8 @@ pub struct Writer {
     pub out: Bytes,
     pub dice: Dice,
     valkey: bool,
+    /// Of the format: encodings that came later are not written.
+    version: u32,
     is_plain: bool,
     templates: u64,
     /// What has to stand before the key that is being written.
@@ -90,6 +92,8 @@ impl Writer {
             out: magic.to_vec(),
             dice: Dice::new(seed),
             valkey: magic.starts_with(b"V"),
+            version: (magic[6..].iter())
+                .fold(0, |version, digit| 10 * version + u32::from(digit - b'0')),
             is_plain: false,
             templates: 0,
             before_key: Vec::new(),
@@ -240,7 +244,8 @@ impl Writer {
             }
             _ => {
                 let nodes: Vec<_> = items.chunks(3).collect();
-                let plain_first = self.dice.below(2) == 0 && !items.is_empty();
+                let plain_first =
+                    self.dice.below(2) == 0 && items.first().is_some_and(|item| !item.is_empty());
                 if plain_first {
                     let nodes: Vec<_> = items[1..].chunks(4).collect();
                     self.length(1 + nodes.len() as u64);
@@ -266,6 +271,7 @@ impl Writer {
     fn set(&mut self, members: &[Bytes]) -> u8 {
         let integers: Option<Vec<i64>> = members.iter().map(|m| canonical_integer(m)).collect();
         if let Some(integers) = integers
+            && integers.is_sorted()
             && self.dice.below(2) == 0
         {
             self.text(&intset(&integers));
@@ -282,8 +288,12 @@ impl Writer {
 
     fn sorted_set(&mut self, scores: &BTreeMap<Bytes, f64>) -> u8 {
         let flat = || {
-            let pairs = scores.iter();
-            pairs.flat_map(|(member, score)| [member.clone(), score.to_string().into_bytes()])
+            // Servers search packed ones, so their order matters.
+            let mut pairs: Vec<_> = scores.iter().collect();
+            pairs.sort_by(|one, other| one.1.total_cmp(other.1));
+            pairs
+                .into_iter()
+                .flat_map(|(member, score)| [member.clone(), score.to_string().into_bytes()])
         };
         let form = self.dice.below(4);
         if form < 2 {
@@ -332,7 +342,8 @@ impl Writer {
             .flat_map(|(f, (v, _))| [f.clone(), v.clone()])
             .collect();
         let form = if self.is_plain { 1 } else { self.dice.below(4) };
-        if self.dice.below(3) == 0 && !self.valkey && !self.is_plain {
+        let knows_templates = !self.valkey && self.version >= 15;
+        if self.dice.below(3) == 0 && knows_templates && !self.is_plain {
             return self.hash_with_template(fields);
         }
         let pack = match form {
@@ -413,8 +424,10 @@ impl Writer {
             self.out.extend(least.to_le_bytes());
         }
         if form >= 2 {
+            let mut fields: Vec<_> = fields.iter().collect();
+            fields.sort_by_key(|(_, (_, deadline))| deadline.unwrap_or(u64::MAX));
             let flat: Vec<_> = fields
-                .iter()
+                .into_iter()
                 .flat_map(|(field, (value, deadline))| {
                     let deadline = deadline.unwrap_or(0).to_string().into_bytes();
                     [field.clone(), value.clone(), deadline]
@@ -437,7 +450,13 @@ impl Writer {
     }
 
     fn stream(&mut self, stream: &Stream) -> u8 {
-        let version = 1 + self.dice.below(if self.valkey { 3 } else { 5 });
+        let newest = match self.version {
+            _ if self.valkey => 3,
+            0..13 => 3,
+            13 => 4,
+            _ => 5,
+        };
+        let version = 1 + self.dice.below(newest);
         let entries: Vec<_> = stream.entries.iter().collect();
         let nodes: Vec<_> = entries.chunks(5).collect();
         self.length(nodes.len() as u64);
@@ -615,7 +634,7 @@ pub fn listpack(items: &[Bytes]) -> Bytes {
 
 fn ziplist(items: &[Bytes]) -> Bytes {
     let mut out = vec![0; 10];
-    let mut before = 0;
+    let (mut before, mut tail) = (0, out.len());
     for item in items {
         let start = out.len();
         if before < 254 {
@@ -650,8 +669,13 @@ fn ziplist(items: &[Bytes]) -> Bytes {
             }
         }
         before = out.len() - start;
+        tail = start;
     }
     out.push(0xff);
+    let total = out.len() as u32;
+    out[..4].copy_from_slice(&total.to_le_bytes());
+    out[4..8].copy_from_slice(&(tail as u32).to_le_bytes());
+    out[8..10].copy_from_slice(&(items.len().min(0xffff) as u16).to_le_bytes());
     out
 }
 
@@ -698,32 +722,23 @@ fn zipmap(flat: &[Bytes]) -> Bytes {
 fn stream_node(master: Id, node: &[(&Id, &Vec<(Bytes, Bytes)>)], dice: &mut Dice) -> Bytes {
     let number = |value: i64| value.to_string().into_bytes();
     let names: Vec<Bytes> = node[0].1.iter().map(|(name, _)| name.clone()).collect();
-    let mut flat = vec![
-        number(node.len() as i64),
-        number(0),
-        number(names.len() as i64),
-    ];
+    let mut flat = vec![number(names.len() as i64)];
     flat.extend(names.iter().cloned());
     flat.push(number(0));
+    let mut deleted = 0;
     for (id, pairs) in node {
         if dice.below(3) == 0 {
-            let dead = [
-                number(1),
-                number(0),
-                number(0),
-                number(1),
-                b"dead".to_vec(),
-                b"x".to_vec(),
-            ];
-            flat.extend(dead);
-            flat.push(number(6));
+            deleted += 1;
+            flat.extend([1, 0, 0, 1].map(number));
+            flat.extend([b"dead".to_vec(), b"x".to_vec(), number(6)]);
         }
         let same = pairs.iter().map(|(name, _)| name).eq(names.iter());
         flat.push(number(if same { 2 } else { 0 }));
         flat.push(number((id.0 - master.0) as i64));
         flat.push(number((id.1 as i64).wrapping_sub(master.1 as i64)));
-        if same {
+        let elements = if same {
             flat.extend(pairs.iter().map(|(_, value)| value.clone()));
+            3 + pairs.len()
         } else {
             flat.push(number(pairs.len() as i64));
             flat.extend(
@@ -731,8 +746,10 @@ fn stream_node(master: Id, node: &[(&Id, &Vec<(Bytes, Bytes)>)], dice: &mut Dice
                     .iter()
                     .flat_map(|(name, value)| [name.clone(), value.clone()]),
             );
-        }
-        flat.push(number(9));
+            4 + 2 * pairs.len()
+        };
+        flat.push(number(elements as i64));
     }
+    flat.splice(0..0, [number(node.len() as i64), number(deleted)]);
     listpack(&flat)
 }
