@@ -25,6 +25,7 @@ mod decoder;
 mod element;
 mod error;
 mod flow;
+mod fold;
 mod gather;
 mod grammar;
 mod lzf;
