@@ -516,10 +516,14 @@ impl Elements {
                     self.flow.skip(size);
                     long_bytes = self.longest_text();
                 }
+                // Before it is asked what it is good for: where less had arrived, its length was not seen to be long.
+                Ok(Read::Long(string)) if string.stored_bytes() > self.flow.left() => {
+                    return Err(pack.packing.corrupt().into());
+                }
                 Ok(Read::Long(string)) => match pack.long_use(&self.stream.node)? {
                     LongUse::Whole => long_bytes = usize::MAX,
                     LongUse::Gather if self.batch.has_complete() => return Ok(true),
-                    wanted => return self.open_long(pack, string, wanted, cursor),
+                    wanted => return self.open_long(string, wanted, cursor),
                 },
                 Ok(Read::End(size)) if self.flow.left() > size => {
                     if pack.packing != Packing::Intset {
@@ -548,18 +552,13 @@ impl Elements {
         Ok(false)
     }
 
-    /// A string in the packed one is too long for one command.
+    /// A string in the packed one, which is as long as it says, is too long for one command.
     fn open_long(
         &mut self,
-        pack: &mut Pack,
         string: LongString,
         wanted: LongUse,
         cursor: &mut Cursor<'_>,
     ) -> Result<bool, Halt> {
-        let all = string.bytes.saturating_add(string.before + string.behind);
-        if all > self.flow.left() {
-            return Err(pack.packing.corrupt().into());
-        }
         self.flow.fill(cursor, string.before)?;
         self.flow.skip(string.before);
         let purpose = match wanted {

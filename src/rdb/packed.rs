@@ -180,6 +180,13 @@ pub(super) struct LongString {
     pub behind: usize,
 }
 
+impl LongString {
+    /// All that it takes.
+    pub fn stored_bytes(&self) -> usize {
+        self.bytes.saturating_add(self.before + self.behind)
+    }
+}
+
 /// The most bytes before a string whose length is stored in four.
 const LONG_HEAD_BYTES: usize = 10;
 

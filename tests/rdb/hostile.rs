@@ -76,6 +76,79 @@ fn damage_is_told_where_its_string_starts_however_the_input_is_cut() {
     }
 }
 
+/// The commands up to an error, and the error.
+fn commands_before_error(snapshot: &[u8], options: Options, step: usize) -> (Bytes, RdbError) {
+    let mut decoder = Decoder::new(options);
+    let mut commands = Vec::new();
+    let (mut start, mut end) = (0, 0);
+    loop {
+        let mut reader = decoder.read(&snapshot[start..end]);
+        loop {
+            match reader.next() {
+                Err(error) => return (commands, error),
+                Ok(Item::NeedMore) => break,
+                Ok(Item::Part(part)) => {
+                    part.write_commands(&mut commands, &options.target).unwrap();
+                }
+                Ok(_) => {}
+            }
+        }
+        start += reader.consumed_bytes();
+        assert!(end < snapshot.len(), "it is damaged");
+        end = (end + step).min(snapshot.len());
+    }
+}
+
+/// Found by fuzzing: what came before was handed out, or another error told, where the whole of the length had arrived.
+#[test]
+fn a_long_string_over_the_end_of_its_pack_is_told_alike_however_the_input_is_cut() {
+    let filler = [1; 40];
+    let listpack = [
+        &[0; 6][..],
+        b"\x01\x01\x02\x01",
+        b"\xf0\xff\xff\xff\x3f",
+        &filler,
+    ]
+    .concat();
+    let ziplist = [
+        &[0; 10][..],
+        b"\0\xf2\x02\xf3",
+        b"\x02\x80\x3f\xff\xff\xff",
+        &filler,
+    ]
+    .concat();
+    let zipmap = [&b"\x02\x01a\x01\0b"[..], b"\xfe\xff\xff\xff\x3f", &filler].concat();
+    let corrupt = Problem::BadPacked;
+    for (before, pack, problem) in [
+        (&[16, 1, b'k'][..], &listpack, corrupt("listpack")),
+        (&[17, 1, b'k'], &listpack, corrupt("listpack")),
+        (&[20, 1, b'k'], &listpack, corrupt("listpack")),
+        (&[18, 1, b'k', 1, 2], &listpack, corrupt("listpack")),
+        // A number is wanted there.
+        (
+            &[&[15, 1, b'k', 1, 16][..], &[0; 16]].concat(),
+            &listpack,
+            corrupt("listpack"),
+        ),
+        (&[10, 1, b'k'], &ziplist, corrupt("ziplist")),
+        (&[13, 1, b'k'], &ziplist, corrupt("ziplist")),
+        (&[9, 1, b'k'], &zipmap, corrupt("zipmap")),
+    ] {
+        let mut writer = Writer::new(REDIS, 1);
+        writer.out.extend(before);
+        writer.out.push(pack.len() as u8);
+        writer.out.extend(pack);
+        let snapshot = writer.finish(|_| 0);
+        let at_once = commands_before_error(&snapshot, by_elements(), snapshot.len());
+        assert_eq!(at_once.1.problem, problem);
+        assert_eq!(at_once.1.offset, 9 + before.len() as u64);
+        for step in 1..snapshot.len() {
+            let in_pieces = commands_before_error(&snapshot, by_elements(), step);
+            assert_eq!(at_once, in_pieces, "type {}, step {step}", before[0]);
+        }
+    }
+}
+
 #[test]
 fn a_score_that_is_no_number_is_told_alike_however_the_input_is_cut() {
     let mut writer = Writer::new(REDIS, 1);
@@ -253,6 +326,20 @@ fn a_listpack_may_lie_about_its_size_and_count() {
         let pack = [&[0; 6], claim, &[b'x', 2, 0xff]].concat();
         assert_eq!(list_of(18, &[1, 2], &pack).unwrap_err().problem, corrupt);
     }
+}
+
+#[test]
+fn what_stands_behind_the_end_of_a_pack_is_an_error_and_not_lost() {
+    let items = vec![b"a".to_vec(), b"17".to_vec()];
+    let more = |pack: &[u8]| [pack, b"\x01\x01\xff"].concat();
+    let listpack = listpack(&items);
+    assert_eq!(list_of(18, &[1, 2], &listpack).unwrap(), items);
+    let error = list_of(18, &[1, 2], &more(&listpack)).unwrap_err();
+    assert_eq!(error.problem, Problem::BadPacked("listpack"));
+    let ziplist = [&[0; 10][..], b"\0\x01a\x03\xfe\x11\xff"].concat();
+    assert_eq!(list_of(10, &[], &ziplist).unwrap(), items);
+    let error = list_of(10, &[], &more(&ziplist)).unwrap_err();
+    assert_eq!(error.problem, Problem::BadPacked("ziplist"));
 }
 
 #[test]

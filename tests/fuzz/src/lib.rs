@@ -10,7 +10,9 @@ pub mod naive;
 #[path = "../../rdb/writer.rs"]
 pub mod writer;
 
-use slotstream::rdb::{Decoder, Item, Lineage, Modules, Options, Problem, RdbError, TargetFormat, crc64};
+use slotstream::rdb::{
+    Decoder, Item, Lineage, Modules, Options, Problem, RdbError, TargetFormat, crc64,
+};
 use std::io::Write;
 use writer::Dice;
 
@@ -151,7 +153,10 @@ impl Told {
     /// before may be told or not, and may be found wrong first. Else all is the same, however the input was cut.
     fn assert_same(&self, other: &Told) {
         assert!(self.notes == other.notes);
-        if ![self, other].iter().any(|told| told.met_broken_compression()) {
+        if ![self, other]
+            .iter()
+            .any(|told| told.met_broken_compression())
+        {
             assert!(self.commands == other.commands);
             assert_eq!(self.end, other.end);
             return;

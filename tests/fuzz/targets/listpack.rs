@@ -15,7 +15,8 @@ fn naive_listpack(pack: &[u8]) -> Option<Vec<Vec<u8>>> {
     loop {
         let first = *rest.first()?;
         if first == 0xff {
-            return Some(items);
+            // More behind the end is corrupt.
+            return (rest.len() == 1).then_some(items);
         }
         let wide = |at: usize| Some(usize::from(*rest.get(at)?));
         let integer = |width: usize| {
