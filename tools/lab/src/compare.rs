@@ -15,7 +15,7 @@ use crate::version::Family;
 use anyhow::bail;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How two deployments are compared.
 #[derive(Clone, Debug)]
@@ -25,8 +25,7 @@ pub struct CompareOptions {
     /// How far two expiry times may be apart where both servers tell them exactly.
     pub ttl_tolerance: Duration,
     /// The same where one of them only tells what is left: 6.0 replicates relative times, so that a
-    /// replica's keys live longer by as much as the command took to arrive. A key that one side has removed may
-    /// have so long to live on the other.
+    /// replica's keys live longer by as much as the command took to arrive.
     pub relative_ttl_tolerance: Duration,
     /// Keys that begin with one of these are left out.
     pub ignored_prefixes: Vec<Vec<u8>>,
@@ -115,7 +114,7 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
         for chunk in suspects.chunks(CHUNK_KEYS) {
             let (states_a, states_b) = both(&mut a, &mut b, |side| side.states(chunk, families))?;
             for ((key, a), b) in chunk.iter().zip(states_a).zip(states_b) {
-                if let Some(difference) = difference(&a, &b, options, unix_ms()) {
+                if let Some(difference) = difference(&a, &b, options) {
                     differences.insert(key.clone(), difference);
                 }
             }
@@ -216,23 +215,9 @@ struct State {
     parts: BTreeMap<String, Value>,
 }
 
-fn unix_ms() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.map_or(0, |elapsed| elapsed.as_millis() as i64)
-}
-
-fn difference(a: &State, b: &State, options: &CompareOptions, now_ms: i64) -> Option<Difference> {
-    let outlives = |expiry: Expiry| match expiry {
-        Expiry::At {
-            time_ms,
-            exact: false,
-        } => time_ms - now_ms <= options.relative_ttl_tolerance.as_millis() as i64,
-        _ => false,
-    };
+fn difference(a: &State, b: &State, options: &CompareOptions) -> Option<Difference> {
     let (kind, text) = match (a.kind.as_str(), b.kind.as_str()) {
         ("none", "none") => return None,
-        ("none", _) if outlives(b.expiry) => return None,
-        (_, "none") if outlives(a.expiry) => return None,
         ("none", kind) => (
             DifferenceKind::OnlyInSecond,
             format!("{kind}, only in the second"),
@@ -672,7 +657,7 @@ mod tests {
     }
 
     fn text_of(a: &State, b: &State) -> Option<String> {
-        difference(a, b, &CompareOptions::default(), 500).map(|difference| difference.text)
+        difference(a, b, &CompareOptions::default()).map(|difference| difference.text)
     }
 
     #[test]
@@ -709,11 +694,6 @@ mod tests {
         assert!(text_of(&at(1000, false), &at(1900, true)).is_none());
         assert!(text_of(&at(1000, false), &at(2900, false)).is_some());
         assert!(text_of(&at(1000, true), &state("string", Expiry::Never, bulk("v"))).is_some());
-        // Seen at 500: a relative time may have begun a second later on this side.
-        let missing = state("none", Expiry::Never, Value::Nil);
-        assert!(text_of(&missing, &at(1500, false)).is_none());
-        assert!(text_of(&missing, &at(1501, false)).is_some());
-        assert!(text_of(&at(1500, true), &missing).is_some());
     }
 
     #[test]
