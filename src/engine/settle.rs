@@ -77,7 +77,8 @@ impl Lane {
     pub(super) fn settle_on(&mut self, now_ms: u64) {
         self.note_polls();
         let now = self.unix_ms_at_zero + now_ms;
-        if self.settling.commands_seen != self.commands {
+        // Behind a copy waits what the source wrote meanwhile.
+        if self.settling.commands_seen != self.commands || !self.settled {
             self.settling.commands_seen = self.commands;
             self.settling.quiet_since_ms = now;
         }

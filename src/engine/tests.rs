@@ -730,6 +730,36 @@ fn a_source_that_writes_nothing_has_its_deadlines_shown_as_they_are() {
 }
 
 #[test]
+fn a_source_that_is_not_heard_of_during_a_copy_is_not_one_that_writes_nothing() {
+    let mut rig = Rig::new(cluster(&["x"]));
+    rig.lane.set_wall_clock(1_000_000);
+    rig.wait(0);
+    rig.attach();
+    rig.hear(GREETED);
+    rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
+    let mut snapshot = b"REDIS0009\xfc".to_vec();
+    let end = 1_000_000 + rig.now_ms + 1_000;
+    snapshot.extend_from_slice(&end.to_le_bytes());
+    snapshot.extend_from_slice(b"\0\x01a\x01v\xff\0\0\0\0\0\0\0\0");
+    rig.hear(format!("${}\r\n", snapshot.len()).as_bytes());
+    rig.hear(&snapshot);
+    // The source's offset as it was when the copy began.
+    rig.lane.status.set_poll(ID, 100, rig.now_ms);
+    rig.wait(10_000);
+    rig.connect_targets();
+    assert!(rig.sent(0).starts_with(b"*6\r\n$7\r\nRESTORE"));
+    rig.reply(0, b"+OK\r\n");
+    rig.wait(0);
+    rig.wait(1);
+    assert_eq!(rig.lane.status.state(), LaneState::Streaming);
+    assert!(rig.sent(0).is_empty(), "a renewal may be on its way");
+    rig.wait(limits::LEASE_QUIET_MS);
+    rig.lane.status.set_poll(ID, 100, rig.now_ms);
+    rig.wait(0);
+    assert!(rig.sent(0).starts_with(b"*6\r\n$4\r\nEVAL\r\n"));
+}
+
+#[test]
 fn a_lane_that_stops_leaves_no_deadline_held_back() {
     let mut rig = Rig::streaming(cluster(&["x"]));
     rig.wait(0);

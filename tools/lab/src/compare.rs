@@ -220,11 +220,11 @@ fn difference(a: &State, b: &State, options: &CompareOptions) -> Option<Differen
         ("none", "none") => return None,
         ("none", kind) => (
             DifferenceKind::OnlyInSecond,
-            format!("{kind}, only in the second"),
+            format!("{kind}, only in the second, {:?}", b.expiry),
         ),
         (kind, "none") => (
             DifferenceKind::OnlyInFirst,
-            format!("{kind}, only in the first"),
+            format!("{kind}, only in the first, {:?}", a.expiry),
         ),
         (kind_a, kind_b) if kind_a != kind_b => {
             (DifferenceKind::Content, format!("{kind_a} / {kind_b}"))
@@ -683,7 +683,10 @@ mod tests {
             "list, content: 2 / 1 elements, number 1 is \"y\" / nothing"
         );
         let missing = state("none", Expiry::Never, Value::Nil);
-        assert_eq!(text_of(&a, &missing).unwrap(), "list, only in the first");
+        assert_eq!(
+            text_of(&a, &missing).unwrap(),
+            "list, only in the first, Never"
+        );
     }
 
     #[test]
