@@ -77,7 +77,7 @@ pub const METRICS: [Metric; 20] = [
     both("catch_up_after_load_ms", "  since the load ended", "ms", &[]),
     both("lag_p50_ms", "Visible lag p50", "ms", &[Bar::Ratio(1.3)]),
     both("lag_p99_ms", "Visible lag p99", "ms", &[]),
-    both("lag_polled_p50_ms", "  p50, polled without pause", "ms", &[]),
+    both("lag_polled_p50_ms", "  p50, polled without pause", "ms", &[Bar::Ratio(1.3)]),
     both("lag_polled_p99_ms", "  p99, polled without pause", "ms", &[]),
     both("idle_cpu_percent", "Idle: CPU", "%", &[]),
     both("peak_memory_mib", "Peak memory", "MiB", &[]),
