@@ -34,11 +34,12 @@
 //! |---|---|
 //! | 0 | [`limits`], [`position`], [`slot`], [`fault`], [`chunk`] |
 //! | 1 | [`resp`], [`rdb`], [`command`] |
-//! | 2 | [`topology`], [`source`], [`target`] |
+//! | 2 | [`topology`], [`source`], [`target`], [`checkpoint`] |
 //! | 3 | [`engine`] |
 //! | 4 | [`runtime`] (io_uring, and nowhere else), [`control`] (threads beside the lanes) |
 //! | 5 | [`cli`] |
 
+pub mod checkpoint;
 pub mod chunk;
 pub mod cli;
 pub mod command;

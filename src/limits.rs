@@ -69,6 +69,11 @@ pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
 
 const _: () = assert!(MIN_READ_BYTES * 4 <= CHUNK_BYTES);
 const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
+// Bookkeeping on the target (`checkpoint/`).
+
+/// The longest name of a link: it stands in up to 16,384 keys, and in the names of connections.
+pub const MAX_LINK_NAME_BYTES: usize = 64;
+
 // ---- command ----
 
 /// The most commands that are learned from a source because the table lacks them.

@@ -1,0 +1,33 @@
+//! What the target knows about its own state: records and watermarks, as keys on the target itself.
+//!
+//! Layer 2, pure: names, encodings, and what may be concluded from what was found.
+//!
+//! A target master holds, beside the data that it was sent, what was sent: written on the same ordered connection, so that
+//! a master which lost its last writes also lost what claims them. For each link:
+//!
+//! | key | type | one for each | holds |
+//! |---|---|---|---|
+//! | `{TAG}slotstream:e:LINK` | string | target master | the epoch: which process may write |
+//! | `{TAG}slotstream:r:LINK` | hash | target master | field [`Generation`], value [`Record`]: how far a lane has come there |
+//! | `{TAG}slotstream:w:LINK` | string | slot that saw a command which must not be repeated | [`Watermark`] of the last one |
+//!
+//! `TAG` puts the key into the slot that it belongs to ([`crate::slot::shortest_tag`]): a watermark into the slot that it is
+//! about, the other two into any slot that the master owns. All are in database 0. A single server is one slot, so there each
+//! lane has one watermark, in the slot of the smallest slot of the source that it speaks for.
+//!
+//! | file | job |
+//! |---|---|
+//! | `names` | names of the keys |
+//! | `watermark` | generations and watermarks |
+//! | `record` | records |
+//! | `recovery` | what follows from what was found |
+
+mod names;
+mod record;
+mod recovery;
+mod watermark;
+
+pub use names::{LinkName, LinkNameError, epoch_key, is_bookkeeping, record_key, watermark_key};
+pub use record::{Former, Record, RecordError, State};
+pub use recovery::{Bookkeeping, Found};
+pub use watermark::{Generation, Watermark};
