@@ -83,6 +83,10 @@ pub enum FaultKind {
     TooLarge,
     /// The target answered a write in a way that shows it differs from the source.
     Divergence,
+    /// What the target holds about its own state cannot be read.
+    Bookkeeping,
+    /// Another process has taken the link over, or is at work on it.
+    TakenOver,
 }
 
 /// What a lane does about a fault.
@@ -252,7 +256,7 @@ impl FaultKind {
             // What would come again on every attempt, at the cost of a full copy each time.
             Protocol | SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt
             | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot | TooLarge
-            | Divergence => Policy::Stop,
+            | Divergence | Bookkeeping | TakenOver => Policy::Stop,
         }
     }
 
@@ -268,7 +272,8 @@ impl FaultKind {
                 ExitClass::Connection
             }
             SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt | SnapshotUnsupported
-            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence => ExitClass::Data,
+            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence | Bookkeeping
+            | TakenOver => ExitClass::Data,
         }
     }
 

@@ -74,6 +74,35 @@ const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
 /// The longest name of a link: it stands in up to 16,384 keys, and in the names of connections.
 pub const MAX_LINK_NAME_BYTES: usize = 64;
 
+/// The most records of one link that are read; the largest clusters have one for each pair of masters that meet.
+pub const MAX_RECORDS: usize = 65_536;
+
+// Taking a link over (`control/`).
+
+/// Slots that each master is asked about at once, with one small command for each.
+pub const TAKEOVER_BATCH_SLOTS: usize = 2_000;
+
+/// How long a target that changes or does not answer is tried again before a link is taken over: a failover takes about
+/// half of it.
+pub const TAKEOVER_PATIENCE_MS: u64 = 60_000;
+
+/// Before it is tried again, in milliseconds: doubled with each failure, between these bounds, and up to twice as long by
+/// chance, so that two processes that disturb each other come apart.
+pub const MIN_TAKEOVER_PAUSE_MS: u64 = 100;
+pub const MAX_TAKEOVER_PAUSE_MS: u64 = 3_000;
+
+/// How often the masters' views of a cluster are followed within one try.
+pub const TAKEOVER_VIEWS: usize = 4;
+
+/// How often former writers are looked for again until none is left, and the pause between, in milliseconds.
+pub const SHUT_OUT_ROUNDS: u32 = 100;
+pub const SHUT_OUT_PAUSE_MS: u64 = 20;
+
+// Removing bookkeeping (`cli/clean.rs`).
+
+/// `COUNT` of the `SCAN` that finds bookkeeping: under a millisecond of a server's time each.
+pub const CLEAN_SCAN_COUNT: &[u8] = b"1000";
+
 // ---- command ----
 
 /// The most commands that are learned from a source because the table lacks them.

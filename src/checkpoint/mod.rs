@@ -17,7 +17,7 @@
 //!
 //! | file | job |
 //! |---|---|
-//! | `names` | names of the keys |
+//! | `names` | names of keys and connections |
 //! | `watermark` | generations and watermarks |
 //! | `record` | records |
 //! | `recovery` | what follows from what was found |
@@ -27,7 +27,10 @@ mod record;
 mod recovery;
 mod watermark;
 
-pub use names::{LinkName, LinkNameError, epoch_key, is_bookkeeping, record_key, watermark_key};
+pub use names::{
+    LinkName, LinkNameError, Writer, bookkeeping_of, epoch_key, is_bookkeeping, record_key,
+    watermark_key, writer_name,
+};
 pub use record::{Former, Record, RecordError, State};
-pub use recovery::{Bookkeeping, Found};
+pub use recovery::{Bookkeeping, CopyReason, Found, Resume, Start};
 pub use watermark::{Generation, Watermark};

@@ -105,6 +105,20 @@ fn view_of_shards(client: &mut Client) -> Option<View> {
     Some(View { topology, epochs })
 }
 
+/// The latest view, with the open slots of all: each node lists only its own.
+pub fn merge(views: Vec<View>) -> Option<View> {
+    let latest = views.iter().map(|view| view.epochs).max()?;
+    let mut open_slots: Vec<_> = views
+        .iter()
+        .flat_map(|view| view.topology.open_slots.iter().cloned())
+        .collect();
+    open_slots.sort_by(|a, b| (a.slot, &a.from, &a.to).cmp(&(b.slot, &b.from, &b.to)));
+    open_slots.dedup();
+    let mut best = views.into_iter().find(|view| view.epochs == latest)?;
+    best.topology.open_slots = open_slots;
+    Some(best)
+}
+
 /// The same topology with addresses for hosts that are names; names that do not resolve stay.
 pub fn resolved(side: Side, mut topology: Topology) -> Topology {
     topology.resolve(|host| {

@@ -6,6 +6,9 @@
 //! - [`discover`]: from what the user typed to all masters of a deployment;
 //! - [`environment`]: what kernel, limits and cores allow;
 //! - [`preflight`]: what both deployments allow, before anything is written;
+//! - [`masters`]: one command for each slot or master, pipelined;
+//! - [`writers`]: connections that write to a target, by their names;
+//! - [`takeover`]: shuts out the former writers of a link, then reads what the target knows about its own state;
 //! - [`watcher`]: topologies and source offsets, once a second and on every hint;
 //! - [`lookup`]: answers questions about unknown commands;
 //! - [`report`] and [`http`]: the status page.
@@ -15,6 +18,9 @@ pub mod discover;
 pub mod environment;
 pub mod http;
 pub mod lookup;
+pub mod masters;
 pub mod preflight;
 pub mod report;
+pub mod takeover;
 pub mod watcher;
+pub mod writers;
