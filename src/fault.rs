@@ -224,8 +224,8 @@ fn missing_permission(side: Side, reply: &str) -> String {
     let all = match side {
         Side::Source => "+psync +replconf +ping +info +command +cluster|nodes",
         Side::Target => {
-            "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes +restore \
-             +flushall +flushdb +swapdb +publish"
+            "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes \
+             +client|list +client|kill +restore +flushall +flushdb +swapdb +publish"
         }
     };
     format!("lacks a permission: ACL SETUSER <user> {rule} (in all it takes: {all})")

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::checkpoint::LinkName;
 use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
 use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
 use crate::fault::{Fault, FaultKind, Side};
@@ -28,6 +29,56 @@ pub enum Command {
     Sync(SyncArgs),
     /// Look into a snapshot file, turn it into JSON or commands, check it, or write it into a deployment
     Rdb(super::rdb::args::RdbArgs),
+    /// Remove from a target what slotstream keeps there about itself; the next sync makes a full copy
+    Clean(CleanArgs),
+}
+
+/// Options of `clean`, as typed.
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// Deployment that was written to: redis://[user:password@]host[:port][,host:port...], any node of a cluster or a
+    /// single server
+    #[arg(value_name = "URI")]
+    uri: String,
+
+    /// File that holds its password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
+    #[arg(long, value_name = "FILE", visible_alias = "password-file")]
+    target_password_file: Option<PathBuf>,
+
+    /// Only what belongs to this replication [default: to any, found by a SCAN of all keys]
+    #[arg(long, value_name = "NAME")]
+    link: Option<LinkName>,
+
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Remove it although a slotstream writes to the deployment: its copy may end up wrong
+    #[arg(long)]
+    force: bool,
+}
+
+/// Options of `clean` in types.
+#[derive(Debug)]
+pub struct CleanOptions {
+    pub target: Endpoint,
+    /// All if `None`.
+    pub link: Option<LinkName>,
+    pub dry_run: bool,
+    pub force: bool,
+}
+
+impl CleanArgs {
+    /// The options in types. `variable` reads an environment variable.
+    pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<CleanOptions, Fault> {
+        let password_file = self.target_password_file.as_deref();
+        Ok(CleanOptions {
+            target: endpoint("URI", Side::Target, &self.uri, password_file, variable)?,
+            link: self.link,
+            dry_run: self.dry_run,
+            force: self.force,
+        })
+    }
 }
 
 /// Options of `sync`, as typed.
@@ -94,7 +145,7 @@ pub struct SyncArgs {
 
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
-    link: String,
+    link: LinkName,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -189,15 +240,6 @@ impl SyncArgs {
             let text = format!("--cores names core {twice} twice; name each once");
             return Err(Fault::new(FaultKind::Usage, text));
         }
-        if self.link.is_empty()
-            || self
-                .link
-                .chars()
-                .any(|c| c.is_control() || c.is_whitespace())
-        {
-            let text = "--link is empty or holds white space; use letters, digits, '-', '_'";
-            return Err(Fault::new(FaultKind::Usage, text));
-        }
         Ok(SyncOptions {
             link: self.link,
             source,
@@ -279,7 +321,7 @@ mod tests {
                 let mut known = variables.iter();
                 known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
             }),
-            Ok(Command::Rdb(_)) => panic!("another command"),
+            Ok(_) => panic!("another command"),
             Err(Exit::Refused(fault)) => Err(fault),
             Err(Exit::Printed(text)) => panic!("printed {text}"),
         }
@@ -291,7 +333,7 @@ mod tests {
     fn two_uris_suffice() {
         let options = options(BOTH, &[]).expect("valid");
         assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
-        assert_eq!(options.link, "default");
+        assert_eq!(options.link.as_str(), "default");
         assert_eq!(options.on_existing, OnExisting::Keep);
         assert_eq!(options.on_divergence, OnDivergence::Stop);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
@@ -334,6 +376,10 @@ mod tests {
             (
                 " --source redis://a --target redis://b --on-existing maybe",
                 "invalid value",
+            ),
+            (
+                " --source redis://a --target redis://b --link a:b",
+                "a link's name has 1 to 64 letters",
             ),
             (
                 " --source redis://a --target redis://b --nonsense",

@@ -5,11 +5,14 @@
 //! out of date as well. After any fault connections are given up: replies may still be on their way.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use tracing::info;
 
 use super::client::Client;
 use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_nodes};
-use crate::fault::{Fault, FaultKind, Side};
-use crate::limits::{TAKEOVER_BATCH_SLOTS, TAKEOVER_VIEWS};
+use crate::fault::{Fault, FaultKind, Policy, Side};
+use crate::limits::{self, TAKEOVER_BATCH_SLOTS, TAKEOVER_VIEWS};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
 use crate::topology::{Endpoint, Node, Topology, TopologyKind, Value};
 
@@ -24,9 +27,41 @@ pub struct Masters {
 
 const SIDE: Side = Side::Target;
 
+/// Does `attempt` with connected masters until it succeeds, fails for good, or has taken too long.
+pub fn persist<T>(
+    what: &str,
+    target: &Endpoint,
+    topology: &Topology,
+    mut attempt: impl FnMut(&mut Masters) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let begun = Instant::now();
+    let patience = Duration::from_millis(limits::TAKEOVER_PATIENCE_MS);
+    let mut pause_ms = limits::MIN_TAKEOVER_PAUSE_MS;
+    let mut masters = Masters::new(target, topology);
+    loop {
+        let fault = match masters.refresh().and_then(|()| attempt(&mut masters)) {
+            Ok(done) => return Ok(done),
+            Err(fault) if fault.policy() == Policy::Stop => return Err(fault),
+            Err(fault) => fault,
+        };
+        if begun.elapsed() >= patience {
+            let text = format!(
+                "{what} did not succeed within {} s: {fault}",
+                patience.as_secs()
+            );
+            return Err(Fault::new(fault.kind, text));
+        }
+        info!("{what}: {fault}; trying again");
+        masters.clients.clear();
+        let by_chance = u64::from(begun.elapsed().subsec_nanos()) % pause_ms;
+        std::thread::sleep(Duration::from_millis(pause_ms + by_chance));
+        pause_ms = (2 * pause_ms).min(limits::MAX_TAKEOVER_PAUSE_MS);
+    }
+}
+
 impl Masters {
     /// No connection is made yet.
-    pub fn new(endpoint: &Endpoint, topology: &Topology) -> Self {
+    fn new(endpoint: &Endpoint, topology: &Topology) -> Self {
         Self {
             endpoint: endpoint.clone(),
             topology: topology.clone(),
@@ -39,13 +74,8 @@ impl Masters {
         &self.topology
     }
 
-    /// Gives up all connections.
-    pub fn disconnect(&mut self) {
-        self.clients.clear();
-    }
-
     /// Connects to every master, of the latest topology that they tell. One without slots need not answer.
-    pub fn refresh(&mut self) -> Result<(), Fault> {
+    fn refresh(&mut self) -> Result<(), Fault> {
         if self.topology.kind == TopologyKind::Single {
             return self.refresh_single();
         }

@@ -11,17 +11,15 @@
 //!
 //! A target that changes meanwhile, or a master that does not answer, makes it begin again, for a minute or so.
 
-use std::time::{Duration, Instant};
-
 use tracing::info;
 
-use super::masters::Masters;
+use super::masters::{Masters, persist};
 use super::writers::shut_out;
 use crate::checkpoint::{
     Bookkeeping, Found, Generation, LinkName, Record, Watermark, Writer, epoch_key, record_key,
     watermark_key,
 };
-use crate::fault::{Fault, FaultKind, Policy};
+use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::resp::push_command;
 use crate::slot::{Slot, SlotSet};
@@ -48,9 +46,8 @@ return redis.call('DEL',KEYS[1]) end return 0";
 /// Takes the link over for a new process. Whoever held it is shut out, whether it still runs or not.
 pub fn claim(link: &LinkName, target: &Endpoint, topology: &Topology) -> Result<Claim, Fault> {
     let mut lost = 0;
-    let claim = persist(link, target, topology, |masters| {
-        let mut attempt = Attempt { masters, link };
-        attempt.claim(&mut lost)
+    let claim = persist(&what(link), target, topology, |masters| {
+        Attempt { masters, link }.claim(&mut lost)
     })?;
     info!("target: link {link} is ours, epoch {}", claim.epoch);
     Ok(claim)
@@ -65,45 +62,13 @@ pub fn reclaim(
     target: &Endpoint,
     topology: &Topology,
 ) -> Result<Claim, Fault> {
-    persist(link, target, topology, |masters| {
+    persist(&what(link), target, topology, |masters| {
         Attempt { masters, link }.reclaim(epoch, lane)
     })
 }
 
-/// Tries until it succeeds, fails for good, or has taken too long.
-fn persist(
-    link: &LinkName,
-    target: &Endpoint,
-    topology: &Topology,
-    mut attempt: impl FnMut(&mut Masters) -> Result<Claim, Fault>,
-) -> Result<Claim, Fault> {
-    let begun = Instant::now();
-    let patience = Duration::from_millis(limits::TAKEOVER_PATIENCE_MS);
-    let mut pause_ms = limits::MIN_TAKEOVER_PAUSE_MS;
-    let mut masters = Masters::new(target, topology);
-    loop {
-        let result = masters.refresh().and_then(|()| attempt(&mut masters));
-        let fault = match result {
-            Ok(claim) => return Ok(claim),
-            Err(fault) => fault,
-        };
-        if fault.policy() == Policy::Stop {
-            return Err(fault);
-        }
-        if begun.elapsed() >= patience {
-            let text = format!(
-                "link {link} could not be taken over on the target within {} s: {}",
-                patience.as_secs(),
-                fault.message
-            );
-            return Err(Fault::new(fault.kind, text));
-        }
-        info!("taking over link {link}: {fault}; trying again");
-        masters.disconnect();
-        let by_chance = u64::from(begun.elapsed().subsec_nanos()) % pause_ms;
-        std::thread::sleep(Duration::from_millis(pause_ms + by_chance));
-        pause_ms = (2 * pause_ms).min(limits::MAX_TAKEOVER_PAUSE_MS);
-    }
+fn what(link: &LinkName) -> String {
+    format!("taking over link {link} on the target")
 }
 
 /// The fault of a process that is not the link's any more.
