@@ -25,6 +25,8 @@
 mod names;
 mod record;
 mod recovery;
+#[cfg(test)]
+mod tests;
 mod watermark;
 
 pub use names::{
