@@ -27,6 +27,8 @@ mod record;
 mod recovery;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toy;
 mod watermark;
 
 pub use names::{
