@@ -9,10 +9,12 @@
 //! ```
 //!
 //! 1. Only the newest generation counts in which a record lists the slot: in it the slot was copied anew.
-//! 2. What the slot's owner holds and was written to under its present name is exact: it was lost with the data, if that was.
-//! 3. Otherwise (the owner took its master's place; the slot came while nobody wrote) the smallest offset of all of them.
-//! 4. If none of these is held by the owner, the owner may have lost what they claim, unless it is not the one that took the
-//!    place of the master which they name: it has a record of its own, or that master still owns slots.
+//! 2. What the slot's owner holds and was written to under its present name is exact: if the data was lost, so was that.
+//! 3. Otherwise the smallest offset of those that are believed: the slot came while nobody wrote, or its owner was promoted.
+//! 4. A record of a master that is gone is believed where it is held by the replica that took its place, for that lost both
+//!    or none. Elsewhere it came with the slot of its key, and what it claims may have been lost since. Who took the place is
+//!    not written anywhere: it has no record of its own, none of another master that is gone, and is the only such owner
+//!    of slots that the record lists.
 //!
 //! This relies on the writer of records:
 //!
@@ -22,7 +24,9 @@
 //!   that went elsewhere, and the slot is listed there before it is taken off here;
 //! - `high` is that of the lane, not of the master.
 //!
-//! And on the servers: what a slot held when it moved is on the replicas of its new owner.
+//! And on the servers: replicas of a slot's new owner have what the slot held when it moved. Rule 4 errs when the slot of a
+//! record's key goes to a master without a record of its own just before its former owner loses what the record claims, or
+//! comes back just after.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -146,7 +150,7 @@ impl Bookkeeping {
         owner: impl Fn(Slot) -> Option<&'o str>,
         single: bool,
     ) -> Start {
-        let heard = self.hear(slots, &owner);
+        let heard = self.hear(slots, &owner, single);
         if heard.listing.is_empty() {
             return Start::First;
         }
@@ -185,22 +189,28 @@ impl Bookkeeping {
     }
 
     /// Which records speak for which of these slots.
-    fn hear<'o>(&self, slots: &SlotSet, owner: &impl Fn(Slot) -> Option<&'o str>) -> Heard {
-        let owners: BTreeSet<&str> = SlotSet::all().iter().filter_map(owner).collect();
+    fn hear<'o>(
+        &self,
+        slots: &SlotSet,
+        owner: &impl Fn(Slot) -> Option<&'o str>,
+        single: bool,
+    ) -> Heard {
+        let believed = self.believed(owner, single);
         let mut heard = Heard::default();
         for slot in slots.iter() {
             let owner = owner(slot);
             let listing = self.listing(slot);
             heard.listing.extend(&listing);
-            let held = |index: &usize| self.records[*index].is_held_by(owner);
-            let own = |index: &usize| held(index) && self.records[*index].is_own();
-            let speaking = if listing.iter().any(own) {
-                listing.into_iter().filter(own).collect()
-            } else if listing.iter().any(held) || self.came(&listing, owner, &owners) {
-                listing
-            } else {
-                Vec::new()
+            let own = |index: &usize| {
+                let found = &self.records[*index];
+                found.is_held_by(owner) && found.is_own()
             };
+            let any_own = listing.iter().any(own);
+            let speaks = |index: &usize| match any_own {
+                true => own(index),
+                false => believed[*index],
+            };
+            let speaking: Vec<usize> = listing.into_iter().filter(speaks).collect();
             if speaking.is_empty() {
                 heard.silent.get_or_insert(slot);
             }
@@ -224,16 +234,32 @@ impl Bookkeeping {
             .collect()
     }
 
-    /// Whether a slot of which its owner holds no record came there from another master, rather than that the owner took the
-    /// place of its master and lost the record.
-    fn came(&self, listing: &[usize], owner: Option<&str>, owners: &BTreeSet<&str>) -> bool {
-        listing.iter().any(|&index| {
-            let one = &self.records[index];
-            owners.contains(one.record.node.as_str())
-                || self.records.iter().any(|other| {
-                    other.generation == one.generation && other.is_own() && other.is_held_by(owner)
+    /// For each record, whether it may speak for slots that have no record of their owner's: rule 4.
+    fn believed<'o>(&self, owner: &impl Fn(Slot) -> Option<&'o str>, single: bool) -> Vec<bool> {
+        let owners: BTreeSet<&str> = SlotSet::all().iter().filter_map(owner).collect();
+        let own = self.records.iter().filter(|found| found.is_own());
+        let own: BTreeSet<(Generation, &str)> = own
+            .map(|found| (found.generation, found.held_by.as_str()))
+            .collect();
+        let is_gone = |found: &Found| !owners.contains(found.record.node.as_str());
+        let took_its_place = |one: &Found| {
+            let is_new = |master: &str| !own.contains(&(one.generation, master));
+            let mut slots = one.record.slots.iter();
+            let beside = self
+                .records
+                .iter()
+                .filter(|other| other.generation == one.generation && other.held_by == one.held_by);
+            is_new(&one.held_by)
+                && beside
+                    .into_iter()
+                    .all(|other| !is_gone(other) || other.record.node == one.record.node)
+                && slots.all(|slot| {
+                    let owner = owner(slot).filter(|owner| *owner != one.held_by);
+                    owner.is_none_or(|owner| !is_new(owner))
                 })
-        })
+        };
+        let believed = |found: &Found| single || !is_gone(found) || took_its_place(found);
+        self.records.iter().map(believed).collect()
     }
 
     fn resume(&self, heard: &Heard, slots: &SlotSet, single: bool) -> Result<Resume, CopyReason> {

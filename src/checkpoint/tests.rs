@@ -155,17 +155,37 @@ fn a_slot_that_moved_while_nobody_wrote_is_spoken_for_by_its_former_owner() {
     // To a master that was added for it, too.
     let resume = resumed(&bookkeeping(halves()), ["A", "C", "B", "B"]);
     assert_eq!(resume.position.offset, Offset(40));
-    // And all of them, to masters that had some.
-    let resume = resumed(&bookkeeping(halves()), ["B"; 4]);
-    assert_eq!(resume.position.offset, Offset(40));
+    // Its former owner is gone: it may have been replaced and have lost writes before the slot moved.
+    must_copy(
+        &bookkeeping(halves()),
+        ["C", "B", "B", "B"],
+        CopyReason::SlotWithoutRecord(0),
+    );
 }
 
-/// The slot of A's record moves to B, then A fails over: of A2's slot nobody knows what the replica had.
+/// The slot of A's record moves to a new master, A fails over: which of the two took A's place?
+#[test]
+fn a_record_of_a_master_that_was_replaced_does_not_speak_when_two_may_have_taken_its_place() {
+    let moved = with(|records| records[0].held_by = "N".into());
+    must_copy(
+        &moved,
+        ["N", "A2", "B", "B"],
+        CopyReason::SlotWithoutRecord(0),
+    );
+    // A promoted replica that also holds the record of another one.
+    let both = with(|records| {
+        records[0].held_by = "N".into();
+        records[1].held_by = "N".into();
+    });
+    must_copy(&both, ["N"; 4], CopyReason::SlotWithoutRecord(0));
+}
+
+/// The slot of A's record moves to B, then A fails over: nobody knows what the replica had, nor when slot 0 moved.
 #[test]
 fn a_record_of_a_master_that_was_replaced_does_not_speak_for_its_replica() {
     let lost = with(|records| records[0].held_by = "B".into());
     let owners = ["B", "A2", "B", "B"];
-    must_copy(&lost, owners, CopyReason::SlotWithoutRecord(1));
+    must_copy(&lost, owners, CopyReason::SlotWithoutRecord(0));
 }
 
 /// All slots go to a new master C, in the generation of a new copy, and come back; A still has its record from before.

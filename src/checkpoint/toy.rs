@@ -396,6 +396,17 @@ impl Toy {
             state.slots.remove(&slot);
             state.records.retain(|(key, _), _| *key != slot);
         }
+        // What rule 4 cannot know: see `recovery`.
+        let names = |master: usize, record: &Record| self.masters[master].name == record.node;
+        let is_new = |(_, generation): &(Slot, Generation)| {
+            let mut there = self.now(to).records.iter();
+            !there.any(|((_, of), record)| of == generation && names(to, record))
+        };
+        let mut keys = moved.records.keys().filter(|(key, _)| *key == slot);
+        if keys.any(is_new) {
+            let states = &mut self.masters[from].states;
+            states.drain(..states.len() - 1);
+        }
         let mut content = self.now(to).clone();
         content.slots.insert(slot, moved.slots[&slot].clone());
         let records = moved.records.into_iter();
