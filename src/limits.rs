@@ -98,6 +98,9 @@ pub const TAKEOVER_VIEWS: usize = 4;
 pub const SHUT_OUT_ROUNDS: u32 = 100;
 pub const SHUT_OUT_PAUSE_MS: u64 = 20;
 
+/// After so many replicas that do not answer no others are asked for former writers: a network may lead to masters only.
+pub const SHUT_OUT_FAILURES: u32 = 3;
+
 // Removing bookkeeping (`cli/clean.rs`).
 
 /// `COUNT` of the `SCAN` that finds bookkeeping: under a millisecond of a server's time each.

@@ -15,6 +15,7 @@ use slotstream::fault::{Fault, FaultKind, Side};
 use slotstream::position::{Offset, Position, ReplicationId};
 use slotstream::slot::{SLOT_COUNT, Slot};
 use slotstream::topology::{Endpoint, Topology};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -157,7 +158,7 @@ fn former_writers_are_shut_out(family: Family) -> Result<()> {
         former.push(named(node, &writer_name(&link("a"), 1, lane as u32))?);
     }
     former.push(named(&nodes[1], "slotstream:a:what")?);
-    let mut others = vec![
+    let mut others = [
         named(&nodes[0], &writer_name(&link("ab"), 1, 0))?,
         named(&nodes[1], "slotstream")?,
         named(&nodes[2], "a:1:0")?,
@@ -303,9 +304,11 @@ fn a_promoted_replica_gets_the_epoch_again(family: Family) -> Result<()> {
         return Ok(());
     };
     claimed(&target.uri(), "a")?;
-    let epoch = claimed(&target.uri(), "a")?.epoch;
-    ensure!(epoch == 2);
     let replica = &target.nodes()[3];
+    // A writer that was stopped while this one was the master could go on when it is again.
+    let mut former = named(replica, &writer_name(&link("a"), 1, 0))?;
+    let epoch = claimed(&target.uri(), "a")?.epoch;
+    ensure!(epoch == 2 && !is_alive(&mut former), "epoch {epoch}");
     let mut node = replica.connect()?;
     wait_until(PATIENCE, "the replica to take over", || {
         // Refused while it is not in step.
@@ -324,6 +327,78 @@ fn a_promoted_replica_gets_the_epoch_again(family: Family) -> Result<()> {
     ensure!(held.text() == "2", "{held:?}");
     ensure!(claimed(&target.uri(), "a")?.epoch == 3);
     Ok(())
+}
+
+/// A master dies: nothing is read before its replica has taken its place.
+fn a_claim_waits_for_the_failover_of_a_dead_master(family: Family) -> Result<()> {
+    let Some(mut target) = cluster(family, 3, 1)? else {
+        return Ok(());
+    };
+    claimed(&target.uri(), "a")?;
+    let written = generation(1, 0);
+    let mut client = target.client()?;
+    write_watermark(&mut client, 16383, written, 12)?;
+    let replica = &target.nodes()[5];
+    let offset =
+        |node: &Server, field| -> Result<u64> { Ok(node.info("replication", field)?.parse()?) };
+    let written_at = offset(&target.nodes()[2], "master_repl_offset")?;
+    wait_until(PATIENCE, "the replica to have it", || {
+        Ok(offset(replica, "slave_repl_offset")? >= written_at)
+    })?;
+    let (endpoint, before) = found(&target.uri())?;
+    target.nodes_mut()[2].kill();
+    let claim = claim(&link("a"), &endpoint, &before)?;
+    ensure!(claim.epoch == 2, "epoch {}", claim.epoch);
+    let owner = claim.topology.master_of(16383).context("an owner")?;
+    ensure!(owner.port == target.nodes()[5].port(), "{owner:?}");
+    ensure!(claim.bookkeeping.watermarks.contains_key(&16383));
+    Ok(())
+}
+
+/// Slots go back and forth all the time: each claim reads everything, wherever it is at the moment.
+fn claims_succeed_while_slots_move(family: Family) -> Result<()> {
+    let Some(target) = cluster(family, 2, 0)? else {
+        return Ok(());
+    };
+    let [giver, taker] = target.masters() else {
+        bail!("two masters");
+    };
+    claimed(&target.uri(), "a")?;
+    let mut client = target.client()?;
+    for slot in 0..4 {
+        write_watermark(&mut client, slot, generation(1, 0), 12)?;
+    }
+    let moving = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        let mover = scope.spawn(|| -> Result<u32> {
+            let mut moved = 0;
+            while moving.load(Ordering::Relaxed) || moved == 0 {
+                for (from, to) in [(giver, taker), (taker, giver)] {
+                    for slot in 0..4 {
+                        move_slot(from, to, slot, || Ok(()))?;
+                        moved += 1;
+                        std::thread::sleep(Duration::from_millis(200));
+                    }
+                }
+            }
+            Ok(moved)
+        });
+        let claim_all = || -> Result<()> {
+            let mut last = 1;
+            for _ in 0..8 {
+                let claim = claimed(&target.uri(), "a")?;
+                ensure!(claim.epoch > last, "epoch {} after {last}", claim.epoch);
+                last = claim.epoch;
+                let found = &claim.bookkeeping.watermarks;
+                ensure!(found.len() == 4, "{found:?}");
+            }
+            Ok(())
+        };
+        let claims = claim_all();
+        moving.store(false, Ordering::Relaxed);
+        mover.join().expect("no panic")?;
+        claims
+    })
 }
 
 fn single(family: Family) -> Result<Option<Server>> {
@@ -508,6 +583,7 @@ macro_rules! family {
 family!(
     redis_6_0,
     Family::Redis60,
+    claims_succeed_while_slots_move,
     former_writers_are_shut_out,
     what_was_written_is_read,
     slots_that_moved_are_read_where_they_are,
@@ -521,6 +597,8 @@ family!(
     slots_that_moved_are_read_where_they_are,
     two_claims_at_once_differ,
     a_promoted_replica_gets_the_epoch_again,
+    a_claim_waits_for_the_failover_of_a_dead_master,
+    claims_succeed_while_slots_move,
     a_single_server_is_taken_over,
 );
 family!(
@@ -539,5 +617,6 @@ family!(
     what_was_written_is_read,
     slots_that_moved_are_read_where_they_are,
     two_claims_at_once_differ,
+    claims_succeed_while_slots_move,
     a_single_server_is_taken_over,
 );

@@ -13,8 +13,8 @@
 //! 3. Otherwise the smallest offset of those that are believed: the slot came while nobody wrote, or its owner was promoted.
 //! 4. A record of a master that is gone is believed where it is held by the replica that took its place, for that lost both
 //!    or none. Elsewhere it came with the slot of its key, and what it claims may have been lost since. Who took the place is
-//!    not written anywhere: it has no record of its own, none of another master that is gone, and is the only such owner
-//!    of slots that the record lists.
+//!    not written anywhere: no record names it, it has none of another master that is gone, and is the only such owner of
+//!    slots that the record lists.
 //!
 //! This relies on the writer of records:
 //!
@@ -25,7 +25,7 @@
 //! - `high` is that of the lane, not of the master.
 //!
 //! And on the servers: replicas of a slot's new owner have what the slot held when it moved. Rule 4 errs when the slot of a
-//! record's key goes to a master without a record of its own just before its former owner loses what the record claims, or
+//! record's key goes to a master that no record names just before its former owner loses what the record claims, or
 //! comes back just after.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -237,13 +237,13 @@ impl Bookkeeping {
     /// For each record, whether it may speak for slots that have no record of their owner's: rule 4.
     fn believed<'o>(&self, owner: &impl Fn(Slot) -> Option<&'o str>, single: bool) -> Vec<bool> {
         let owners: BTreeSet<&str> = SlotSet::all().iter().filter_map(owner).collect();
-        let own = self.records.iter().filter(|found| found.is_own());
-        let own: BTreeSet<(Generation, &str)> = own
-            .map(|found| (found.generation, found.held_by.as_str()))
+        let named = self.records.iter();
+        let named: BTreeSet<(Generation, &str)> = named
+            .map(|found| (found.generation, found.record.node.as_str()))
             .collect();
         let is_gone = |found: &Found| !owners.contains(found.record.node.as_str());
         let took_its_place = |one: &Found| {
-            let is_new = |master: &str| !own.contains(&(one.generation, master));
+            let is_new = |master: &str| !named.contains(&(one.generation, master));
             let mut slots = one.record.slots.iter();
             let beside = self
                 .records

@@ -148,6 +148,17 @@ fn a_record_that_moved_away_before_its_master_lost_writes_is_not_believed_alone(
     assert_eq!(resumed(&lost, owners).position.offset, Offset(30));
 }
 
+/// The slots of A's and of B's record change places, A fails over, its other slot moves to B.
+#[test]
+fn a_master_whose_own_record_moved_away_did_not_take_anothers_place() {
+    let swapped = with(|records| {
+        records[0].held_by = "B".into();
+        records[1].held_by = "C".into();
+    });
+    let owners = ["B", "B", "C", "B"];
+    must_copy(&swapped, owners, CopyReason::SlotWithoutRecord(0));
+}
+
 #[test]
 fn a_slot_that_moved_while_nobody_wrote_is_spoken_for_by_its_former_owner() {
     let resume = resumed(&bookkeeping(halves()), ["A", "B", "B", "B"]);

@@ -397,10 +397,10 @@ impl Toy {
             state.records.retain(|(key, _), _| *key != slot);
         }
         // What rule 4 cannot know: see `recovery`.
-        let names = |master: usize, record: &Record| self.masters[master].name == record.node;
         let is_new = |(_, generation): &(Slot, Generation)| {
-            let mut there = self.now(to).records.iter();
-            !there.any(|((_, of), record)| of == generation && names(to, record))
+            let name = &self.masters[to].name;
+            let mut records = (0..MASTERS).flat_map(|master| &self.now(master).records);
+            !records.any(|((_, of), record)| of == generation && record.node == *name)
         };
         let mut keys = moved.records.keys().filter(|(key, _)| *key == slot);
         if keys.any(is_new) {

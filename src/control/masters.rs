@@ -14,7 +14,7 @@ use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_n
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits::{self, TAKEOVER_BATCH_SLOTS, TAKEOVER_VIEWS};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
-use crate::topology::{Endpoint, Node, Topology, TopologyKind, Value};
+use crate::topology::{Endpoint, Health, Topology, TopologyKind, Value};
 
 /// Connections to all masters of a target.
 #[derive(Debug)]
@@ -183,15 +183,13 @@ impl Masters {
         self.clients.values_mut()
     }
 
-    /// Nodes that are masters' replicas, as far as they answer: they may be promoted.
-    pub fn replicas(&self) -> impl Iterator<Item = Client> + '_ {
+    /// Connections to the masters' replicas that are said to be up.
+    pub fn replicas(&self) -> impl Iterator<Item = Result<Client, Fault>> + '_ {
+        let credentials = &self.endpoint.credentials;
         let replicas = self.topology.shards.iter().flat_map(|s| &s.replicas);
-        replicas.filter_map(|node: &Node| {
-            use crate::topology::Health::Online;
-            let credentials = &self.endpoint.credentials;
-            let up = node.health == Online;
-            up.then(|| Client::connect(SIDE, &node.address, node.port, credentials).ok())?
-        })
+        replicas
+            .filter(|node| node.health == Health::Online)
+            .map(|node| Client::connect(SIDE, &node.address, node.port, credentials))
     }
 
     /// The node id of each slot's owner.

@@ -251,9 +251,14 @@ impl Attempt<'_> {
                 }
             })
         };
-        for mut replica in self.masters.replicas() {
-            if let Err(fault) = shut_out(&mut replica, doomed) {
+        let mut failures = 0;
+        for replica in self.masters.replicas() {
+            if let Err(fault) = replica.and_then(|mut replica| shut_out(&mut replica, doomed)) {
                 tracing::debug!("{fault}");
+                failures += 1;
+            }
+            if failures >= limits::SHUT_OUT_FAILURES {
+                break;
             }
         }
         for client in self.masters.clients() {
