@@ -34,7 +34,7 @@
 //! |---|---|
 //! | 0 | [`limits`], [`position`], [`slot`], [`fault`], [`chunk`] |
 //! | 1 | [`resp`], [`rdb`], [`command`] |
-//! | 2 | [`topology`], [`source`], [`target`], [`checkpoint`] |
+//! | 2 | [`topology`], [`source`], [`target`], [`spool`], [`checkpoint`] |
 //! | 3 | [`engine`] |
 //! | 4 | [`runtime`] (io_uring, and nowhere else), [`control`] (threads beside the lanes) |
 //! | 5 | [`cli`] |
@@ -53,5 +53,6 @@ pub mod resp;
 pub mod runtime;
 pub mod slot;
 pub mod source;
+pub mod spool;
 pub mod target;
 pub mod topology;

@@ -323,3 +323,35 @@ pub const IMPORT_BATCH_COMMANDS: usize = 4096;
 /// How long an import tries a write again that is redirected, refused in passing, or without a connection: a failover takes
 /// about half of it.
 pub const IMPORT_PATIENCE_MS: u64 = 60_000;
+
+// The spool (`spool/`).
+
+/// A block of the spool with its header: what is written, read back and held in memory at a time.
+pub const SPOOL_BLOCK_BYTES: usize = 1 << 20;
+
+/// Memory of a lane's spool. It is used only while the target lags behind the lane's buffers, and absorbs a third of a second
+/// at 100 MB/s before the disk is touched (half of it is).
+pub const SPOOL_MEMORY_BYTES: usize = 32 << 20;
+
+/// The least number of blocks in memory. An eighth of them is for those that are read back before the lane needs them, half
+/// must fill before any is written.
+pub const SPOOL_LEAST_BLOCKS: usize = 8;
+
+/// Blocks of a segment file: what is deleted together.
+pub const SPOOL_SEGMENT_BLOCKS: u64 = 64;
+
+/// Segments into which a small budget is divided at least.
+pub const SPOOL_SEGMENTS: u64 = 8;
+
+/// Disk space for the spools of all lanes (default of `--spool-max`).
+pub const SPOOL_DISK_BYTES: u64 = 4 << 30;
+
+/// Before a disk that refused is tried again, in milliseconds.
+pub const SPOOL_RETRY_MS: u64 = 1_000;
+
+/// How long a lane that was told to stop goes on to deliver what is spooled, in milliseconds. The rest is then written to disk.
+pub const SPOOL_DRAIN_MS: u64 = 5_000;
+
+const _: () = assert!(SPOOL_MEMORY_BYTES / SPOOL_BLOCK_BYTES >= SPOOL_LEAST_BLOCKS);
+const _: () = assert!(SPOOL_BLOCK_BYTES < u32::MAX as usize);
+const _: () = assert!((SPOOL_DRAIN_MS as u128) < DRAIN_TIMEOUT.as_millis());

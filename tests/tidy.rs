@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("topology", 2),
     ("source", 2),
     ("target", 2),
+    ("spool", 2),
     ("checkpoint", 2),
     ("engine", 3),
     ("runtime", 4),
