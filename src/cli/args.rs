@@ -9,8 +9,12 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
-use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
+use crate::control::environment::{
+    allowed_cores, choose_cores, is_root, read_password_file, state_directory,
+};
+use crate::engine::options::{
+    Ack, DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions,
+};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::topology::{Endpoint, Secret};
 
@@ -92,6 +96,19 @@ pub struct SyncArgs {
     #[arg(long)]
     skip_unknown: bool,
 
+    /// What the source is told as acknowledged: what the target has applied, so that WAIT is true, or all that was received
+    #[arg(long, value_enum, default_value = "applied")]
+    ack: AckArg,
+
+    /// Where to keep what the source sends while the target lags, beyond what fits into memory [default:
+    /// $XDG_STATE_HOME/slotstream/LINK, or ~/.local/state/slotstream/LINK, or as root /var/lib/slotstream/LINK]
+    #[arg(long, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+
+    /// Disk space for that, all lanes together, for example 512MiB; 0: memory only
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes)]
+    spool_max: u64,
+
     /// Name of this replication, shown in the status
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: String,
@@ -105,6 +122,14 @@ enum ExistingArg {
     Refuse,
     /// Remove those that the source does not have, once everything is copied: the target becomes an exact copy
     Replace,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum AckArg {
+    /// What the target has applied
+    Applied,
+    /// What was received
+    Received,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -198,7 +223,16 @@ impl SyncArgs {
             let text = "--link is empty or holds white space; use letters, digits, '-', '_'";
             return Err(Fault::new(FaultKind::Usage, text));
         }
+        let spool_directory = self
+            .spool_dir
+            .or_else(|| state_directory(&self.link, is_root(), &variable));
         Ok(SyncOptions {
+            spool_directory,
+            spool_max: self.spool_max,
+            ack: match self.ack {
+                AckArg::Applied => Ack::Applied,
+                AckArg::Received => Ack::Received,
+            },
             link: self.link,
             source,
             target,
@@ -258,6 +292,20 @@ pub(super) fn endpoint(
         endpoint.credentials.password = Some(Secret::new(""));
     }
     Ok(endpoint)
+}
+
+/// A number of bytes, with a unit or without.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let unit = units.iter().find_map(|&(unit, shift)| {
+        let number = text.strip_suffix(unit)?;
+        Some((number, shift))
+    });
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let number: Option<u64> = number.trim_end().parse().ok();
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "give a number of bytes, or one with KiB, MiB, GiB or TiB".into())
 }
 
 fn first_repeat(cores: &[usize]) -> Option<usize> {
@@ -350,6 +398,29 @@ mod tests {
             assert!(fault.message.contains(words), "{tail}: {fault}");
             assert!(!fault.message.contains('\n') && !fault.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn sizes_have_binary_units_or_none() {
+        let sizes = [
+            ("0", 0),
+            ("1234", 1234),
+            ("512MiB", 512 << 20),
+            ("4 GiB", 4 << 30),
+        ];
+        for (text, size) in sizes {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1.5GiB", "4GB", "99999999999TiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        let options = options(
+            &format!("{BOTH} --spool-max 1MiB --spool-dir d --ack received"),
+            &[],
+        );
+        let options = options.expect("valid");
+        assert_eq!((options.spool_max, options.ack), (1 << 20, Ack::Received));
+        assert_eq!(options.spool_directory, Some("d".into()));
     }
 
     #[test]

@@ -12,6 +12,8 @@
 //! | `lanes[].acknowledged_offset` | of these, answered by the target |
 //! | `lanes[].lag_bytes` | bytes of the stream not yet answered, as far as the source's last polled offset |
 //! | `lanes[].lag_seconds` | age of the oldest command received and not yet answered |
+//! | `lanes[].spool_bytes` | bytes of the stream received and not yet routed that wait in the spool, in memory or on disk |
+//! | `lanes[].spool_state` | `empty`, `memory`, `disk`, `full` or `failed` |
 //! | `lanes[].snapshot.bytes_done` | bytes of the snapshot read |
 //! | `lanes[].snapshot.bytes_total` | its size; 0 when the source does not tell (diskless) |
 //! | `lanes[].snapshot.keys` | its keys acknowledged by the target |
@@ -52,6 +54,8 @@ pub struct LaneReport {
     pub acknowledged_offset: u64,
     pub lag_bytes: u64,
     pub lag_seconds: f64,
+    pub spool_bytes: u64,
+    pub spool_state: &'static str,
     pub snapshot: SnapshotReport,
     pub stale: StaleReport,
     pub leases: u64,
@@ -107,6 +111,8 @@ impl LaneReport {
             acknowledged_offset,
             lag_bytes: lane.lag_bytes(),
             lag_seconds: seconds(lane.lag_ms(now_ms)),
+            spool_bytes: lane.spool_bytes.load(Relaxed),
+            spool_state: lane.spool_state().name(),
             snapshot: SnapshotReport {
                 bytes_done: lane.snapshot_bytes_done.load(Relaxed),
                 bytes_total: lane.snapshot_bytes_total.load(Relaxed),
@@ -153,6 +159,7 @@ mod tests {
             "lanes": [{
                 "source": "a:1", "state": "connecting", "replid": "", "received_offset": 0,
                 "acknowledged_offset": 0, "lag_bytes": 0, "lag_seconds": 2.0,
+                "spool_bytes": 0, "spool_state": "empty",
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
                 "stale": {"checked": 0, "removed": 0}, "leases": 0,
                 "commands": 0, "bytes": 0, "errors": {"moved": 1},

@@ -16,25 +16,27 @@
 //! | `stream` | the stream: scan, classify, route |
 //! | `rebuild` | the stream: commands that the target gets in another form |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `spooling` | what is received while the target does not keep up |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
 
-use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::arrivals::Arrivals;
 use super::claims::FunctionClaims;
 use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::options::{DatabaseMap, Existing};
+use super::options::{Ack, DatabaseMap, Existing};
 use super::rebuild::{Omissions, Rebuild};
 use super::settle::Settling;
+use super::spooling::{Draining, Spooled};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
@@ -47,6 +49,7 @@ use crate::position::{Offset, Position, Progress, ReplicationId};
 use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::source::{self, Event, Session, SourceError};
+use crate::spool::{self, Spool};
 use crate::target;
 use crate::topology::{Node, Topology};
 
@@ -75,6 +78,10 @@ pub struct LaneConfig {
     pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
+    pub spool: spool::Settings,
+    /// What a former process left, if the lane goes on with that.
+    pub spooled: Option<Spooled>,
+    pub ack: Ack,
 }
 
 pub(super) enum SourceLink {
@@ -90,6 +97,12 @@ pub struct Lane {
     pub(super) status: Arc<LaneStatus>,
     pub(super) chunks: Chunks,
     pub(super) intake: Intake,
+    pub(super) spool: Spool,
+    /// The last space for the stream was the spool's.
+    pub(super) to_spool: bool,
+    pub(super) draining: Draining,
+    /// What the spool last had to say.
+    pub(super) spool_message: Option<String>,
     pub(super) targets: Targets,
     pub(super) link: SourceLink,
     failures: u32,
@@ -100,7 +113,7 @@ pub struct Lane {
     /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
     copied_at: Offset,
     /// Whether the whole snapshot was decoded and handed to the target connections. Before, there is nothing to resume.
-    copied: bool,
+    pub(super) copied: bool,
     /// Whether everything of the snapshot is answered.
     pub(super) settled: bool,
     /// When the source last said something, or was last not listened to.
@@ -121,8 +134,7 @@ pub struct Lane {
     /// After a copy into a target that may hold stale keys.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
-    /// When how much had been received: the age of what is not answered.
-    arrivals: VecDeque<(Offset, u64)>,
+    pub(super) arrivals: Arrivals,
     /// Unix time at the zero of `now_ms`, in milliseconds.
     pub(super) unix_ms_at_zero: u64,
     pub(super) settling: Settling,
@@ -142,8 +154,12 @@ impl Lane {
             config.continue_on_divergence,
             Arc::clone(&status),
         );
-        Self {
+        let mut lane = Self {
             intake: Intake::new(&mut chunks),
+            spool: config.new_spool(),
+            to_spool: false,
+            draining: Draining::default(),
+            spool_message: None,
             targets,
             chunks,
             status,
@@ -166,7 +182,7 @@ impl Lane {
             hold: None,
             sweep: None,
             question: None,
-            arrivals: VecDeque::new(),
+            arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
             cut: Vec::new(),
@@ -174,7 +190,9 @@ impl Lane {
             commands: 0,
             sent_bytes: 0,
             config,
-        }
+        };
+        lane.take_up();
+        lane
     }
 
     // The source connection.
@@ -245,13 +263,12 @@ impl Lane {
 
     /// Where to receive into; `None` while nothing may be read.
     pub fn source_space(&mut self) -> Option<&mut [u8]> {
+        if matches!(self.link, SourceLink::Streaming) && !self.stopping {
+            return self.stream_space();
+        }
         match &mut self.link {
             SourceLink::Handshake(_) => Some(&mut self.hello[self.hello_filled..]),
             SourceLink::Copying(copy) if !self.stopping => copy.space(),
-            SourceLink::Streaming if !self.stopping && self.hold.is_none() => {
-                let alone = self.targets.is_idle();
-                self.intake.space(&mut self.chunks, alone)
-            }
             _ => None,
         }
     }
@@ -269,8 +286,8 @@ impl Lane {
             }
             SourceLink::Copying(copy) => copy.received(bytes),
             SourceLink::Streaming => {
-                self.intake.received(&mut self.chunks, bytes);
-                self.note_arrival(now_ms);
+                self.stream_received(bytes);
+                self.arrivals.note(self.received(), now_ms);
             }
             _ => unreachable!("nothing is read from a source that is not connected"),
         }
@@ -294,9 +311,7 @@ impl Lane {
                     if self.history.is_some() {
                         self.begin_anew();
                     }
-                    self.history = Some(position.id);
-                    self.scanned = position.offset;
-                    self.copied_at = position.offset;
+                    self.begin_at(position.id, position.offset);
                     self.status.full_syncs.fetch_add(1, Relaxed);
                     self.status.set_replid(position.id.as_str());
                     self.prepare_sweep();
@@ -316,6 +331,7 @@ impl Lane {
                 Event::Continue(id) => {
                     if let Some(id) = id {
                         self.history = Some(id);
+                        self.spool.set_id(id);
                         self.status.set_replid(id.as_str());
                     }
                     self.status.partial_syncs.fetch_add(1, Relaxed);
@@ -333,22 +349,22 @@ impl Lane {
     }
 
     /// Goes on with the stream, whose first bytes came together with what was before it.
-    pub(super) fn start_streaming(&mut self, mut early: &[u8]) {
+    pub(super) fn start_streaming(&mut self, early: &[u8]) {
         self.link = SourceLink::Streaming;
         self.copied = true;
         self.failures = 0;
-        while !early.is_empty() {
-            let space = self
-                .intake
-                .space(&mut self.chunks, true)
-                .expect("there is always room for a single command");
-            let count = space.len().min(early.len());
-            space[..count].copy_from_slice(&early[..count]);
-            self.intake.received(&mut self.chunks, count);
-            early = &early[count..];
-        }
+        self.take_early(early);
         self.ack_now = true;
         self.set_state(self.state_of_stream());
+    }
+
+    /// Follows a history from this offset on.
+    pub(super) fn begin_at(&mut self, id: ReplicationId, offset: Offset) {
+        self.history = Some(id);
+        self.scanned = offset;
+        self.copied_at = offset;
+        self.intake.begin(&mut self.chunks, offset);
+        self.spool.set_id(id);
     }
 
     /// Forgets the history: a snapshot will come.
@@ -357,7 +373,9 @@ impl Lane {
         self.copied = false;
         self.settled = false;
         self.targets.abandon(&mut self.chunks);
-        self.intake.clear(&mut self.chunks);
+        self.intake.begin(&mut self.chunks, Offset::default());
+        self.spool.clear();
+        self.publish_spool();
         self.router = Router::new();
         self.hold = None;
         self.sweep = None;
@@ -503,6 +521,7 @@ impl Lane {
         self.targets.tick(&mut self.chunks, now_ms);
         let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
         self.cut.extend(silent);
+        self.tick_spool(now_ms);
         self.advance_at(Some(now_ms))?;
         self.settle_on(now_ms);
         self.check_silence(now_ms)?;
@@ -534,8 +553,9 @@ impl Lane {
             self.walk_on(tick)?;
         }
         self.hold_on()?;
-        if matches!(self.link, SourceLink::Streaming) {
-            self.route_on()?;
+        // Also while the source is away: what was received holds, as long as the history does.
+        if self.copied {
+            self.stream_on()?;
         }
         let wanted = self.ack_wanted;
         if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {
@@ -562,12 +582,7 @@ impl Lane {
 
     fn send_ack(&mut self) {
         self.ack_now = false;
-        let applied = if self.settled {
-            self.progress().acknowledged
-        } else {
-            Offset::default()
-        };
-        source::acknowledgement(applied, &mut self.output);
+        source::acknowledgement(self.offset_to_tell(), &mut self.output);
     }
 
     // Ending.
@@ -588,6 +603,7 @@ impl Lane {
             && self.hold.is_none()
             && self.rebuild.deadlines.is_empty()
             && self.targets.is_idle()
+            && self.is_spool_done()
     }
 
     /// Ends the lane for display.
@@ -606,7 +622,10 @@ impl Lane {
 
     /// Everything up to here has been read from the source.
     pub(super) fn received(&self) -> Offset {
-        self.scanned.advanced(self.intake.rest(&self.chunks).len())
+        if self.spool.is_empty() {
+            return self.scanned.advanced(self.intake.rest(&self.chunks).len());
+        }
+        self.spool.end()
     }
 
     /// Everything before this offset was handed to the target connections.
@@ -628,24 +647,9 @@ impl Lane {
         progress
     }
 
-    fn note_arrival(&mut self, now_ms: u64) {
-        let received = self.received();
-        let full = self.arrivals.len() >= limits::MAX_ARRIVALS;
-        match self.arrivals.back_mut() {
-            // When too many are to be remembered, the newest ones count as a little older than they are.
-            Some(last) if last.1 == now_ms || full => last.0 = received,
-            _ => self.arrivals.push_back((received, now_ms)),
-        }
-    }
-
     /// When the byte at offset `at`, which is received and not acknowledged, was received: Unix time in milliseconds.
     pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
-        let later = self.arrivals.partition_point(|(offset, _)| *offset <= at);
-        let (_, ms) = self
-            .arrivals
-            .get(later)
-            .copied()
-            .unwrap_or((at, self.heard_ms));
+        let ms = self.arrivals.at(at).unwrap_or(self.heard_ms);
         self.unix_ms_at_zero + ms
     }
 
@@ -664,19 +668,14 @@ impl Lane {
         if matches!(self.link, SourceLink::Streaming) && self.status.state() != state {
             self.set_state(state);
         }
-        while self
-            .arrivals
-            .front()
-            .is_some_and(|(offset, _)| *offset <= progress.acknowledged)
-        {
-            self.arrivals.pop_front();
-        }
+        self.arrivals.forget(progress.acknowledged);
+        self.spool_on(progress.acknowledged);
         let status = &self.status;
         status.received_offset.store(progress.received.0, Relaxed);
         status
             .acknowledged_offset
             .store(progress.acknowledged.0, Relaxed);
-        status.set_oldest_unanswered(self.arrivals.front().map(|(_, ms)| *ms));
+        status.set_oldest_unanswered(self.arrivals.oldest_ms());
         status.commands.store(self.commands, Relaxed);
         status.bytes.store(self.sent_bytes, Relaxed);
     }

@@ -5,6 +5,7 @@
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
 //! - [`lookup`]: questions of lanes about commands that our own table does not know.
 
+mod arrivals;
 pub mod claims;
 mod copy;
 mod hold;
@@ -22,6 +23,7 @@ mod retry;
 pub mod roster;
 mod settle;
 pub mod shared;
+mod spooling;
 pub mod status;
 mod stream;
 mod sweep;
@@ -31,3 +33,4 @@ mod tests;
 
 pub use copy::remedy;
 pub use rebuild::{Omissions, release, watched};
+pub use spooling::Spooled;

@@ -1,5 +1,6 @@
 //! What the user asked `sync` to do, checked and in types.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::release;
@@ -26,6 +27,11 @@ pub struct SyncOptions {
     /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
     pub skip_unknown: bool,
     pub database_map: DatabaseMap,
+    pub ack: Ack,
+    /// Where the spool's files go; `None` where no directory is known.
+    pub spool_directory: Option<PathBuf>,
+    /// Disk space for the spools of all lanes, in bytes.
+    pub spool_max: u64,
 }
 
 /// Everything that is known before the first lane starts.
@@ -85,6 +91,16 @@ pub enum OnUnsupported {
     Stop,
     /// Leave it out, count it, log the first of its kind.
     Drop,
+}
+
+/// What `REPLCONF ACK` tells the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ack {
+    /// What the target has applied, so that `WAIT` on the source is true.
+    #[default]
+    Applied,
+    /// What was received, spooled or not.
+    Received,
 }
 
 /// Where the databases of the source go; empty means each to its own number.

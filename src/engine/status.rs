@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::command::rewrite::Lack;
 use crate::fault::Fault;
+use crate::spool;
 
 /// Where a lane stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -200,6 +201,10 @@ pub struct LaneStatus {
     /// [`super::shared::Shared::started`], plus 1; 0 when everything is answered.
     oldest_unanswered_ms_plus_1: AtomicU64,
 
+    /// Bytes of the stream that wait in the spool, in memory or on disk.
+    pub spool_bytes: AtomicU64,
+    spool_state: AtomicU8,
+
     /// Bytes of the snapshot read so far.
     pub snapshot_bytes_done: AtomicU64,
     /// Size of the snapshot in bytes; 0 when the source does not tell (diskless).
@@ -241,6 +246,8 @@ impl LaneStatus {
             received_offset: AtomicU64::new(0),
             acknowledged_offset: AtomicU64::new(0),
             oldest_unanswered_ms_plus_1: AtomicU64::new(0),
+            spool_bytes: AtomicU64::new(0),
+            spool_state: AtomicU8::new(spool::State::Empty as u8),
             snapshot_bytes_done: AtomicU64::new(0),
             snapshot_bytes_total: AtomicU64::new(0),
             snapshot_keys: AtomicU64::new(0),
@@ -282,6 +289,10 @@ impl LaneStatus {
     pub fn set_oldest_unanswered(&self, received_at_ms: Option<u64>) {
         let stored = received_at_ms.map_or(0, |ms| ms.saturating_add(1));
         self.oldest_unanswered_ms_plus_1.store(stored, Relaxed);
+    }
+
+    pub fn set_spool_state(&self, state: spool::State) {
+        self.spool_state.store(state as u8, Relaxed);
     }
 
     /// Counts one event.
@@ -326,6 +337,10 @@ impl LaneStatus {
 
     pub fn state(&self) -> LaneState {
         LaneState::ALL[usize::from(self.state.load(Relaxed))]
+    }
+
+    pub fn spool_state(&self) -> spool::State {
+        spool::State::ALL[usize::from(self.spool_state.load(Relaxed))]
     }
 
     /// `host:port` of the source master, as [`crate::topology::Node::name`] writes it.
@@ -418,6 +433,9 @@ mod tests {
     #[test]
     fn every_state_and_kind_stands_at_its_own_number() {
         for (number, state) in LaneState::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+        }
+        for (number, state) in spool::State::ALL.into_iter().enumerate() {
             assert_eq!(state as usize, number);
         }
         for (number, kind) in ErrorCount::ALL.into_iter().enumerate() {

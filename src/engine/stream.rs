@@ -102,6 +102,11 @@ impl Router {
             used_databases: BTreeSet::new(),
         }
     }
+
+    /// The stream goes on where this database was selected.
+    pub fn resume(&mut self, database: u32) {
+        self.database = database;
+    }
 }
 
 impl Router {

@@ -13,6 +13,7 @@ use crate::limits;
 use crate::rdb::{Lineage, TargetFormat};
 use crate::resp::push_command;
 use crate::slot::SlotSet;
+use crate::spool;
 use crate::target::Greeting;
 use crate::topology::{Node, Shard, Topology};
 
@@ -83,6 +84,9 @@ impl Rig {
             continue_on_divergence: false,
             skip_unknown: false,
             functions: Default::default(),
+            spool: spool::Settings::new("l".into(), Arc::new(spool::Budget::new(1 << 30))),
+            spooled: None,
+            ack: Default::default(),
         };
         let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));
         Self {

@@ -1,7 +1,7 @@
 //! One lane's task: turns of reading, advancing, writing, until the lane is done.
 //!
 //! ```text
-//! turn:  tick -> dials that came through -> one read from the source -> writes to each target
+//! turn:  tick -> dials that came through -> results of the spool's files -> one read from the source -> writes to each target
 //!        -> replies of each target -> advance -> writes to each target -> writes to the source
 //! ```
 //!
@@ -16,6 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, Dial};
 use super::ring::Ring;
+use super::spool_files::LaneDesk;
 use crate::engine::lane::Lane;
 use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
@@ -38,6 +39,7 @@ pub(super) struct Surroundings {
     pub shared: Arc<Shared>,
     pub orders: Receiver<Order>,
     pub ring: Ring,
+    pub spool: LaneDesk,
 }
 
 /// What a turn came to.
@@ -130,6 +132,10 @@ impl LaneTask {
             self.tick(now_ms)?;
         }
         let mut busy = tick | self.dial(now, now_ms)?;
+        if self.around.spool.has_results() {
+            self.hear_spool(now_ms)?;
+            busy = true;
+        }
         // What the source brings is passed on before anything else is looked at: that is the lag.
         if self.read_source(now_ms)? {
             self.write_targets(now_ms)?;
@@ -141,6 +147,7 @@ impl LaneTask {
         if busy {
             let advanced = self.lane.advance();
             self.or_lose_source(advanced, now_ms)?;
+            self.order_spool();
         }
         for index in self.lane.take_cut() {
             self.targets[index] = Socket::None;
@@ -152,6 +159,20 @@ impl LaneTask {
             self.set_read_floors();
         }
         Ok(busy)
+    }
+
+    fn hear_spool(&mut self, now_ms: u64) -> Result<(), Fault> {
+        for (ticket, result) in self.around.spool.take_results() {
+            let heard = self.lane.spool_done(ticket, result);
+            self.or_lose_source(heard, now_ms)?;
+        }
+        Ok(())
+    }
+
+    fn order_spool(&mut self) {
+        while let Some((ticket, order)) = self.lane.take_spool_order() {
+            self.around.spool.submit(&self.around.ring, ticket, order);
+        }
     }
 
     /// Instants never jump, the wall clock may: their distance is told anew with every tick.

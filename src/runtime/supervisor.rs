@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
+use super::spool_files::{Directory, SpoolFiles};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
@@ -17,6 +18,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
+use crate::spool::{Budget, Settings};
 use crate::target;
 use crate::topology::{Credentials, Node};
 
@@ -55,6 +57,8 @@ struct Supervisor {
     functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
+    spool_files: SpoolFiles,
+    spool_budget: Arc<Budget>,
     /// What new lanes may remove.
     existing: Existing,
 }
@@ -70,6 +74,9 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         .iter()
         .map(|&core| Executor::start(core, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
+    let directory = Directory::new(plan.options.spool_directory.clone(), &plan.options.link);
+    let spool_files = SpoolFiles::start(directory, &[])?;
+    let spool_budget = Arc::new(Budget::new(plan.options.spool_max));
     let mut supervisor = Supervisor {
         format: plan.target.format(Some(&plan.source.modules()))?,
         existing: existing(&plan),
@@ -80,6 +87,8 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         functions: Arc::default(),
         orders: HashMap::new(),
         source_version: 0,
+        spool_files,
+        spool_budget,
     };
     supervisor.follow();
     // A master that comes later takes slots over whose keys are on the target already.
@@ -108,7 +117,9 @@ impl Supervisor {
                 self.follow();
             }
         }
-        self.executors.iter_mut().try_for_each(Executor::join)
+        let joined = self.executors.iter_mut().try_for_each(Executor::join);
+        self.spool_files.finish();
+        joined
     }
 
     /// Starts, moves and ends lanes as the source's topology has it.
@@ -165,6 +176,9 @@ impl Supervisor {
             skip_unknown: options.skip_unknown,
             continue_on_divergence: options.on_divergence == OnDivergence::Continue,
             functions: Arc::clone(&self.functions),
+            spool: Settings::new(options.link.clone(), Arc::clone(&self.spool_budget)),
+            spooled: None,
+            ack: options.ack,
         };
         let (_, target) = self.shared.target.load();
         let lane_status = Arc::clone(&status);
@@ -173,6 +187,7 @@ impl Supervisor {
             build: Box::new(move || Lane::new(config, target, lane_status)),
             status: Arc::clone(&status),
             orders: heard,
+            spool: self.spool_files.lane(status.id),
         });
         if !taken {
             status.fail(Fault::new(

@@ -278,7 +278,7 @@ impl Rig {
             }
             Act::Execute { refuse } => self.execute(0, refuse),
             Act::Read(index) => {
-                let mut reads = self.orders.iter().enumerate();
+                let reads = self.orders.iter().enumerate();
                 let read = reads.filter(|(_, (_, order))| matches!(order, Order::Read { .. }));
                 if let Some(index) = read.map(|(index, _)| index).nth(index) {
                     self.execute(index, false);

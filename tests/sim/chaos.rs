@@ -1,9 +1,14 @@
 //! A seed's world: what kind of deployment, network, workload and trouble it has, and one run of it.
 
+use std::sync::Arc;
+
 use slotstream::engine::options::Existing;
+use slotstream::limits;
 use slotstream::slot::{Slot, SlotSet, slot_of};
+use slotstream::spool::{Budget, Settings};
 
 use crate::cluster::Cluster;
+use crate::disk;
 use crate::model::{Bytes, Value};
 use crate::rng::Rng;
 use crate::source::Source;
@@ -46,6 +51,19 @@ pub struct Plan {
     pub network: Network,
     pub mix: Mix,
     pub trouble: Trouble,
+}
+
+/// The spool of one run, and the trouble with its disk.
+#[derive(Debug, Clone)]
+struct SpoolPlan {
+    block_bytes: usize,
+    segment_blocks: u32,
+    budget: u64,
+    /// The most that the disk takes for one order.
+    delay_ms: usize,
+    /// Once in so many steps; 0: never.
+    refuses: usize,
+    damage: usize,
 }
 
 const REFUSALS: [&str; 9] = [
@@ -133,18 +151,57 @@ impl Plan {
     }
 }
 
+impl SpoolPlan {
+    fn of(rng: &mut Rng) -> Self {
+        Self {
+            block_bytes: *rng.pick(&[80, 150, 1_000, 20_000]),
+            segment_blocks: rng.between(1, 5) as u32,
+            budget: *rng.pick(&[0, 2_000, 20_000, 1 << 30]),
+            delay_ms: *rng.pick(&[0, 3, 100]),
+            refuses: *rng.pick(&[0, 0, 30, 200]),
+            damage: *rng.pick(&[0, 0, 0, 100, 400]),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            link: disk::LINK.into(),
+            budget: Arc::new(Budget::new(self.budget)),
+            block_bytes: self.block_bytes,
+            memory_blocks: limits::SPOOL_LEAST_BLOCKS,
+            segment_blocks: self.segment_blocks,
+        }
+    }
+
+    /// What happens to the disk in this step.
+    fn stir(&self, world: &mut World) {
+        let (disk, now_ms) = (&mut world.disk, world.now_ms);
+        if self.refuses > 0 && disk.rng.once_in(self.refuses) {
+            disk.refuses_until_ms = now_ms + disk.rng.below(3_000) as u64;
+        }
+        if self.damage > 0 && disk.rng.once_in(self.damage) {
+            disk.damage();
+        }
+    }
+}
+
 /// One run from a seed. Panics when anything is not as it must be.
 pub fn run(seed: u64) {
     let mut rng = Rng::new(seed);
     let plan = Plan::of(&mut rng);
-    trace::note(|| format!("{plan:?}"));
-    run_plan(&plan, rng);
+    // With chance of its own: the other events of a seed do not depend on it.
+    let mut disk_rng = Rng::new(!seed);
+    let spool = SpoolPlan::of(&mut disk_rng);
+    trace::note(|| format!("{plan:?} {spool:?}"));
+    run_plan(&plan, &spool, rng, disk_rng);
 }
 
-pub fn run_plan(plan: &Plan, mut rng: Rng) {
+fn run_plan(plan: &Plan, spool: &SpoolPlan, mut rng: Rng, disk_rng: Rng) {
     let slots = source_slots(plan, &mut rng);
     let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
-    let mut world = build(plan, rng, &slots, &mut workload);
+    let mut world = build(plan, spool, rng, &slots, &mut workload);
+    world.disk.rng = disk_rng;
+    world.disk.delay_ms = spool.delay_ms;
     let foreign = add_foreign_keys(&mut world, &slots);
     add_stale_keys(&mut world, plan, &workload);
     for _ in 0..plan.steps {
@@ -154,6 +211,7 @@ pub fn run_plan(plan: &Plan, mut rng: Rng) {
             writes = writes.saturating_sub(100);
         }
         stir(&mut world, plan, &workload);
+        spool.stir(&mut world);
         world.step();
         world.check_running();
     }
@@ -182,7 +240,13 @@ fn source_slots(plan: &Plan, rng: &mut Rng) -> SlotSet {
     slots
 }
 
-fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) -> World {
+fn build(
+    plan: &Plan,
+    spool: &SpoolPlan,
+    mut rng: Rng,
+    slots: &SlotSet,
+    workload: &mut Workload,
+) -> World {
     let mut cluster = Cluster::new(plan.masters, plan.single_target);
     cluster.old_redirects = plan.old_redirects;
     if plan.stale_keys > 0 {
@@ -195,7 +259,15 @@ fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) ->
         source.password = Some("secret".into());
         cluster.password = Some("hidden".into());
     }
-    let mut world = World::new(rng, plan.network.clone(), source, cluster, slots.clone());
+    let network = plan.network.clone();
+    let mut world = World::with_spool(
+        rng,
+        network,
+        source,
+        cluster,
+        slots.clone(),
+        spool.settings(),
+    );
     world.lossy = plan.trouble.lossy;
     world.tracker.repeats = plan.trouble.lossy;
     for _ in 0..world.rng.below(40) {

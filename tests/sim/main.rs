@@ -12,16 +12,19 @@
 //! | `world`, `turn` | network, clock, and the lane's turns |
 //! | `tracker` | what is checked while a run goes |
 //! | `workload`, `chaos` | what a seed makes happen |
-//! | `sequences` | named sequences of events |
+//! | `disk` | the disk below the lane's spool |
+//! | `sequences`, `spooling` | named sequences of events |
 
 mod chaos;
 mod cluster;
+mod disk;
 mod model;
 mod rdb;
 mod rng;
 mod sequences;
 
 mod source;
+mod spooling;
 mod trace;
 mod tracker;
 mod turn;

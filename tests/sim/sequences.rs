@@ -39,7 +39,7 @@ fn words(line: &str) -> Vec<Bytes> {
 }
 
 impl World {
-    fn write(&mut self, line: &str) {
+    pub fn write(&mut self, line: &str) {
         self.write_args(&words(line));
     }
 

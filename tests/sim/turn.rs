@@ -1,4 +1,4 @@
-//! One turn of the lane, in the order in which `runtime::lane_task` takes its turns: timer, dials, one read from the source,
+//! One turn of the lane, in the order in which `runtime::lane_task` takes its turns: timer, dials, the disk, one read from the source,
 //! replies of each target, what can be done now, writes.
 
 use std::io::IoSlice;
@@ -22,12 +22,19 @@ impl World {
             self.tick()?;
         }
         self.dial()?;
+        while let Some((ticket, result)) = self.disk.next_done(self.now_ms) {
+            let heard = self.lane.spool_done(ticket, result);
+            self.or_lose_source(heard)?;
+        }
         self.read_source()?;
         for index in 0..self.sockets.len() {
             self.read_target(index)?;
         }
         let advanced = self.lane.advance();
         self.or_lose_source(advanced)?;
+        while let Some((ticket, order)) = self.lane.take_spool_order() {
+            self.disk.order(ticket, order, self.now_ms);
+        }
         for index in self.lane.take_cut() {
             self.close_target(index);
         }

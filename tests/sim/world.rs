@@ -13,6 +13,7 @@ use std::io::IoSlice;
 use std::sync::Arc;
 
 use slotstream::command::rewrite::Features;
+use slotstream::engine::Spooled;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
 use slotstream::engine::options::DatabaseMap;
@@ -21,10 +22,12 @@ use slotstream::fault::{Fault, FaultKind};
 use slotstream::limits;
 use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
+use slotstream::spool::{Budget, Settings};
 use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
 
 use crate::cluster::{self, Cluster};
+use crate::disk::{self, Disk};
 use crate::model::{self, Bytes, Store};
 use crate::rng::Rng;
 use crate::source::{self, Source};
@@ -75,6 +78,9 @@ pub struct World {
     pub rng: Rng,
     pub network: Network,
     pub lane: Lane,
+    /// What the lane was made from.
+    config: LaneConfig,
+    pub disk: Disk,
     pub status: Arc<LaneStatus>,
     pub source: Source,
     /// Nobody listens there until then.
@@ -103,8 +109,21 @@ impl World {
         rng: Rng,
         network: Network,
         source: Source,
+        cluster: Cluster,
+        slots: SlotSet,
+    ) -> Self {
+        let budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
+        let spool = Settings::new(disk::LINK.into(), budget);
+        Self::with_spool(rng, network, source, cluster, slots, spool)
+    }
+
+    pub fn with_spool(
+        rng: Rng,
+        network: Network,
+        source: Source,
         mut cluster: Cluster,
         slots: SlotSet,
+        spool: Settings,
     ) -> Self {
         let topology = cluster.topology();
         let status = Arc::new(LaneStatus::new(0, "source".into(), "10.0.0.2:6400".into()));
@@ -131,13 +150,18 @@ impl World {
             continue_on_divergence: false,
             skip_unknown: false,
             functions: Default::default(),
+            spool,
+            spooled: None,
+            ack: Default::default(),
         };
         cluster.lane = slots;
         Self {
             now_ms: 0,
             rng,
             network,
-            lane: Lane::new(config, Arc::clone(&topology), Arc::clone(&status)),
+            lane: Lane::new(config.clone(), Arc::clone(&topology), Arc::clone(&status)),
+            config,
+            disk: Disk::new(),
             status,
             source,
             source_down_until_ms: 0,
@@ -211,6 +235,26 @@ impl World {
         if let Some(fault) = &self.ended {
             panic!("the lane ended: {:?} {fault}", fault.kind);
         }
+    }
+
+    /// The process ends without warning, and another goes on from what is on disk. The target must stand still: what
+    /// it answers now would be lost.
+    pub fn restart(&mut self) {
+        trace::note(|| "the process starts anew".into());
+        let acknowledged = self.lane.progress().acknowledged;
+        self.disk.lose_process();
+        let recovered = self.disk.recover(acknowledged).expect("the spool is there");
+        let mut config = self.config.clone();
+        config.spool.budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
+        config.spooled = Some(Spooled {
+            recovered,
+            acknowledged,
+            database: 0,
+        });
+        self.source_socket = SourceSocket::None;
+        self.sockets.clear();
+        let status = Arc::clone(&self.status);
+        self.lane = Lane::new(config, Arc::clone(&self.adopted), status);
     }
 
     // Servers.

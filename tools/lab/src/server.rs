@@ -307,8 +307,8 @@ pub fn free_port() -> Result<u16> {
     bail!("no free loopback port among {PORTS:?}")
 }
 
-/// A new, empty directory for one server.
-fn new_directory(name: &str) -> Result<PathBuf> {
+/// A new, empty directory for one process.
+pub(crate) fn new_directory(name: &str) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static SWEEP: Once = Once::new();
     let parent = std::env::temp_dir();

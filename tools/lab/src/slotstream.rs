@@ -1,7 +1,7 @@
 //! Runs `slotstream sync` as users do: the program itself, watched through its status page.
 
 use crate::client::{Client, Endpoint};
-use crate::server::{free_port, info_field, spawn_for_life};
+use crate::server::{free_port, info_field, new_directory, spawn_for_life};
 use crate::{Result, wait_until};
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -20,6 +20,8 @@ pub struct Slotstream {
     child: Child,
     source: Endpoint,
     status_address: String,
+    /// Of its own, so that several can run beside each other.
+    state_directory: PathBuf,
     /// Where its output goes, unless that is shown.
     log: Option<PathBuf>,
 }
@@ -54,12 +56,14 @@ impl Slotstream {
         log: Option<PathBuf>,
     ) -> Result<Slotstream> {
         let status_address = format!("127.0.0.1:{}", free_port()?);
+        let state_directory = new_directory("state")?;
         let mut command = Command::new(program);
         command
             .args(["sync", "--source", &source.to_string()])
             .args(["--target", &target.to_string()])
             .args(["--status-addr", &status_address])
             .args(arguments)
+            .env("XDG_STATE_HOME", &state_directory)
             .stdin(Stdio::null());
         if let Some(log) = &log {
             let file = File::create(log)?;
@@ -71,8 +75,19 @@ impl Slotstream {
             child,
             source: source.clone(),
             status_address,
+            state_directory,
             log,
         })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it keeps what must outlast it.
+    pub fn state_directory(&self) -> &Path {
+        &self.state_directory
     }
 
     /// All that it has printed so far.
@@ -172,6 +187,7 @@ impl Drop for Slotstream {
         // It may have ended already; waiting reaps it either way.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = fs::remove_dir_all(&self.state_directory);
         if let Some(log) = &self.log {
             let _ = fs::remove_file(log);
         }
