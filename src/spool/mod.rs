@@ -32,9 +32,10 @@
 //!
 //! # What a crash costs
 //!
-//! Blocks are not flushed one by one: a process that crashes loses nothing of what was written, as the kernel has it; a machine
-//! that crashes may lose what came after the last full segment, which is flushed (`fdatasync`) when it is full. Checksums
-//! tell. What is lost, and what was in memory only, is for the source's backlog to give.
+//! Nothing is flushed (`fsync`): a process that crashes loses nothing of what was written, as the kernel has it; a machine
+//! that crashes may lose what the kernel had not written yet, by default that of some 30 s. Checksums tell. What is lost, and
+//! what was in memory only, is for the source's backlog to give. Flushing would make the disk's pace that of the source: see
+//! the figures in `runtime::spool_files`.
 //!
 //! Damage that is met while reading back loses what follows: the lane asks the source again from there.
 
@@ -73,10 +74,7 @@ pub enum Order {
         at: u64,
         length: usize,
     },
-    /// See that what was written outlasts a crash of the machine.
-    Sync {
-        segment: u64,
-    },
+
     Delete {
         segment: u64,
     },

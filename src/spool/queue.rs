@@ -497,8 +497,8 @@ impl Spool {
             }
             return;
         }
-        // Reads are of the first blocks. What else is answered needs nothing: a flush that failed costs something only if the
-        // machine crashes too, and a file that cannot be deleted is deleted by the next process.
+        // Reads are of the first blocks. What else is answered needs nothing: a file that cannot be deleted is deleted by the
+        // next process.
         let mut coming = self.blocks.iter_mut().take(self.read_ahead);
         let read = coming.find(|block| matches!(block.held, Held::Coming(of) if of == ticket));
         if let Some(block) = read {
@@ -533,10 +533,6 @@ impl Spool {
                 let held = std::mem::replace(&mut block.held, Held::Disk);
                 self.forget(held);
             }
-        }
-        let full = |last: &Segment| last.blocks >= self.settings.segment_blocks;
-        if self.segments.back().is_some_and(full) {
-            self.order(Order::Sync { segment });
         }
     }
 
@@ -664,7 +660,6 @@ fn segment_of(order: &Order) -> u64 {
         Order::Create { segment, .. }
         | Order::Write { segment, .. }
         | Order::Read { segment, .. }
-        | Order::Sync { segment }
         | Order::Delete { segment } => *segment,
     }
 }

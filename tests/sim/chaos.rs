@@ -185,18 +185,18 @@ impl SpoolPlan {
     }
 }
 
-/// One run from a seed. Panics when anything is not as it must be.
-pub fn run(seed: u64) {
+/// One run from a seed; gives how many blocks of the spool went to disk. Panics when anything is not as it must be.
+pub fn run(seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
     let plan = Plan::of(&mut rng);
     // With chance of its own: the other events of a seed do not depend on it.
     let mut disk_rng = Rng::new(!seed);
     let spool = SpoolPlan::of(&mut disk_rng);
     trace::note(|| format!("{plan:?} {spool:?}"));
-    run_plan(&plan, &spool, rng, disk_rng);
+    run_plan(&plan, &spool, rng, disk_rng)
 }
 
-fn run_plan(plan: &Plan, spool: &SpoolPlan, mut rng: Rng, disk_rng: Rng) {
+fn run_plan(plan: &Plan, spool: &SpoolPlan, mut rng: Rng, disk_rng: Rng) -> u64 {
     let slots = source_slots(plan, &mut rng);
     let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
     let mut world = build(plan, spool, rng, &slots, &mut workload);
@@ -227,6 +227,7 @@ fn run_plan(plan: &Plan, spool: &SpoolPlan, mut rng: Rng, disk_rng: Rng) {
         );
     }
     finish(&mut world);
+    world.disk.written
 }
 
 /// A lane of a cluster source has some of the slots, one of a single source all.
