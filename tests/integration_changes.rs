@@ -135,6 +135,7 @@ impl Rig {
             key_groups: self.setup.key_groups,
             loaded: Some(loaded()),
             short_lives: false,
+            ..WriterOptions::default()
         };
         self.writers = Some(Writers::start(&any_node(&self.source), &options)?);
         Ok(())
