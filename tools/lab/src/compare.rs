@@ -7,6 +7,7 @@
 //! do not replicate it, idle and delivery times of pending entries, access times and frequencies, encodings,
 //! and consumers that hold nothing (an `XREADGROUP` that finds nothing makes one on the master only). Redis
 //! 7.0 does not replicate how many entries a group has read either (its `XCLAIM` carries the last id only).
+//! Keys in which slotstream keeps its own state are no data.
 
 use crate::Result;
 use crate::client::{Client, Endpoint};
@@ -97,7 +98,7 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
     let (keys_a, keys_b) = both(&mut a, &mut b, Side::keys)?;
     let ignored = |key: &&Vec<u8>| {
         let prefixes = &options.ignored_prefixes;
-        prefixes.iter().any(|prefix| key.starts_with(prefix))
+        prefixes.iter().any(|prefix| key.starts_with(prefix)) || is_bookkeeping(key)
     };
     let keys: BTreeSet<&Vec<u8>> = keys_a.union(&keys_b).filter(|key| !ignored(key)).collect();
     let mut diff = Diff {
@@ -137,6 +138,15 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
     }
     compare_functions(&mut a, &mut b, &mut diff)?;
     Ok(diff)
+}
+
+/// Whether a key is one in which slotstream keeps its state: `{TAG}slotstream:`, a letter of `erw`, and `:LINK`.
+pub fn is_bookkeeping(key: &[u8]) -> bool {
+    const MARK: &[u8] = b"}slotstream:";
+    // Tags have one to three letters.
+    let mark = (2..=4).find(|at| key.get(*at..).is_some_and(|rest| rest.starts_with(MARK)));
+    let kind = mark.and_then(|at| key.get(at + MARK.len()..at + MARK.len() + 2));
+    key.starts_with(b"{") && kind.is_some_and(|kind| [&b"e:"[..], b"r:", b"w:"].contains(&kind))
 }
 
 /// Does the same on both sides at the same time.
@@ -687,6 +697,23 @@ mod tests {
             text_of(&a, &missing).unwrap(),
             "list, only in the first, Never"
         );
+    }
+
+    #[test]
+    fn slotstreams_own_keys_are_told_from_data() {
+        for key in ["{a}slotstream:e:default", "{06S}slotstream:w:x"] {
+            assert!(is_bookkeeping(key.as_bytes()), "{key}");
+        }
+        for key in [
+            "",
+            "{}slotstream:w:default",
+            "slotstream:w:default",
+            "{06S}slotstream:x:default",
+            "{06S}slotstream:w",
+            "{0123}slotstream:w:default",
+        ] {
+            assert!(!is_bookkeeping(key.as_bytes()), "{key}");
+        }
     }
 
     #[test]
