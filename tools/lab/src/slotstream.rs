@@ -123,6 +123,11 @@ impl Slotstream {
         Ok(self.child.try_wait()?)
     }
 
+    /// `host:port` of the status page.
+    pub fn status_address(&self) -> &str {
+        &self.status_address
+    }
+
     /// The JSON of the status page.
     pub fn status(&self) -> Result<Value> {
         let body = http_get(&self.status_address, "/status")?;

@@ -2,6 +2,7 @@
 
 use super::report::{Journal, Summary};
 use super::{Options, Variant};
+use crate::Result;
 use crate::client::{Client, Endpoint};
 use crate::cluster::{Cluster, ClusterOptions};
 use crate::compare::{CompareOptions, compare};
@@ -12,7 +13,6 @@ use crate::server::{Server, ServerOptions, free_port};
 use crate::slotstream::Slotstream;
 use crate::version::version;
 use crate::writers::{WriterOptions, Writers};
-use crate::{Result, wait_until};
 use anyhow::{Context, bail};
 use fastrand::Rng;
 use serde_json::Value;
@@ -57,7 +57,7 @@ pub struct Rig {
     sync: Option<Slotstream>,
     /// Of the last process that was started.
     incarnation: u64,
-    /// Two take turns: where two processes run, each has its own.
+    /// Where two processes run, each has its own.
     status_addresses: [String; 2],
     loaded: LoadOptions,
     writers: Option<Writers>,
@@ -192,13 +192,16 @@ impl Rig {
 
     /// Starts the process that is watched from now on.
     pub fn launch(&mut self) -> Result<()> {
-        let process = self.launch_another()?;
-        self.sync = Some(process);
+        self.sync = Some(self.start_process(None)?);
         Ok(())
     }
 
-    /// Starts a process beside the one that is watched.
-    pub fn launch_another(&mut self) -> Result<Slotstream> {
+    /// Starts a process beside one that runs.
+    pub fn launch_beside(&mut self, other: &Slotstream) -> Result<Slotstream> {
+        self.start_process(Some(other))
+    }
+
+    fn start_process(&mut self, other: Option<&Slotstream>) -> Result<Slotstream> {
         self.incarnation += 1;
         self.summary.incarnations += 1;
         let log = self
@@ -208,13 +211,15 @@ impl Rig {
             Some(proxy) => Endpoint::at(proxy.address()),
             None => self.target.endpoint(),
         };
-        let address = usize::from(self.incarnation.is_multiple_of(2));
+        let mut addresses = self.status_addresses.iter();
+        let taken = other.map(Slotstream::status_address);
+        let address = addresses.find(|address| Some(address.as_str()) != taken);
         let process = Slotstream::start_logged(
             &self.options.program,
             &self.source.endpoint(),
             &target,
             &["--link", LINK],
-            &self.status_addresses[address],
+            address.context("each of the addresses is taken")?,
             &log,
         )?;
         self.journal
@@ -330,14 +335,7 @@ impl Rig {
     /// Waits until everything is applied: writers must have stopped.
     pub fn settle(&mut self) -> Result<()> {
         let sync = self.sync()?;
-        wait_until(PATIENCE, "slotstream to have caught up", || {
-            if let Some(status) = sync.ended()? {
-                // An error would be tried again.
-                bail!("it ended ({status})");
-            }
-            Ok(sync.status()?["caught_up"] == Value::Bool(true))
-        })
-        .with_context(|| sync.output())?;
+        sync.wait_until_caught_up(PATIENCE)?;
         sync.wait_until_settled(PATIENCE)
     }
 

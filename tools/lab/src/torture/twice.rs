@@ -20,7 +20,7 @@ pub fn strike(rig: &mut Rig) -> Result<()> {
     }
     let first_number = rig.incarnation();
     let mut first = rig.take_sync()?;
-    let mut second = rig.launch_another()?;
+    let mut second = rig.launch_beside(&first)?;
     let second_number = rig.incarnation();
     rig.struck("second process");
     let waited = wait_until(TAKEOVER_PATIENCE, "one of two processes to end", || {
