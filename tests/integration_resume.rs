@@ -532,7 +532,21 @@ fn a_source_master_that_is_flushed_meanwhile_leaves_what_slotstream_knows() -> R
 }
 
 #[test]
-fn a_lease_that_was_renewed_in_time_survives_that_nobody_was_there() -> Result<()> {
+fn a_lease_that_was_renewed_in_time_survives_a_kill() -> Result<()> {
+    leases_survive(Rig::kill)
+}
+
+#[test]
+fn a_lease_that_was_renewed_in_time_survives_a_stop() -> Result<()> {
+    leases_survive(|rig| {
+        if let Some(process) = rig.sync.take() {
+            let output = process.stop().map(|(_, output)| output);
+            rig.outputs.extend(output);
+        }
+    })
+}
+
+fn leases_survive(end: impl Fn(&mut Rig)) -> Result<()> {
     const LEASE_MS: &str = "2000";
     const RENEWALS: usize = 24;
     after_a_copy(Setup::default(), |rig| {
@@ -552,7 +566,7 @@ fn a_lease_that_was_renewed_in_time_survives_that_nobody_was_there() -> Result<(
             std::thread::sleep(Duration::from_millis(300));
             // Gone for more than twice as long as a lease lasts, and back while it still is renewed.
             match round {
-                3 => rig.kill(),
+                3 => end(rig),
                 20 => rig.start()?,
                 _ => {}
             }

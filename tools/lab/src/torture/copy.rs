@@ -1,6 +1,6 @@
 //! Killed in its first copy, again and again, while the source loses keys that earlier copies have brought over.
 //!
-//! The target stands behind proxies that let little through, so that a copy takes longer than it is given.
+//! The source takes its time for each key of a snapshot, so that a copy takes longer than it is given.
 
 use super::rig::Rig;
 use crate::Result;
@@ -9,8 +9,8 @@ use crate::resp::Command;
 
 const USUAL_KILLS: u64 = 10;
 const BETWEEN_MS: std::ops::Range<u64> = 100..800;
-/// With so little for each key on each connection a whole copy would take some 10 s.
-const BYTES_PER_SECOND_AND_KEY: u64 = 4;
+/// What the keys of one snapshot are given, which is divided among them. The servers' clocks add some.
+const SNAPSHOT_US: usize = 4_000_000;
 /// One in so many keys goes or is renamed between the kills.
 const KEYS_PER_VICTIM: usize = 10;
 
@@ -18,18 +18,16 @@ pub fn run(rig: &mut Rig) -> Result<()> {
     let kills = rig.options.strikes.unwrap_or(USUAL_KILLS);
     let mut source = rig.source.client()?;
     let mut victims = Victims::create(&mut source, rig.options.keys / KEYS_PER_VICTIM)?;
-    let limit = rig.options.keys as u64 * BYTES_PER_SECOND_AND_KEY;
-    for proxy in &rig.proxies {
-        proxy.limit(Some(limit));
-    }
+    let keys_of_one = (rig.options.keys / rig.source.masters().len()).max(1);
+    delay_each_key(rig, SNAPSHOT_US / keys_of_one)?;
     rig.start_writers()?;
     rig.launch()?;
     let mut in_copy = 0;
     for kill in 0..kills {
         rig.run_for(BETWEEN_MS)?;
-        let process = rig.take_sync()?;
-        let status = rig.observe(&process);
-        rig.watch(process);
+        let incarnation = rig.take_sync()?;
+        let status = incarnation.process.status().ok();
+        rig.watch(incarnation);
         let lanes = status
             .as_ref()
             .and_then(|status| status["lanes"].as_array());
@@ -45,9 +43,9 @@ pub fn run(rig: &mut Rig) -> Result<()> {
     if in_copy * 2 < kills {
         rig.fault("hardly a kill was in a copy, so this run shows nothing: try more keys".into());
     }
-    for proxy in &rig.proxies {
-        proxy.limit(None);
-    }
+    // The one that is under way keeps its delay: another begins.
+    delay_each_key(rig, 0)?;
+    rig.kill_and_restart()?;
     rig.stop_writers()?;
     rig.settle_and_compare()?;
     // The copy is whole: from here on it is taken up where it ended.
@@ -57,6 +55,16 @@ pub fn run(rig: &mut Rig) -> Result<()> {
     rig.run_for(BETWEEN_MS)?;
     rig.stop_writers()?;
     rig.settle_and_compare()
+}
+
+/// Lets the source's masters wait at each key that they put into a snapshot.
+fn delay_each_key(rig: &Rig, microseconds: usize) -> Result<()> {
+    for master in rig.source.masters() {
+        let delay = microseconds.to_string();
+        let mut connection = master.connect()?;
+        connection.call(&["CONFIG", "SET", "rdb-key-save-delay", &delay])?;
+    }
+    Ok(())
 }
 
 /// Keys that the source will lose.

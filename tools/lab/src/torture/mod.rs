@@ -73,7 +73,7 @@ impl Variant {
 
     /// Whether the target's nodes stand behind proxies.
     fn has_proxies(self) -> bool {
-        matches!(self, Variant::Copy | Variant::Proxy)
+        self == Variant::Proxy
     }
 }
 

@@ -54,9 +54,9 @@ pub struct Rig {
     pub journal: Journal,
     pub summary: Summary,
     /// The process; `None` before the first, and where none is to run.
-    sync: Option<Slotstream>,
-    /// Of the last process that was started.
-    incarnation: u64,
+    sync: Option<Incarnation>,
+    /// Processes that were started.
+    incarnations: u64,
     /// Where two processes run, each has its own.
     status_addresses: [String; 2],
     loaded: LoadOptions,
@@ -67,6 +67,12 @@ pub struct Rig {
     first_copies: u64,
     /// The process that made it whole; later ones need no snapshot.
     copied_by: Option<u64>,
+}
+
+/// One of the processes, from first to last.
+pub struct Incarnation {
+    pub number: u64,
+    pub process: Slotstream,
 }
 
 impl Rig {
@@ -119,7 +125,7 @@ impl Rig {
             journal,
             summary,
             sync: None,
-            incarnation: 0,
+            incarnations: 0,
             status_addresses: [status_address()?, status_address()?],
             loaded,
             writers: None,
@@ -182,6 +188,7 @@ impl Rig {
     pub fn stop_writers(&mut self) -> Result<()> {
         if let Some(writers) = self.writers.take() {
             let report = writers.stop()?;
+            self.journal.note("the writers have stopped");
             self.summary.commands += report.commands;
             if !report.errors.is_empty() {
                 bail!("the writers met errors, so this run shows nothing: {report}");
@@ -197,22 +204,20 @@ impl Rig {
     }
 
     /// Starts a process beside one that runs.
-    pub fn launch_beside(&mut self, other: &Slotstream) -> Result<Slotstream> {
+    pub fn launch_beside(&mut self, other: &Incarnation) -> Result<Incarnation> {
         self.start_process(Some(other))
     }
 
-    fn start_process(&mut self, other: Option<&Slotstream>) -> Result<Slotstream> {
-        self.incarnation += 1;
-        self.summary.incarnations += 1;
-        let log = self
-            .journal
-            .file(&format!("slotstream-{:05}.log", self.incarnation));
+    fn start_process(&mut self, other: Option<&Incarnation>) -> Result<Incarnation> {
+        self.incarnations += 1;
+        let number = self.incarnations;
+        let log = self.journal.file(&format!("slotstream-{number:05}.log"));
         let target = match self.proxies.first() {
             Some(proxy) => Endpoint::at(proxy.address()),
             None => self.target.endpoint(),
         };
         let mut addresses = self.status_addresses.iter();
-        let taken = other.map(Slotstream::status_address);
+        let taken = other.map(|other| other.process.status_address());
         let address = addresses.find(|address| Some(address.as_str()) != taken);
         let process = Slotstream::start_logged(
             &self.options.program,
@@ -222,26 +227,21 @@ impl Rig {
             address.context("each of the addresses is taken")?,
             &log,
         )?;
-        self.journal
-            .note(&format!("incarnation {} started", self.incarnation));
-        Ok(process)
-    }
-
-    /// The number of the last process that was started.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
+        self.journal.note(&format!("incarnation {number} started"));
+        Ok(Incarnation { number, process })
     }
 
     pub fn sync(&mut self) -> Result<&mut Slotstream> {
-        self.sync.as_mut().context("no process is running")
+        let sync = self.sync.as_mut();
+        Ok(&mut sync.context("no process is running")?.process)
     }
 
-    pub fn take_sync(&mut self) -> Result<Slotstream> {
+    pub fn take_sync(&mut self) -> Result<Incarnation> {
         self.sync.take().context("no process is running")
     }
 
-    pub fn watch(&mut self, process: Slotstream) {
-        self.sync = Some(process);
+    pub fn watch(&mut self, incarnation: Incarnation) {
+        self.sync = Some(incarnation);
     }
 
     /// Goes on for a random time of so many milliseconds; slotstream must not end meanwhile.
@@ -265,9 +265,9 @@ impl Rig {
     }
 
     pub fn kill(&mut self) -> Result<()> {
-        let mut process = self.take_sync()?;
-        self.observe(&process);
-        process.kill();
+        let mut killed = self.take_sync()?;
+        self.observe(&killed);
+        killed.process.kill();
         self.struck("kill");
         Ok(())
     }
@@ -278,12 +278,13 @@ impl Rig {
         self.journal.note(what);
     }
 
-    /// Looks at the last process that was started, which is about to end: what it says of itself must be as it should.
-    pub fn observe(&mut self, process: &Slotstream) -> Option<Value> {
+    /// Looks at a process that is about to end: what it says of itself must be as it should.
+    pub fn observe(&mut self, incarnation: &Incarnation) -> Option<Value> {
+        let number = incarnation.number;
         // It may have been started too shortly before to have a status page.
-        let status = process.status().ok()?;
-        self.journal.note(&format!("status {status}"));
-        let number = self.incarnation;
+        let status = incarnation.process.status().ok()?;
+        self.journal
+            .note(&format!("incarnation {number}: {status}"));
         let copies_allowed = self.copied_by.is_none_or(|last| number <= last);
         let mut wrong = Vec::new();
         for lane in status["lanes"].as_array().into_iter().flatten() {
@@ -322,7 +323,7 @@ impl Rig {
     pub fn first_copy_is_whole(&mut self) -> Result<()> {
         std::thread::sleep(RECORD_PAUSE);
         self.first_copies = self.source_count("sync_full")?;
-        self.copied_by = Some(self.incarnation);
+        self.copied_by = Some(self.incarnations);
         Ok(())
     }
 
@@ -336,15 +337,17 @@ impl Rig {
     pub fn settle(&mut self) -> Result<()> {
         let sync = self.sync()?;
         sync.wait_until_caught_up(PATIENCE)?;
-        sync.wait_until_settled(PATIENCE)
+        sync.wait_until_settled(PATIENCE)?;
+        self.journal.note("everything is applied");
+        Ok(())
     }
 
     /// Waits until everything is applied, and compares.
     pub fn settle_and_compare(&mut self) -> Result<()> {
         let settled = self.settle();
-        if let Some(process) = self.sync.take() {
-            self.observe(&process);
-            self.sync = Some(process);
+        if let Some(incarnation) = self.sync.take() {
+            self.observe(&incarnation);
+            self.sync = Some(incarnation);
         }
         let later = self.source_count("sync_full")? - self.first_copies;
         if self.copied_by.is_some() && later > 0 {
@@ -375,7 +378,7 @@ impl Rig {
             self.journal.tell(&format!(
                 "{} strikes, {} incarnations, {} commands",
                 self.summary.strike_count(),
-                self.summary.incarnations,
+                self.incarnations,
                 self.summary.commands + written
             ));
         }
@@ -388,6 +391,7 @@ impl Rig {
         if let Some(Ok(report)) = writers {
             self.summary.commands += report.commands;
         }
+        self.summary.incarnations = self.incarnations;
         self.summary.full_syncs = self.source_count("sync_full")?;
         self.summary.partial_syncs = self.source_count("sync_partial_ok")?;
         self.summary.seconds = self.journal.elapsed().as_secs_f64();

@@ -20,10 +20,10 @@ pub fn strike(rig: &mut Rig) -> Result<()> {
         stop(rig)?;
     }
     let before = rig.source_count("sync_partial_ok")?;
-    let number = rig.incarnation() + 1;
     rig.launch()?;
     let lanes = rig.source.masters().len();
-    let sync = rig.sync()?;
+    let started = rig.take_sync()?;
+    let (number, sync) = (started.number, &started.process);
     wait_until(PATIENCE, "every lane to be attached", || {
         let status = sync.status()?;
         let attached = status["lanes"].as_array().into_iter().flatten();
@@ -34,6 +34,7 @@ pub fn strike(rig: &mut Rig) -> Result<()> {
         Ok(attached.count() == lanes)
     })?;
     let status = sync.status()?;
+    rig.watch(started);
     let resumed = rig.source_count("sync_partial_ok")? - before;
     if resumed != lanes as u64 {
         rig.fault(format!(
@@ -52,12 +53,12 @@ pub fn strike(rig: &mut Rig) -> Result<()> {
 }
 
 fn stop(rig: &mut Rig) -> Result<()> {
-    let number = rig.incarnation();
-    let mut process = rig.take_sync()?;
-    rig.observe(&process);
-    process.terminate()?;
+    let mut stopped = rig.take_sync()?;
+    rig.observe(&stopped);
+    stopped.process.terminate()?;
     rig.struck("stop");
-    let (status, output) = process.wait_for_exit(STOP_PATIENCE)?;
+    let number = stopped.number;
+    let (status, output) = stopped.process.wait_for_exit(STOP_PATIENCE)?;
     // Before it can have written anything, it just ends: by the signal, or with the code that stands for it.
     let unbegun = status.signal() == Some(SIGTERM) || status.code() == Some(128 + SIGTERM);
     if unbegun {

@@ -1,7 +1,6 @@
 //! Two processes for one link: one of them ends by itself and says why, the other goes on as if nothing had been.
 
-use super::rig::{LINK, Rig};
-use crate::slotstream::Slotstream;
+use super::rig::{Incarnation, LINK, Rig};
 use crate::{Result, wait_until};
 use anyhow::bail;
 use std::time::Duration;
@@ -18,42 +17,42 @@ pub fn strike(rig: &mut Rig) -> Result<()> {
         rig.kill_and_restart()?;
         std::thread::sleep(rig.random_time(APART_MS));
     }
-    let first_number = rig.incarnation();
     let mut first = rig.take_sync()?;
     let mut second = rig.launch_beside(&first)?;
-    let second_number = rig.incarnation();
+    let numbers = format!("incarnations {} and {}", first.number, second.number);
     rig.struck("second process");
     let waited = wait_until(TAKEOVER_PATIENCE, "one of two processes to end", || {
-        Ok(first.ended()?.is_some() || second.ended()?.is_some())
+        Ok(first.process.ended()?.is_some() || second.process.ended()?.is_some())
     });
     if waited.is_err() {
-        rig.fault(format!(
-            "incarnations {first_number} and {second_number} both run for one link"
-        ));
+        rig.fault(format!("{numbers} both run for one link"));
         rig.observe(&second);
         rig.watch(first);
         return Ok(());
     }
     // Longer than one needs to end because of the other.
     std::thread::sleep(rig.random_time(BETWEEN_MS));
-    let (survivor, mut loser, number) = match (first.ended()?, second.ended()?) {
-        (Some(_), None) => (second, first, first_number),
-        (None, _) => (first, second, second_number),
+    let (survivor, loser) = match (first.process.ended()?, second.process.ended()?) {
+        (Some(_), None) => (second, first),
+        (None, _) => (first, second),
         (Some(_), Some(_)) => bail!(
-            "incarnations {first_number} and {second_number} both ended: {} / {}",
-            last_line(&first.output()),
-            last_line(&second.output())
+            "{numbers} both ended: {} / {}",
+            last_line(&first.process.output()),
+            last_line(&second.process.output())
         ),
     };
-    rig.journal.note(&format!("incarnation {number} gave way"));
-    check_end(rig, &mut loser, number)?;
+    check_end(rig, loser)?;
+    rig.observe(&survivor);
     rig.watch(survivor);
     Ok(())
 }
 
-fn check_end(rig: &mut Rig, loser: &mut Slotstream, number: u64) -> Result<()> {
-    let (status, output) = loser.wait_for_exit(TAKEOVER_PATIENCE)?;
+fn check_end(rig: &mut Rig, mut loser: Incarnation) -> Result<()> {
+    let number = loser.number;
+    let (status, output) = loser.process.wait_for_exit(TAKEOVER_PATIENCE)?;
     let last = last_line(&output);
+    rig.journal
+        .note(&format!("incarnation {number} gave way: {last}"));
     if !matches!(status.code(), Some(1..)) {
         rig.fault(format!(
             "incarnation {number} gave way with {status}: {last}"
