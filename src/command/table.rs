@@ -76,7 +76,7 @@ const fn once(name: &'static str, keys: KeySpec) -> Command {
     row(name, Kind::Data, keys, Safety::UNSAFE)
 }
 
-/// A write that removes members and with the last of them the key.
+/// A write that removes what it may not remove when it is repeated, and with it a TTL.
 const fn removal(name: &'static str) -> Command {
     row(name, Kind::Data, One, Safety::REMOVAL)
 }
@@ -276,7 +276,7 @@ pub static COMMANDS: &[Command] = &[
     once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex),
     once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::psetex),
     safe("getset", One),
-    safe("getdel", One).newer(V6_2, 1, lifetimes::delete),
+    removal("getdel").newer(V6_2, 1, lifetimes::delete),
     when("getex", safety::getex).newer(V6_2.and(DEADLINE), 1, lifetimes::getex),
     safe("mset", PAIRS),
     once("msetnx", PAIRS),
@@ -305,9 +305,9 @@ pub static COMMANDS: &[Command] = &[
     safe("setbit", One),
     when("bitfield", safety::bitfield),
     once("bitop", FROM_SECOND).newer(Features::REDIS_8_2, 1, structures::bitop),
-    safe("pfadd", One),
+    once("pfadd", One),
     once("pfmerge", ALL),
-    row("pfcount", Kind::Data, ALL, Safety::When(safety::pfcount)),
+    once("pfcount", ALL),
     once("pfdebug", SECOND),
     // Hashes.
     safe("hset", One),
@@ -385,7 +385,7 @@ pub static COMMANDS: &[Command] = &[
     once("georadiusbymember", GeoStore { options_at: 5 }).newer(V6_2, 6, structures::georadius),
     // Streams.
     when("xadd", safety::xadd).newer_before_number(ALWAYS, 5, streams::xadd),
-    safe("xdel", One),
+    when("xdel", safety::xdel),
     once("xdelex", One).without(Features::REDIS_8_2, Lack::Command),
     once("xtrim", One).newer(ALWAYS, 1, streams::xtrim),
     once("xsetid", One).newer(V7_0, 3, streams::xsetid),

@@ -189,6 +189,51 @@ fn libraries(list: &Value) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// What keys of one deployment held at one moment, to be compared with what they hold later.
+pub struct Capture {
+    states: Vec<State>,
+}
+
+impl Capture {
+    /// Looks at `keys`; those that are not there count too.
+    pub fn of(endpoint: &Endpoint, keys: &[Vec<u8>]) -> Result<Capture> {
+        let mut side = Side::connect(endpoint)?;
+        let families = [side.family; 2];
+        let mut states = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(CHUNK_KEYS) {
+            states.extend(side.states(chunk, families)?);
+        }
+        Ok(Capture { states })
+    }
+
+    /// How key `index` differs from what it is in `later`, in words.
+    pub fn difference(
+        &self,
+        later: &Capture,
+        index: usize,
+        options: &CompareOptions,
+    ) -> Option<String> {
+        let found = difference(&self.states[index], &later.states[index], options)?;
+        Some(found.text)
+    }
+
+    /// The same without the times of keys and fields.
+    pub fn without_expiry(mut self) -> Capture {
+        for state in &mut self.states {
+            state.expiry = Expiry::Never;
+            let fields = state.parts.get_mut("fields");
+            if let Some(Value::Array(fields)) = fields {
+                for field in fields {
+                    if let Value::Array(field) = field {
+                        field.truncate(2);
+                    }
+                }
+            }
+        }
+        self
+    }
+}
+
 struct Difference {
     kind: DifferenceKind,
     text: String,

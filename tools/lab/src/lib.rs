@@ -33,7 +33,7 @@ pub mod writers;
 
 pub use client::{Client, Endpoint};
 pub use cluster::{Cluster, ClusterOptions};
-pub use compare::{CompareOptions, Diff, compare};
+pub use compare::{Capture, CompareOptions, Diff, compare};
 pub use load::{LoadOptions, LoadReport, load};
 pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
