@@ -39,6 +39,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const MASTERS: usize = 3;
+/// Fewer give so few samples that they show nothing.
+const PROFILED_COMMANDS: u64 = 1_000_000;
 const LARGE_VALUE_BYTES: usize = 256 * 1024;
 
 /// Measure slotstream and a stock replica side by side, on real servers on this machine
@@ -236,13 +238,11 @@ fn measure(
     }
     if let Some(profiler) = profiler.as_deref_mut() {
         eprintln!("profile: {}", contenders[0].name());
-        round::run(
-            stage,
-            &contenders[0],
-            &mut keyspace,
-            &sizes.plan,
-            Some(profiler),
-        )?;
+        let plan = Plan {
+            commands: sizes.plan.commands.max(PROFILED_COMMANDS),
+            ..sizes.plan.clone()
+        };
+        round::run(stage, &contenders[0], &mut keyspace, &plan, Some(profiler))?;
     }
     let large = keyspace.large(sizes.large_values, LARGE_VALUE_BYTES);
     let bytes = large.iter().map(|batch| batch.bytes.len() as u64).sum();

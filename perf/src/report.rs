@@ -163,16 +163,16 @@ pub fn percentile(values: &mut [f64], percent: f64) -> f64 {
 
 /// Medians of all contenders beside each other; ratios and bars are those of the first one.
 pub fn table(series: &[Series]) -> String {
-    let mut text = format!("{:<32}{:<6}", "median of the rounds", "");
+    let mut text = format!("{:<34}{:<6}", "median of the rounds", "");
     for one in series {
-        let _ = write!(text, "{:>12}", one.name);
+        let _ = write!(text, "{:>14}", one.name);
     }
     text.push_str("   ratio  bar\n");
     for metric in METRICS {
-        let _ = write!(text, "{:<32}{:<6}", metric.title, metric.unit);
+        let _ = write!(text, "{:<34}{:<6}", metric.title, metric.unit);
         for one in series {
             let shown = one.median(metric.key).map_or("-".to_owned(), digits);
-            let _ = write!(text, "{shown:>12}");
+            let _ = write!(text, "{shown:>14}");
         }
         let ratio = ratio(series, &metric).map_or(String::new(), |ratio| format!("{ratio:.2}x"));
         let _ = write!(text, "{ratio:>8}");
