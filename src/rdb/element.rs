@@ -48,6 +48,30 @@ pub(super) fn has_elements(type_code: u8, lineage: Lineage) -> bool {
     Kind::of(type_code, lineage).is_some()
 }
 
+/// Whether a field of the hash `value` ends before `until_ms`. Damaged values have none.
+pub(super) fn has_near_field(program: &'static [Op], value: &[u8], until_ms: u64) -> bool {
+    let mut walk = Walk::new(program);
+    let mut cursor = Cursor::new(value, 0);
+    loop {
+        match walk.next(&mut cursor) {
+            Ok(Token::Number(Role::DeadlineBase, earliest)) => return earliest < until_ms,
+            Ok(Token::Number(Role::DeadlineAfter, at)) if deadline_after(at) < until_ms => {
+                return true;
+            }
+            Ok(Token::End) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// -1 for none; a negative one lies in the past.
+fn deadline_after(stored: u64) -> u64 {
+    match stored as i64 {
+        -1 => NO_DEADLINE,
+        other => other.max(0) as u64,
+    }
+}
+
 /// A delivered entry that no consumer has acknowledged.
 struct Delivery {
     id: StreamId,
@@ -587,12 +611,7 @@ impl Elements {
             Role::NodeForm => self.node_is_plain = value == 1,
             Role::DeadlineBase => self.deadline_base = value,
             Role::DeadlineAfter => {
-                // -1 for none; a negative one lies in the past.
-                let deadline = match value as i64 {
-                    -1 => NO_DEADLINE,
-                    other => other.max(0) as u64,
-                };
-                self.batch.deadlines.push(deadline);
+                self.batch.deadlines.push(deadline_after(value));
                 return Ok(true);
             }
             Role::DeadlineBeforeRelative | Role::DeadlineBeforeAbsolute => {

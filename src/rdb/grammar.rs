@@ -49,6 +49,7 @@ pub(super) enum Role {
     DeadlineBeforeRelative,
     /// The same, absolute.
     DeadlineBeforeAbsolute,
+    /// The earliest deadline of a hash's fields.
     DeadlineBase,
     /// Strings that hold packed elements.
     ListZiplist,
@@ -353,7 +354,11 @@ const STREAM_5: &[Op] = &linked::<42>(joined(
     ),
     STREAM_PRODUCERS,
 ));
-const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
+const HASH_PACK_DEADLINES: &[Op] = &[
+    Bytes8(Role::DeadlineBase),
+    Text(Role::HashPackDeadlines),
+    End,
+];
 /// The names of the fields with the hash, as only DUMP writes them: a listpack, or one by one.
 const TEMPLATE_FIELDS: [Op; 6] = [
     Either { one: 3 },
@@ -470,6 +475,14 @@ pub(super) fn value_program(type_code: u8, lineage: Lineage) -> Option<&'static 
         (23, Lineage::Valkey) => PATH_HASH,
         _ => return None,
     })
+}
+
+/// Whether values of a type hold deadlines of fields in a form that a server restores.
+pub(super) fn restores_field_deadlines(type_code: u8, lineage: Lineage) -> bool {
+    matches!(
+        (type_code, lineage),
+        (24 | 25, Lineage::Redis) | (22, Lineage::Valkey)
+    )
 }
 
 /// What a value of a type is called that only RESTORE can write.

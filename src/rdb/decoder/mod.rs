@@ -22,7 +22,7 @@ pub use item::{Item, Unsupported};
 
 use super::Lineage;
 use super::crc::crc64;
-use super::element::{Elements, has_elements};
+use super::element::{Elements, has_elements, has_near_field};
 use super::error::{Halt, LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 use super::grammar;
 use super::options::{Form, Options};
@@ -173,6 +173,12 @@ impl Decoder {
             at: 0,
             checked_to: 0,
         }
+    }
+
+    /// From the next item on, hashes with fields that end before this come by elements: see
+    /// [`Options::fields_near_until_ms`].
+    pub fn set_fields_near_until(&mut self, until_ms: u64) {
+        self.options.fields_near_until_ms = until_ms;
     }
 
     /// Bytes consumed since the start of the snapshot; as of the last [`Reader`] that was dropped.
@@ -556,7 +562,8 @@ impl Reader<'_, '_> {
             Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
         };
         let value_bytes = needed - partial.key_end as u64;
-        if value_bytes > threshold as u64 {
+        let is_near = result.is_ok() && self.has_near_field(&partial);
+        if value_bytes > threshold as u64 || is_near {
             // An error from here on is the key's.
             self.decoder.stage = Stage::Record;
             let mut cursor = Cursor::new(self.input, self.at + 1);
@@ -586,6 +593,18 @@ impl Reader<'_, '_> {
             prefix: std::mem::take(&mut self.decoder.prefix),
             has_metadata: self.decoder.metadata_class.take().is_some(),
         }))
+    }
+
+    /// Whether a field of a hash that is whole ends so soon that the hash must not pass as it is.
+    fn has_near_field(&self, partial: &PartialValue) -> bool {
+        let until_ms = self.decoder.options.fields_near_until_ms;
+        let type_code = partial.type_code;
+        if until_ms == 0 || !grammar::restores_field_deadlines(type_code, self.decoder.lineage) {
+            return false;
+        }
+        let value = &self.input[self.at + partial.key_end..self.at + partial.at];
+        let plan = self.decoder.plans[usize::from(type_code)];
+        plan.is_some_and(|plan| has_near_field(plan.program, value, until_ms))
     }
 
     fn part(&mut self) -> Result<Found, Halt> {
