@@ -237,13 +237,16 @@ pub const LEASE_SKEW_MS: u64 = 2_000;
 /// When a source has written nothing for so long, and that is known to be applied, its keys get their true deadlines.
 pub const LEASE_QUIET_MS: u64 = 3_000;
 
-/// Memory for the leases of a lane, and what one takes beside its key.
+/// Memory for the leases of a lane, and what one takes beside its names.
 pub const LEASE_TABLE_BYTES: usize = 64 << 20;
-pub const LEASE_ENTRY_BYTES: usize = 144;
+pub const LEASE_ENTRY_BYTES: usize = 192;
 
-/// Keys that one script looks at, and scripts of one tick.
+/// Keys and fields that one script looks at, and scripts of one tick.
 pub const SETTLE_KEYS: usize = 128;
 pub const SETTLE_BATCHES: usize = 64;
+
+/// Fields that one script looks at when the names of those with leases are not known: under 10 ms of the target's time.
+pub const SETTLE_WALK_FIELDS: u64 = 4096;
 
 /// Answers of the source about its offset that are remembered until the target has passed them.
 pub const MAX_OPEN_POLLS: usize = 64;

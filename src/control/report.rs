@@ -17,7 +17,7 @@
 //! | `lanes[].snapshot.keys` | its keys acknowledged by the target |
 //! | `lanes[].stale.checked` | keys of the target looked at after the last copy, since the source might not have them |
 //! | `lanes[].stale.removed` | of these, removed |
-//! | `lanes[].leases` | keys whose deadline is held back on the target until it is certain |
+//! | `lanes[].leases` | keys and fields of hashes whose deadline is held back on the target until it is certain |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |

@@ -595,8 +595,8 @@ impl Lane {
         self.publish();
         if !self.rebuild.deadlines.is_empty() {
             self.status.set_message(
-                "there was no time to give all keys their true deadline: some that end soon keep one of 1,100 years more, \
-                 until they are written again or another copy is made",
+                "there was no time to give all keys and fields their true deadline: some that end soon keep one of 1,100 \
+                 years more, until they are written again or another copy is made",
             );
         }
         self.status.set_state(LaneState::Stopped);

@@ -211,7 +211,7 @@ pub struct LaneStatus {
     /// Of these, removed.
     pub stale_removed: AtomicU64,
 
-    /// Keys whose deadline is held back on the target.
+    /// Keys and fields whose deadline is held back on the target.
     pub leases: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,

@@ -2,16 +2,17 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::Existing;
 use super::status::{ErrorCount, LaneState, LaneStatus};
-use crate::command::rewrite::Features;
+use crate::command::rewrite::{Deadlines, Features};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::rdb::{Lineage, TargetFormat};
-use crate::resp::push_command;
+use crate::resp::{push_command, scan};
 use crate::slot::SlotSet;
 use crate::target::Greeting;
 use crate::topology::{Node, Shard, Topology};
@@ -62,28 +63,44 @@ fn lost() -> Fault {
     Fault::new(FaultKind::ConnectionLost, "lost")
 }
 
+fn config() -> LaneConfig {
+    LaneConfig {
+        source: Node::new("s", "s", 1),
+        source_auth: None,
+        slots: SlotSet::all(),
+        listening_port: 1,
+        target: Greeting {
+            auth: None,
+            name: "n".into(),
+        },
+        format: TargetFormat::of_server(Lineage::Redis, 7, 0),
+        database_map: Default::default(),
+        existing: Existing::None,
+        lacking: Features::lacking_in(Lineage::Redis, 6, 0)
+            | Features::unfit_from(Lineage::Redis, 6),
+        leave_out: true,
+        omissions: Default::default(),
+        continue_on_divergence: false,
+        skip_unknown: false,
+        functions: Default::default(),
+    }
+}
+
+/// For targets whose fields have deadlines.
+fn valkey_9() -> LaneConfig {
+    LaneConfig {
+        format: TargetFormat::of_server(Lineage::Valkey, 9, 1),
+        lacking: Features::lacking_in(Lineage::Valkey, 9, 1),
+        ..config()
+    }
+}
+
 impl Rig {
     fn new(target: Topology) -> Self {
-        let config = LaneConfig {
-            source: Node::new("s", "s", 1),
-            source_auth: None,
-            slots: SlotSet::all(),
-            listening_port: 1,
-            target: Greeting {
-                auth: None,
-                name: "n".into(),
-            },
-            format: TargetFormat::of_server(Lineage::Redis, 7, 0),
-            database_map: Default::default(),
-            existing: Existing::None,
-            lacking: Features::lacking_in(Lineage::Redis, 6, 0)
-                | Features::unfit_from(Lineage::Redis, 6),
-            leave_out: true,
-            omissions: Default::default(),
-            continue_on_divergence: false,
-            skip_unknown: false,
-            functions: Default::default(),
-        };
+        Self::with(config(), target)
+    }
+
+    fn with(config: LaneConfig, target: Topology) -> Self {
         let status = Arc::new(LaneStatus::new(0, "s".into(), "s:1".into()));
         Self {
             lane: Lane::new(config, Arc::new(target), status),
@@ -93,7 +110,11 @@ impl Rig {
 
     /// A lane that streams from offset 100, its targets connected.
     fn streaming(target: Topology) -> Self {
-        let mut rig = Self::new(target);
+        Self::streaming_with(config(), target)
+    }
+
+    fn streaming_with(config: LaneConfig, target: Topology) -> Self {
+        let mut rig = Self::with(config, target);
         rig.attach();
         rig.hear(GREETED);
         rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
@@ -166,6 +187,12 @@ impl Rig {
     fn wait(&mut self, ms: u64) {
         self.now_ms += ms;
         self.lane.tick(self.now_ms).unwrap();
+    }
+
+    /// The source was asked for its offset at that time: it stood where we are.
+    fn poll(&self, asked_ms: u64) {
+        let offset = self.lane.received().0;
+        self.lane.status.set_poll(ID, offset, asked_ms);
     }
 
     fn acknowledged(&self) -> u64 {
@@ -689,16 +716,12 @@ fn a_near_deadline_is_held_back_until_the_source_is_known_to_have_passed_it() {
     assert_eq!(rig.sent(0), command("RENAME a {a}b"));
     rig.reply(0, b"+OK\r\n");
     // Time alone proves nothing, nor does an offset that was asked for before.
-    let poll = |rig: &Rig, asked_ms| {
-        let offset = rig.lane.received().0;
-        rig.lane.status.set_poll(ID, offset, asked_ms);
-    };
     rig.wait(6_000);
-    poll(&rig, rig.now_ms - 1_500);
+    rig.poll(rig.now_ms - 1_500);
     rig.wait(0);
     assert!(rig.sent(0).is_empty());
     rig.wait(limits::LEASE_SKEW_MS);
-    poll(&rig, rig.now_ms);
+    rig.poll(rig.now_ms);
     rig.wait(0);
     let sent = String::from_utf8(rig.sent(0)).unwrap();
     assert!(sent.starts_with("*7\r\n$4\r\nEVAL\r\n"), "{sent}");
@@ -773,4 +796,129 @@ fn a_lane_that_stops_leaves_no_deadline_held_back() {
     assert!(!rig.lane.is_done());
     rig.reply(0, b"$-1\r\n");
     assert!(rig.lane.is_done());
+}
+
+/// The arguments of one command behind those that are long.
+fn words_from(bytes: &[u8], first: usize) -> Vec<String> {
+    let frame = scan(bytes).unwrap().expect("whole");
+    assert_eq!(frame.bytes().len(), bytes.len(), "one command");
+    let words = frame.args().skip(first);
+    words.map(|word| word.escape_ascii().to_string()).collect()
+}
+
+#[test]
+fn near_deadlines_of_fields_are_held_back_and_settled_by_hash() {
+    let mut rig = Rig::streaming_with(valkey_9(), cluster(&["x"]));
+    let zero = 1_000_000;
+    rig.lane.set_wall_clock(zero);
+    rig.wait(0);
+    let end = zero + rig.now_ms + 5_000;
+    let held = end + limits::LEASE_GRACE_MS;
+    rig.hear(&command(&format!("HPEXPIREAT a {end} FIELDS 2 g f")));
+    let expected = command(&format!("HPEXPIREAT a {held} FIELDS 2 g f"));
+    assert_eq!(rig.sent(0), expected);
+    rig.reply(0, b"*2\r\n:1\r\n:1\r\n");
+    rig.hear(&command(&format!("HSETEX b PXAT {end} FIELDS 1 f v")));
+    let expected = command(&format!("HSETEX b PXAT {held} FIELDS 1 f v"));
+    assert_eq!(rig.sent(0), expected);
+    rig.reply(0, b":1\r\n");
+    rig.hear(&command("RENAME a {a}b"));
+    rig.sent(0);
+    rig.reply(0, b"+OK\r\n");
+    rig.wait(0);
+    assert_eq!(rig.lane.status.leases.load(Relaxed), 5);
+    rig.wait(5_000 + limits::LEASE_SKEW_MS);
+    rig.poll(rig.now_ms);
+    rig.wait(0);
+    let sent = rig.sent(0);
+    let rest = scan(&sent).unwrap().expect("whole").bytes().len();
+    // The source has written nothing for long enough.
+    let due = format!("{0} {0}", limits::LEASE_GRACE_MS);
+    let expected = format!("1 b {due} 1 f");
+    assert_eq!(words_from(&sent[..rest], 2).join(" "), expected);
+    let expected = format!("2 a {{a}}b {due} 2 f g 2 f g");
+    assert_eq!(words_from(&sent[rest..], 2).join(" "), expected);
+    rig.wait(0);
+    assert_eq!(rig.lane.status.leases.load(Relaxed), 0);
+}
+
+#[test]
+fn leases_of_unknown_fields_are_looked_for_in_every_hash_a_part_at_a_time() {
+    let mut rig = Rig::streaming_with(valkey_9(), cluster(&["x"]));
+    rig.wait(0);
+    rig.hear(&command("HPEXPIREAT a 20000 FIELDS 1 f"));
+    rig.sent(0);
+    rig.reply(0, b"*1\r\n:1\r\n");
+    rig.lane.rebuild.deadlines.lost_track();
+    rig.lane.stop();
+    rig.wait(0);
+    assert!(
+        rig.sent(0).starts_with(b"*8\r\n$4\r\nEVAL"),
+        "the field that is known"
+    );
+    rig.reply(0, b"$-1\r\n");
+    rig.wait(0);
+    assert_eq!(rig.sent(0), command("SCAN 0 COUNT 1000"));
+    rig.reply(0, b"*2\r\n$1\r\n0\r\n*2\r\n$1\r\na\r\n$1\r\nb\r\n");
+    rig.wait(0);
+    let keys = rig.sent(0);
+    assert!(keys.starts_with(b"*6\r\n$4\r\nEVAL"), "the keys themselves");
+    rig.reply(0, b"$-1\r\n$-1\r\n");
+    let all = limits::LEASE_GRACE_MS;
+    let look = |cursor: &str, keys: &str| {
+        format!(
+            "0 {all} {all} {} {cursor} {keys}",
+            limits::SETTLE_WALK_FIELDS
+        )
+    };
+    for (expected, answer) in [
+        (look("0", "a b"), b"*2\r\n:0\r\n$2\r\n17\r\n".as_slice()),
+        (look("17", "a b"), b"-LOADING it\r\n"),
+        (look("17", "a b"), b"*2\r\n:1\r\n$1\r\n0\r\n"),
+        (look("0", "b"), b"*2\r\n:1\r\n$1\r\n0\r\n"),
+    ] {
+        rig.wait(0);
+        assert_eq!(words_from(&rig.sent(0), 2).join(" "), expected);
+        assert!(!rig.lane.is_done());
+        rig.reply(0, answer);
+    }
+    rig.wait(0);
+    rig.wait(limits::LISTING_QUIET_MS);
+    assert!(rig.sent(0).is_empty());
+    assert!(rig.lane.is_done());
+}
+
+#[test]
+fn hashes_of_a_snapshot_are_written_by_elements_where_a_field_ends_soon() {
+    let mut rig = Rig::with(valkey_9(), cluster(&["x"]));
+    rig.lane.set_wall_clock(1_000_000);
+    rig.wait(0);
+    rig.attach();
+    rig.hear(GREETED);
+    rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
+    let now = 1_000_000 + rig.now_ms;
+    let (soon, late) = (now + 1_000, now + 2 * limits::LEASE_COPY_MS);
+    let mut snapshot = b"VALKEY080".to_vec();
+    for (key, end) in [(b'a', soon), (b'b', late)] {
+        snapshot.extend_from_slice(&[0x16, 1, key, 1]);
+        snapshot.extend_from_slice(b"\x01f\x01v");
+        snapshot.extend_from_slice(&end.to_le_bytes());
+    }
+    snapshot.extend_from_slice(b"\xff\0\0\0\0\0\0\0\0");
+    rig.lane.tick(rig.now_ms).unwrap();
+    rig.hear(format!("${}\r\n", snapshot.len()).as_bytes());
+    rig.hear(&snapshot);
+    rig.connect_targets();
+    let held = soon + limits::LEASE_GRACE_MS;
+    let elements = commands(&[
+        "UNLINK a",
+        "HSET a f v",
+        &format!("HPEXPIREAT a {held} FIELDS 1 f"),
+    ]);
+    let sent = rig.sent(0);
+    let (first, second) = sent.split_at(elements.len());
+    assert_eq!(first, elements);
+    assert!(second.starts_with(b"*6\r\n$7\r\nRESTORE\r\n$1\r\nb\r\n"));
+    rig.wait(0);
+    assert_eq!(rig.lane.status.leases.load(Relaxed), 1);
 }

@@ -5,7 +5,7 @@ use super::batch::{Batch, PieceRecord};
 use super::error::{Halt, Problem};
 use super::flow::Flow;
 use super::gather::Gathered;
-use super::grammar::{Op, Role};
+use super::grammar::{self, Op, Role};
 use super::packed::{Element, LongString, Packing, Read};
 use super::part::{Content, NO_DEADLINE, StreamPieces};
 use super::stream::NodeReader;
@@ -48,8 +48,15 @@ pub(super) fn has_elements(type_code: u8, lineage: Lineage) -> bool {
     Kind::of(type_code, lineage).is_some()
 }
 
-/// Whether a field of the hash `value` ends before `until_ms`. Damaged values have none.
-pub(super) fn has_near_field(program: &'static [Op], value: &[u8], until_ms: u64) -> bool {
+/// Whether a field of a serialized hash ends before `until_ms`. Asked of values that a server restores; other types have no
+/// such fields, nor have damaged values.
+pub fn has_near_field(type_code: u8, lineage: Lineage, value: &[u8], until_ms: u64) -> bool {
+    if until_ms == 0 || !grammar::restores_field_deadlines(type_code, lineage) {
+        return false;
+    }
+    let Some(program) = grammar::value_program(type_code, lineage) else {
+        return false;
+    };
     let mut walk = Walk::new(program);
     let mut cursor = Cursor::new(value, 0);
     loop {

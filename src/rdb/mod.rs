@@ -43,6 +43,7 @@ mod wire;
 
 pub use crc::crc64;
 pub use decoder::{Decoder, Item, Reader, Unsupported};
+pub use element::has_near_field;
 pub use error::{LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 pub use gather::Gathered;
 pub use naming::{ValueName, value_name};

@@ -1,17 +1,18 @@
 //! Serialized values inside the stream: `RESTORE` by a client of the source, and the library dumps of `FUNCTION RESTORE`.
 //!
 //! A payload passes as it is where the target reads its version, with the version in its footer rewritten where only that
-//! is too new, and as the commands that rebuild the value where the target does not know its type.
+//! is too new, and as the commands that rebuild the value where the target does not know its type, or where a field of a hash
+//! has a deadline that may be altered.
 //!
 //! ```text
 //! type:u8 | value | version:u16 LE | CRC-64 of all before, LE
 //! ```
 
-use super::{Features, Lack, Rewriting, Verdict};
+use super::{Deadlines, Features, Lack, Rewriting, Verdict, Whose};
 use crate::command::keys::is_word;
 use crate::rdb::{
     Content, Decoder, Item, Lineage, NO_DEADLINE, Options, Part, Passage, Problem, TargetFormat,
-    crc64,
+    crc64, has_near_field,
 };
 use crate::resp::{Frame, scan};
 
@@ -47,6 +48,11 @@ impl Payload<'_> {
             true => Lineage::Valkey,
             false => Lineage::Redis,
         }
+    }
+
+    fn has_near_field(&self, deadlines: &dyn Deadlines) -> bool {
+        let until_ms = deadlines.fields_near_until();
+        has_near_field(self.type_code, self.lineage(), self.value, until_ms)
     }
 
     fn passage(&self, target: TargetFormat) -> Passage {
@@ -92,6 +98,9 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
         Passage::Elements => {
             return by_elements(key, &payload, deadline, rewriting);
         }
+        Passage::Payload { .. } if payload.has_near_field(rewriting.deadlines) => {
+            return by_elements(key, &payload, deadline, rewriting);
+        }
         Passage::Payload { footer_version } => footer_version,
     };
     if !altered && version == payload.version {
@@ -132,7 +141,7 @@ fn module_lack(key: &[u8], payload: &Payload<'_>, target: TargetFormat) -> Optio
     }
 }
 
-/// The commands that rebuild a value whose type the target does not know: it is decoded as a snapshot of one key.
+/// The commands that rebuild a value: it is decoded as a snapshot of one key.
 fn by_elements(
     key: &[u8],
     payload: &Payload<'_>,
@@ -143,7 +152,11 @@ fn by_elements(
     let mut written = Vec::new();
     let mut lost_deadlines = false;
     let snapshot = snapshot_of(key, payload);
-    let mut decoder = Decoder::new(Options::new(format));
+    let mut decoder = Decoder::new(Options {
+        fields_near_until_ms: rewriting.deadlines.fields_near_until(),
+        ..Options::new(format)
+    });
+    let mut altered = Vec::new();
     let mut reader = decoder.read(&snapshot);
     loop {
         let written_part = match reader.next().map_err(|error| error.problem) {
@@ -152,6 +165,7 @@ fn by_elements(
             Ok(Item::Part(part)) => {
                 let (part, lost) = without_lost_deadlines(part, format);
                 lost_deadlines |= lost;
+                let part = with_altered_deadlines(part, rewriting.deadlines, &mut altered);
                 part.write_commands(&mut written, &format)
             }
             Ok(Item::Unsupported(unsupported)) => Err(unsupported.problem),
@@ -216,6 +230,34 @@ pub fn without_lost_deadlines(mut part: Part<'_>, target: TargetFormat) -> (Part
         return (part, true);
     }
     (part, false)
+}
+
+/// The part with the deadlines of its fields as they are to be written; these are put into `altered`.
+pub fn with_altered_deadlines<'a>(
+    mut part: Part<'a>,
+    whose: &mut dyn Deadlines,
+    altered: &'a mut Vec<u64>,
+) -> Part<'a> {
+    let Content::Hash { pairs, deadlines } = part.content else {
+        return part;
+    };
+    altered.clear();
+    altered.extend(deadlines);
+    let is_gathered = |text| part.gathered.iter().any(|gathered| gathered.text == text);
+    let fields = pairs.iter().step_by(2).enumerate();
+    for ((number, field), at_ms) in fields.zip(altered.iter_mut()) {
+        *at_ms = match *at_ms {
+            NO_DEADLINE => NO_DEADLINE,
+            // Too long for one command: it was sent in pieces before.
+            at_ms if is_gathered(2 * number) => whose.of_nameless_field(at_ms),
+            at_ms => whose.of_fields(part.key, &mut [field].into_iter(), at_ms, Whose::All),
+        };
+    }
+    part.content = Content::Hash {
+        pairs,
+        deadlines: altered,
+    };
+    part
 }
 
 /// What the target lacks when a value cannot be taken apart.

@@ -562,13 +562,21 @@ impl Reader<'_, '_> {
             Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
         };
         let value_bytes = needed - partial.key_end as u64;
-        let is_near = result.is_ok() && self.has_near_field(&partial);
+        let lineage = self.decoder.lineage;
+        let until_ms = self.decoder.options.fields_near_until_ms;
+        let is_near = result.is_ok()
+            && has_near_field(
+                partial.type_code,
+                lineage,
+                &record[partial.key_end..end],
+                until_ms,
+            );
         if value_bytes > threshold as u64 || is_near {
             // An error from here on is the key's.
             self.decoder.stage = Stage::Record;
             let mut cursor = Cursor::new(self.input, self.at + 1);
             let key = cursor.text()?;
-            if has_elements(partial.type_code, self.decoder.lineage) {
+            if has_elements(partial.type_code, lineage) {
                 return self.begin_parts(partial.type_code, key, cursor.at());
             }
             if value_bytes > limits::MAX_WHOLE_VALUE_BYTES as u64 {
@@ -593,18 +601,6 @@ impl Reader<'_, '_> {
             prefix: std::mem::take(&mut self.decoder.prefix),
             has_metadata: self.decoder.metadata_class.take().is_some(),
         }))
-    }
-
-    /// Whether a field of a hash that is whole ends so soon that the hash must not pass as it is.
-    fn has_near_field(&self, partial: &PartialValue) -> bool {
-        let until_ms = self.decoder.options.fields_near_until_ms;
-        let type_code = partial.type_code;
-        if until_ms == 0 || !grammar::restores_field_deadlines(type_code, self.decoder.lineage) {
-            return false;
-        }
-        let value = &self.input[self.at + partial.key_end..self.at + partial.at];
-        let plan = self.decoder.plans[usize::from(type_code)];
-        plan.is_some_and(|plan| has_near_field(plan.program, value, until_ms))
     }
 
     fn part(&mut self) -> Result<Found, Halt> {
