@@ -98,7 +98,9 @@ impl Renewed {
                         0 => Command::new(&end),
                         _ => Command::new(&far),
                     };
-                    [Command::new(&["HSET", &hash, &field, "v"]), beside]
+                    // Some are renewed only where they have a deadline already.
+                    let begin = ["HSETEX", &hash, "PX", "5000", "FIELDS", "1", &field, "v"];
+                    [Command::new(&begin), beside]
                 };
                 let turn =
                     |number| Command::new(&["HSET", &format!("{{turn:{number}}}"), "f", "v"]);
