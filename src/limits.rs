@@ -245,8 +245,8 @@ pub const LEASE_ENTRY_BYTES: usize = 192;
 pub const SETTLE_KEYS: usize = 128;
 pub const SETTLE_BATCHES: usize = 64;
 
-/// Fields that one script looks at when the names of those with leases are not known: under 10 ms of the target's time.
-pub const SETTLE_WALK_FIELDS: u64 = 4096;
+/// Fields that one script looks at when the names of those with leases are not known: some 5 ms of the target's time.
+pub const SETTLE_WALK_FIELDS: u64 = 1024;
 
 /// Answers of the source about its offset that are remembered until the target has passed them.
 pub const MAX_OPEN_POLLS: usize = 64;

@@ -102,12 +102,7 @@ impl Renewed {
                     let begin = ["HSETEX", &hash, "PX", "5000", "FIELDS", "1", &field, "v"];
                     [Command::new(&begin), beside]
                 };
-                let turn =
-                    |number| Command::new(&["HSET", &format!("{{turn:{number}}}"), "f", "v"]);
-                numbers
-                    .flat_map(field)
-                    .chain((0..TURNING).map(turn))
-                    .collect()
+                numbers.flat_map(field).collect()
             }
         }
     }
@@ -170,30 +165,33 @@ impl Renewed {
 
 /// Deadlines of fields that go where their hash goes.
 fn turn_hashes(client: &mut Client, lifetime_ms: impl Fn(usize) -> u64) -> Result<()> {
-    for number in 0..TURNING {
-        let name = format!("{{turn:{number}}}");
+    let name = |number| format!("{{turn:{number}}}");
+    let turn = |number| {
+        let name = name(number);
         let (other, copy) = (format!("{name}:other"), format!("{name}:copy"));
         let lifetime = lifetime_ms(number).to_string();
-        for command in [
-            vec!["HPEXPIRE", &name, &lifetime, "FIELDS", "1", "f"],
-            vec!["COPY", &name, &copy, "REPLACE"],
-            vec!["RENAME", &name, &other],
-            vec!["RENAME", &other, &name],
-        ] {
-            client.call(&command)?.ok()?;
-        }
-        let payload = client.call(&["DUMP", &name])?;
-        let payload = payload.bytes().context("nothing to dump")?.to_vec();
-        let restored = format!("restored:{number}").into_bytes();
-        let command = [
-            b"RESTORE".to_vec(),
-            restored,
-            b"0".to_vec(),
-            payload,
-            b"REPLACE".to_vec(),
-        ];
-        client.call(&command)?.ok()?;
-    }
+        [
+            Command::new(&["HSETEX", &name, "PX", &lifetime, "FIELDS", "1", "f", "v"]),
+            Command::new(&["COPY", &name, &copy, "REPLACE"]),
+            Command::new(&["RENAME", &name, &other]),
+            Command::new(&["RENAME", &other, &name]),
+            Command::new(&["DUMP", &name]),
+        ]
+    };
+    let answers = client.pipeline(&(0..TURNING).flat_map(turn).collect::<Vec<_>>())?;
+    let restore = |(number, answers): (usize, &[Value])| {
+        let payload = answers.last().and_then(Value::bytes);
+        let payload = payload.with_context(|| format!("{answers:?}"))?;
+        let restored = format!("restored:{number}");
+        let words = [b"RESTORE", restored.as_bytes(), b"0", payload, b"REPLACE"];
+        Ok(Command::new::<&[u8]>(&words))
+    };
+    let restores = answers.chunks(5).enumerate().map(restore);
+    let answers = client.pipeline(&restores.collect::<Result<Vec<_>>>()?)?;
+    ensure!(
+        answers.iter().all(|answer| answer.error().is_none()),
+        "{answers:?}"
+    );
     Ok(())
 }
 

@@ -397,13 +397,13 @@ mod tests {
     fn where_a_condition_decides_a_field_has_an_entry_for_either_case() {
         let mut leases = leases(1000);
         of_fields(&mut leases, "h", &["f"], 500, Whose::All);
-        of_fields(&mut leases, "h", &["f"], 300, Whose::Some);
-        of_fields(&mut leases, "h", &["f"], 2000, Whose::Some);
+        of_fields(&mut leases, "h", &["f"], 300, Whose::Matching);
+        of_fields(&mut leases, "h", &["f"], 2000, Whose::Matching);
         assert_eq!(names(leases.take(passed(300), 9)), ["h.f"]);
         assert_eq!(names(leases.take(passed(900), 9)), ["h.f"]);
         assert!(leases.is_empty());
-        of_fields(&mut leases, "h", &["f"], 500, Whose::Some);
-        of_fields(&mut leases, "h", &["f"], 300, Whose::Some);
+        of_fields(&mut leases, "h", &["f"], 500, Whose::Matching);
+        of_fields(&mut leases, "h", &["f"], 300, Whose::Matching);
         of_fields(&mut leases, "h", &["f"], 400, Whose::All);
         assert_eq!(leases.len(), 1);
     }
@@ -626,7 +626,7 @@ mod tests {
             }
             let whose = match condition {
                 Condition::None => Whose::All,
-                _ => Whose::Some,
+                _ => Whose::Matching,
             };
             let mut names = fields.iter().map(std::slice::from_ref);
             let given = self.leases.of_fields(&[key], &mut names, at_ms, whose);
@@ -680,7 +680,7 @@ mod tests {
                 let true_ones = pair.target.iter().map(|(owner, at)| (*owner, at.map(|at| at % GRACE_MS)));
                 prop_assert_eq!(true_ones.collect::<Held>(), pair.source.clone());
             }
-            while pair.leases.len() > 0 {
+            while !pair.leases.by_deadline.is_empty() {
                 pair.settle_known(Due::ALL, 3);
             }
             pair.walk(Due::ALL);

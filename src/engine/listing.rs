@@ -12,6 +12,8 @@
 
 use std::collections::VecDeque;
 
+use memchr::memmem::find;
+
 use super::lease::Due;
 use super::options::DatabaseMap;
 use super::settle;
@@ -302,6 +304,10 @@ pub(super) fn parse_scan(answer: &[u8]) -> Result<Option<Scanned>, Fault> {
 fn parse_looked_into(answer: &[u8]) -> Result<Option<(usize, Vec<u8>)>, Fault> {
     let items = match parse_value(answer) {
         Some((Value::Array(items), _)) => items,
+        // In a script's own words.
+        Some((Value::Error(text), _)) if find(&text, b"cluster is down").is_some() => {
+            return Ok(None);
+        }
         value => return refused(HSCAN, answer, value),
     };
     match items.as_slice() {
@@ -386,6 +392,8 @@ mod tests {
         let answer = parse_looked_into(b"*2\r\n:3\r\n$2\r\n17\r\n");
         assert_eq!(answer, Ok(Some((3, b"17".to_vec()))));
         assert_eq!(parse_looked_into(b"-LOADING it\r\n"), Ok(None));
+        let down = b"-ERR Script attempted to execute a command while the cluster is down\r\n";
+        assert_eq!(parse_looked_into(down), Ok(None));
         let refused = parse_looked_into(b"-NOPERM no\r\n").expect_err("refused");
         assert!(refused.message.contains("+hscan"), "{refused}");
         assert!(parse_looked_into(b"*2\r\n$1\r\n0\r\n*0\r\n").is_err());

@@ -38,10 +38,12 @@ redis.call('HPEXPIREAT',key,string.format('%.0f',at),'FIELDS',1,ARGV[first+n-1])
 
 /// The same for whatever fields hashes have. `ARGV`: what is due, how many fields to look at about, a cursor; keys of any slots
 /// of the server, of any type, of which the first is looked at from the cursor on. Gives how many keys are done with, and the
-/// cursor in the one after these. A key that may not be looked at belongs to a slot that moves: the walk begins anew.
+/// cursor in the one after these. A key of another server is passed over: its slot moves, so that the walk begins anew.
 const HASHES_SCRIPT: &str = "local passed,far,left,cursor=tonumber(ARGV[1]),tonumber(ARGV[2]),tonumber(ARGV[3]),ARGV[4] \
 for i=5,#ARGV do local key=ARGV[i] \
-if redis.pcall('TYPE',key).ok=='hash' then repeat \
+local kind=redis.pcall('TYPE',key) \
+if kind.err and not string.find(kind.err,'non local') and not string.find(kind.err,'not served') then return kind end \
+if kind.ok=='hash' then repeat \
 local page=redis.call('HSCAN',key,cursor,'COUNT',100,'NOVALUES') \
 cursor=page[1] left=left-#page[2] \
 for first=1,#page[2],100 do \

@@ -100,6 +100,8 @@ struct StreamState {
     /// Of the current group, ascending by id.
     deliveries: Vec<Delivery>,
     consumer: Vec<u8>,
+    consumer_seen_ms: i64,
+    consumer_active_ms: Option<i64>,
     /// Whether the last piece of the batch is the current consumer's.
     consumer_is_last: bool,
     producer_seconds: u64,
@@ -632,6 +634,8 @@ impl Elements {
                 self.batch.deadlines.push(deadline);
             }
             Role::StreamEntriesAdded => self.stream.entries_added = value,
+            Role::ConsumerSeen => self.stream.consumer_seen_ms = value as i64,
+            Role::ConsumerActive => self.stream.consumer_active_ms = Some(value as i64),
             Role::GroupEntriesRead => self.stream.group_entries_read = Some(value as i64),
             Role::PendingTime => {
                 if let Some(delivery) = self.stream.deliveries.last_mut() {
@@ -717,6 +721,8 @@ impl Elements {
                 PieceRecord::Consumer {
                     name: batch.push_name(&stream.consumer),
                     group_last_id: stream.group_last_id,
+                    seen_at_ms: stream.consumer_seen_ms,
+                    active_at_ms: stream.consumer_active_ms.take(),
                 }
             }
             _ => return false,

@@ -78,6 +78,9 @@ pub(super) enum Role {
     PendingTime,
     PendingDeliveries,
     ConsumerName,
+    /// When a consumer last asked, and when it last got something: Unix time in milliseconds, -1 for never.
+    ConsumerSeen,
+    ConsumerActive,
     ConsumerPending,
     ConsumerPendingId,
     /// How many entries of a group were given back by their consumers, then the ids.
@@ -260,7 +263,7 @@ const STREAM_1: &[Op] = &linked([
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
+    Bytes8(Role::ConsumerSeen),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,
@@ -289,7 +292,7 @@ const STREAM_2: &[Op] = &linked([
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
+    Bytes8(Role::ConsumerSeen),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,
@@ -319,8 +322,8 @@ const STREAM_3_HEAD: [Op; 26] = [
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
-    Bytes8(Ignored), // last active
+    Bytes8(Role::ConsumerSeen),
+    Bytes8(Role::ConsumerActive),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,

@@ -119,7 +119,7 @@ pub fn expire<const UNIT_MS: u64, const ABSOLUTE: bool>(
     };
     let fields = || frame.args().skip(first).take(count);
     let condition = frame.arg(3).filter(|arg| !is_word(arg, "fields"));
-    let whose = condition.map_or(Whose::All, |_| Whose::Some);
+    let whose = condition.map_or(Whose::All, |_| Whose::Matching);
     let given = rewriting
         .deadlines
         .of_fields(key, &mut fields(), at_ms, whose);

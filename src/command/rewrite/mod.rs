@@ -128,7 +128,7 @@ pub trait Deadlines {
 pub enum Whose {
     All,
     /// Those for which its condition holds.
-    Some,
+    Matching,
 }
 
 /// Deadlines as the source has them.

@@ -246,7 +246,7 @@ impl Deadlines for Later {
     ) -> u64 {
         let mark = match whose {
             Whose::All => "",
-            Whose::Some => " (perhaps)",
+            Whose::Matching => " (perhaps)",
         };
         for field in fields {
             let name = format!("{}.{}{mark}", key.escape_ascii(), field.escape_ascii());
