@@ -17,7 +17,7 @@ pub struct Options {
     pub long_text_bytes: usize,
     pub form: Form,
     /// Hashes of which a field ends before this Unix time in milliseconds come as [`Part`](super::Part)s whatever the target
-    /// takes, so that these deadlines can be altered. 0: none.
+    /// takes, so that these deadlines can be altered; unless modules keep something with them. 0: none.
     pub fields_near_until_ms: u64,
 }
 

@@ -418,6 +418,20 @@ fn metadata_passes_with_its_key_or_is_told_of() {
             assert_eq!(got.whole.len() + got.entries.len(), 2);
         }
     }
+    // A hash passes whole with it although a field ends soon; by elements without it.
+    let hash = [
+        &[24, 1, b'h', 5, 0, 0, 0, 0, 0, 0, 0, 1][..],
+        &[1, 1, b'f', 1, b'v'],
+    ]
+    .concat();
+    let options = Options {
+        fields_near_until_ms: 6,
+        ..Options::new(TargetFormat::of_server(Lineage::Redis, 8, 6))
+    };
+    let with = raw(crate::REDIS_NEWEST, &[&metadata[..], &hash].concat());
+    assert_eq!(decode(&with, options).unwrap().whole.len(), 1);
+    let without = decode(&raw(crate::REDIS_NEWEST, &hash), options).unwrap();
+    assert_eq!((without.whole.len(), without.entries.len()), (0, 1));
 }
 
 #[test]

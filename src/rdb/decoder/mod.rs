@@ -564,7 +564,9 @@ impl Reader<'_, '_> {
         let value_bytes = needed - partial.key_end as u64;
         let lineage = self.decoder.lineage;
         let until_ms = self.decoder.options.fields_near_until_ms;
+        // What modules keep with a key only RESTORE can write: it counts more than a deadline.
         let is_near = result.is_ok()
+            && self.decoder.metadata_class.is_none()
             && has_near_field(
                 partial.type_code,
                 lineage,
