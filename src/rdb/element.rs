@@ -540,7 +540,7 @@ impl Elements {
                     self.flow.skip(size);
                     long_bytes = self.longest_text();
                 }
-                // Before it is asked what it is good for: where less had arrived, its length was not seen to be long.
+                // It would never be whole, whatever it is good for.
                 Ok(Read::Long(string)) if string.stored_bytes() > self.flow.left() => {
                     return Err(pack.packing.corrupt().into());
                 }
