@@ -3,7 +3,7 @@
 use crate::collect::{Collected, collect};
 use crate::corpus::recorded;
 use crate::writer::{Bytes, Content, Writer, listpack};
-use crate::{REDIS, VALKEY, by_elements, same_server};
+use crate::{REDIS, REDIS_NEWEST, VALKEY, by_elements, same_server};
 use slotstream::limits;
 use slotstream::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError};
 
@@ -239,6 +239,64 @@ fn a_long_string_is_told_of_wherever_its_pack_is_cut() {
             for cut in 1..snapshot.len() - stored.len() + 150 {
                 let in_pieces = told_with_cut(&snapshot, by_elements(), cut);
                 assert!(at_once == in_pieces, "type {}, cut at {cut}", before[0]);
+            }
+        }
+    }
+}
+
+/// The names of a hash are looked into before it passes, when they are there as a whole.
+#[test]
+fn names_of_a_hash_that_are_wrong_are_told_alike_however_the_input_is_cut() {
+    let metadata = [243, 1, 1, 2, 3, 4, 0];
+    let broken_key = b"\xc3\x04\x05\x00a\x20\xff";
+    for type_code in [29, 31] {
+        for before in [
+            [&metadata[..], &[type_code, 1, b'k']].concat(),
+            [&[type_code][..], broken_key].concat(),
+        ] {
+            let mut writer = Writer::new(REDIS_NEWEST, 1);
+            writer.out.extend(before);
+            writer.out.push(0);
+            writer.out.extend([0x41, 0x90]);
+            writer.out.extend([0xfe; 400]);
+            let snapshot = writer.finish(|_| 0);
+            for threshold in [100, 255, 257, 300, 402, 403, 404, 1000] {
+                let options = same_server(REDIS_NEWEST, threshold);
+                let at_once = told(&snapshot, options, || snapshot.len());
+                assert!(at_once.error.is_some());
+                for cut in 1..snapshot.len() {
+                    let in_pieces = told_with_cut(&snapshot, options, cut);
+                    assert_eq!(at_once, in_pieces, "threshold {threshold}, cut at {cut}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_that_is_wrong_is_told_alike_however_the_input_is_cut() {
+    let limit = limits::MAX_KEY_METADATA_BYTES;
+    for text_bytes in [10, limit - 30, limit - 14, limit, 2 * limit] {
+        for damage in [&[9][..], &[5, 0x81, 255, 0, 0, 0, 0, 0, 0, 0]] {
+            let mut writer = Writer::new(REDIS_NEWEST, 1);
+            writer.out.extend([243, 1, 1, 2, 3, 4, 5]);
+            writer.length(text_bytes as u64);
+            writer.out.extend(vec![b'x'; text_bytes]);
+            let offset = writer.out.len() as u64;
+            writer.out.extend(damage);
+            let snapshot = writer.finish(|_| 0);
+            // One target takes metadata, the other does not.
+            for options in [same_server(REDIS_NEWEST, 100), same_server(REDIS, 100)] {
+                let at_once = told(&snapshot, options, || snapshot.len());
+                assert_eq!(at_once.error.map(|error| error.offset), Some(offset));
+                let places = [20, limit / 2, limit, 3 * limit / 2, offset as usize + 1];
+                for cut in places
+                    .into_iter()
+                    .chain(offset as usize - 10..snapshot.len())
+                {
+                    let in_pieces = told_with_cut(&snapshot, options, cut);
+                    assert_eq!(at_once, in_pieces, "{text_bytes} bytes, cut at {cut}");
+                }
             }
         }
     }

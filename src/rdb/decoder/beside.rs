@@ -83,26 +83,25 @@ impl Reader<'_, '_> {
     ) -> Result<Option<Found>, Halt> {
         let bytes = &self.input[self.at..];
         let result = walk.run_to_end(bytes, &mut at);
-        match result {
-            Ok(()) if at <= limits::MAX_KEY_METADATA_BYTES => {
-                self.decoder.metadata.clear();
-                self.decoder.metadata.extend_from_slice(&bytes[..at]);
-                self.decoder.metadata_class = Some(class);
-                self.decoder.stage = Stage::Record;
-                self.at += at;
-                Ok(None)
-            }
-            Err(Halt::More { needed }) if needed <= limits::MAX_KEY_METADATA_BYTES as u64 => {
-                self.decoder.stage = Stage::Metadata { walk, at, class };
-                result.map(|()| None)
-            }
-            Ok(()) | Err(Halt::More { .. }) => {
-                let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
-                self.begin_passing(self.at + 1, grammar::KEY_METADATA, then);
-                Ok(None)
-            }
-            Err(bad) => Err(bad),
+        let needed = match result {
+            Err(Halt::More { needed }) => needed,
+            _ => at as u64,
+        };
+        if needed > limits::MAX_KEY_METADATA_BYTES as u64 {
+            let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
+            self.begin_passing(self.at + 1, grammar::KEY_METADATA, then);
+            return Ok(None);
         }
+        self.decoder.stage = match result {
+            Ok(()) => Stage::Record,
+            Err(_) => Stage::Metadata { walk, at, class },
+        };
+        result?;
+        self.decoder.metadata.clear();
+        self.decoder.metadata.extend_from_slice(&bytes[..at]);
+        self.decoder.metadata_class = Some(class);
+        self.at += at;
+        Ok(None)
     }
 
     /// Reads on in a template of hashes.

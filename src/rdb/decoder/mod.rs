@@ -136,9 +136,6 @@ mod opcode {
     pub const FIRST: u8 = 242;
 }
 
-/// The most bytes that a piece of a value that turns out to be wrong can ask for before it is whole: a score as text.
-const LONGEST_CLAIM_OF_DAMAGE: u64 = 1 + 255;
-
 /// The first version that ends with a checksum.
 const CHECKSUM_FROM_VERSION: u16 = 5;
 
@@ -232,6 +229,7 @@ impl Reader<'_, '_> {
         let at = self.decoder.consumed + self.at as u64;
         let offset = match self.decoder.stage {
             Stage::Value(partial) => at + partial.at as u64,
+            Stage::Metadata { at: within, .. } => at + within as u64,
             Stage::Parts => self.decoder.elements.piece_at(),
             _ => at,
         };
@@ -559,7 +557,7 @@ impl Reader<'_, '_> {
             Ok(()) => end as u64,
             Err(Halt::More { needed }) => needed,
             // Had the input ended within the piece that is wrong, its claim could have been over the threshold.
-            Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
+            Err(Halt::Bad(_)) => partial.walk.claim_of_damage(record, end),
         };
         let value_bytes = needed - partial.key_end as u64;
         let is_near = result.is_ok() && self.has_near_field(&partial);
