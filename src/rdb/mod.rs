@@ -16,6 +16,8 @@
 //!   hashes, up to 8 MiB.
 //! - Nothing is allocated by a length that the input merely claims; nothing is read twice, however small the pieces of
 //!   input are; a key that passes whole costs no allocation.
+//! - What is handed out, and which error ends it, does not depend on how the input was cut. Only of a compressed string that is
+//!   broken as much is handed out as had arrived before the break was met, and something wrong in it may be told instead.
 //! - The whole state between two pieces of input is in [`Decoder`]: it owns no input and no output.
 
 mod batch;
