@@ -323,3 +323,33 @@ pub const IMPORT_BATCH_COMMANDS: usize = 4096;
 /// How long an import tries a write again that is redirected, refused in passing, or without a connection: a failover takes
 /// about half of it.
 pub const IMPORT_PATIENCE_MS: u64 = 60_000;
+
+// Mending (`mend/`).
+
+/// Keys of one slot that are mended together: what the source copies out at one moment, in a few milliseconds.
+pub const MEND_KEYS: usize = 1000;
+
+/// How long a value that is built beside its key may take; what is left of one that was given up ends then.
+pub const MEND_TEMPORARY_SECONDS: u64 = 3600;
+
+/// The largest answer to a question about keys.
+pub const MEND_ANSWER_BYTES: usize = 256 << 20;
+
+/// Before the source is asked again after it could not answer.
+pub const MEND_RETRY_MS: u64 = 500;
+
+/// Questions that one lane may have on its way at a time; other slots wait.
+pub const MEND_QUESTIONS: usize = 64;
+
+/// Keys of a lane that may differ at a time. When so many do, the target is no copy any more.
+pub const MEND_OWED_KEYS: usize = 100_000;
+
+/// How often the same key may be mended within a minute. More often, something else writes to it, or the target cannot
+/// hold what the source does.
+pub const MEND_REPEATS: u32 = 20;
+pub const MEND_REPEATS_MS: u64 = 60_000;
+
+/// Mends that are told of one by one; later ones are only counted.
+pub const MEND_MESSAGES: u64 = 10;
+
+const _: () = assert!(MEND_KEYS <= MEND_OWED_KEYS);

@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("source", 2),
     ("target", 2),
     ("checkpoint", 2),
+    ("mend", 2),
     ("engine", 3),
     ("runtime", 4),
     ("control", 4),
