@@ -61,6 +61,13 @@ pub fn watermark_key(link: &LinkName, slot: Slot) -> Vec<u8> {
     key('w', link, slot)
 }
 
+/// A key in `slot` under which the `number`th value of a mend is built before it gets its name.
+pub fn mend_key(link: &LinkName, slot: Slot, number: usize) -> Vec<u8> {
+    let mut key = key('m', link, slot);
+    key.extend_from_slice(format!(":{number}").as_bytes());
+    key
+}
+
 fn key(kind: char, link: &LinkName, slot: Slot) -> Vec<u8> {
     format!("{{{}}}{MARK}{kind}:{link}", shortest_tag(slot)).into_bytes()
 }
@@ -75,11 +82,20 @@ pub fn is_bookkeeping(key: &[u8]) -> bool {
     let Some([kind, b':', link @ ..]) = rest.strip_prefix(MARK.as_bytes()) else {
         return false;
     };
+    let Ok(link) = std::str::from_utf8(link) else {
+        return false;
+    };
+    // Keys of mends are numbered.
+    let link = match (kind, link.split_once(':')) {
+        (b'm', Some((link, number))) if number.bytes().all(|byte| byte.is_ascii_digit()) => link,
+        (b'm', _) => return false,
+        _ => link,
+    };
     tag.len() > 2
         && tag[0] == b'{'
         && tag[1..end].iter().all(u8::is_ascii_alphanumeric)
-        && b"erw".contains(kind)
-        && std::str::from_utf8(link).is_ok_and(|link| link.parse::<LinkName>().is_ok())
+        && b"ermw".contains(kind)
+        && link.parse::<LinkName>().is_ok()
 }
 
 #[cfg(test)]
@@ -96,6 +112,8 @@ mod tests {
                 assert_eq!(slot_of(&key), slot);
                 assert!(is_bookkeeping(&key));
             }
+            let key = mend_key(&link, slot, 12);
+            assert!(slot_of(&key) == slot && is_bookkeeping(&key));
         }
     }
 
@@ -107,6 +125,9 @@ mod tests {
             "{}slotstream:w:default",
             "{06S}slotstream:w:",
             "{06S}slotstream:x:default",
+            "{06S}slotstream:m:default",
+            "{06S}slotstream:m:default:x",
+            "{06S}slotstream:w:default:1",
             "{06S}slotstream:w:a b",
             "{06S0}slotstream:w:default",
             "{0-S}slotstream:w:default",

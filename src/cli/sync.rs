@@ -15,6 +15,7 @@ use super::summary;
 use crate::control::discover::discover;
 use crate::control::http::StatusServer;
 use crate::control::lookup::LookupService;
+use crate::control::mend::MendService;
 use crate::control::preflight;
 use crate::control::watcher::Watcher;
 use crate::engine::options::{Deployment, SyncOptions, SyncPlan};
@@ -86,6 +87,7 @@ fn replicate(
         }
     };
     let _lookup = LookupService::start(&shared, &options.source.credentials)?;
+    let _mend = MendService::start(&shared, &options.source.credentials)?;
     // From here on a signal asks the lanes to end; it is kept if they have not started yet.
     switch.get_or_init(|| Arc::clone(&shared));
     let lanes = runtime::start(plan, Arc::clone(&shared))?;

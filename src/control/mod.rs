@@ -8,6 +8,7 @@
 //! - [`preflight`]: what both deployments allow, before anything is written;
 //! - [`watcher`]: topologies and source offsets, once a second and on every hint;
 //! - [`lookup`]: answers questions about unknown commands;
+//! - [`mend`]: asks source masters for the values of keys;
 //! - [`report`] and [`http`]: the status page.
 
 pub mod client;
@@ -15,6 +16,7 @@ pub mod discover;
 pub mod environment;
 pub mod http;
 pub mod lookup;
+pub mod mend;
 pub mod preflight;
 pub mod report;
 pub mod watcher;

@@ -3,10 +3,12 @@
 //! - [`options`]: what the user asked for;
 //! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
-//! - [`lookup`]: questions of lanes about commands that our own table does not know.
+//! - [`desk`]: questions of lanes to the source, answered by control threads;
+//! - [`lookup`]: those about commands that our own table does not know.
 
 pub mod claims;
 mod copy;
+pub mod desk;
 mod hold;
 mod intake;
 mod keyset;
@@ -14,6 +16,7 @@ pub mod lane;
 mod lease;
 mod listing;
 pub mod lookup;
+pub mod mending;
 pub mod options;
 mod parked;
 mod rebuild;

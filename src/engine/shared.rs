@@ -9,6 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::lookup::LookupDesk;
+use super::mending::MendDesk;
 use super::rebuild::Omissions;
 use super::status::{LaneState, LaneStatus};
 use crate::topology::{Topology, TopologyCell};
@@ -24,6 +25,8 @@ pub struct Shared {
     pub target: TopologyCell,
     /// Questions about unknown commands, and their answers.
     pub lookup: LookupDesk,
+    /// Questions about keys that are to be mended, and their answers.
+    pub mend: MendDesk,
     /// What was left out because the target cannot take it.
     pub omissions: Arc<Omissions>,
     stop: AtomicBool,
@@ -47,6 +50,7 @@ impl Shared {
             source: TopologyCell::new(source),
             target: TopologyCell::new(target),
             lookup: LookupDesk::default(),
+            mend: MendDesk::default(),
             omissions: Arc::default(),
             stop: AtomicBool::new(false),
             lanes: Mutex::default(),
