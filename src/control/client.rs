@@ -238,8 +238,8 @@ impl ReplySink for Counted {
         self.0 += count;
     }
 
-    fn failed(&mut self, _text: &[u8], nested: bool) {
-        self.0 += u64::from(!nested);
+    fn failed(&mut self, _text: &[u8], behind: Option<usize>) {
+        self.0 += u64::from(behind.is_none());
     }
 }
 

@@ -522,7 +522,7 @@ impl Targets {
                     let passed = self.passed(chunks, index, unit);
                     fault = fault.or(passed.err());
                 }
-                Outcome::FailedInside { unit, text } => {
+                Outcome::FailedInside { unit, text, .. } => {
                     let diverged = self.diverged(chunks, index, unit, &text);
                     fault = fault.or(diverged.err());
                 }

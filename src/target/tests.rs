@@ -297,7 +297,14 @@ fn a_failure_inside_exec_is_told_and_the_transaction_counts() {
     rig.send();
     let outcomes = rig.reply(b"+OK\r\n+QUEUED\r\n*1\r\n-WRONGTYPE x\r\n");
     let text = "WRONGTYPE x".to_owned();
-    assert_eq!(outcomes, [Outcome::FailedInside { unit, text }]);
+    assert_eq!(
+        outcomes,
+        [Outcome::FailedInside {
+            unit,
+            behind: 0,
+            text
+        }]
+    );
     rig.assert_done();
 }
 

@@ -29,8 +29,13 @@ pub enum Outcome {
         kind: ErrorKind,
         text: String,
     },
-    /// A command inside a transaction failed while the rest of it was applied. The receiver owns no hold.
-    FailedInside { unit: Unit, text: String },
+    /// A command inside a transaction failed while the rest of it was applied, `behind` commands before the `EXEC`. The
+    /// receiver owns no hold.
+    FailedInside {
+        unit: Unit,
+        behind: usize,
+        text: String,
+    },
     /// The target applied the unit although it was on its way behind one that was refused. Only told then. The receiver
     /// owns a hold on its chunk.
     Passed(Unit),
@@ -513,7 +518,7 @@ impl Writer {
     fn refused(
         &mut self,
         text: &[u8],
-        nested: bool,
+        behind: Option<usize>,
         chunks: &mut Chunks,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), WriterError> {
@@ -527,7 +532,7 @@ impl Writer {
             }
             return Err(WriterError::Refused { command, text });
         }
-        if nested && (self.void > 0 || self.awaits_answer()) {
+        if behind.is_some() && (self.void > 0 || self.awaits_answer()) {
             return Ok(());
         }
         if self.void > 0 || self.awaits_answer() {
@@ -540,9 +545,9 @@ impl Writer {
         let Some((run, _)) = self.awaited() else {
             return Err(WriterError::Unasked);
         };
-        if nested {
+        if let Some(behind) = behind {
             let unit = run.unit;
-            outcomes.push(Outcome::FailedInside { unit, text });
+            outcomes.push(Outcome::FailedInside { unit, behind, text });
             return Ok(());
         }
         let last = run.answered + 1 == run.unit.frames;
@@ -596,11 +601,11 @@ impl ReplySink for Sink<'_> {
         }
     }
 
-    fn failed(&mut self, text: &[u8], nested: bool) {
+    fn failed(&mut self, text: &[u8], behind: Option<usize>) {
         if self.error.is_none()
             && let Err(error) = self
                 .writer
-                .refused(text, nested, self.chunks, self.outcomes)
+                .refused(text, behind, self.chunks, self.outcomes)
         {
             self.error = Some(error);
         }
