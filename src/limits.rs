@@ -198,7 +198,19 @@ const _: () = assert!(
     REPLIES_TOGETHER[0].1 < REPLIES_TOGETHER[0].0 && REPLIES_TOGETHER[1].1 < REPLIES_TOGETHER[1].0
 );
 
-const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 2);
+const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 3);
+
+/// Bytes and commands of the stream that go out together with one watermark. The target executes them at a stretch: so many
+/// commands keep its other clients waiting for a few milliseconds. A transaction of the source is never cut.
+pub const GROUP_BYTES: usize = 240 * 1024;
+pub const GROUP_COMMANDS: u32 = 4096;
+
+/// Units for which a slot that gathers keeps its memory when it has sent them.
+pub const KEPT_QUEUE_UNITS: usize = 64;
+
+// With what stands around it, a group fits into a chunk that is half full.
+const _: () = assert!(GROUP_BYTES + 8 * 1024 <= CHUNK_BYTES / 2);
+const _: () = assert!(GROUP_BYTES <= MAX_RUN_BYTES);
 
 /// Chunks in which a lane builds commands; connections share them when there are more of those.
 pub const STAGING_CHUNKS: usize = 8;

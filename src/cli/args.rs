@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::checkpoint::LinkName;
 use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
 use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
 use crate::fault::{Fault, FaultKind, Side};
@@ -92,9 +93,9 @@ pub struct SyncArgs {
     #[arg(long)]
     skip_unknown: bool,
 
-    /// Name of this replication, shown in the status
+    /// Name of this replication, shown in the status and kept on the target; to be the same at every start
     #[arg(long, value_name = "NAME", default_value = "default")]
-    link: String,
+    link: LinkName,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -187,15 +188,6 @@ impl SyncArgs {
         let asked = self.cores.as_deref();
         if let Some(twice) = asked.and_then(first_repeat) {
             let text = format!("--cores names core {twice} twice; name each once");
-            return Err(Fault::new(FaultKind::Usage, text));
-        }
-        if self.link.is_empty()
-            || self
-                .link
-                .chars()
-                .any(|c| c.is_control() || c.is_whitespace())
-        {
-            let text = "--link is empty or holds white space; use letters, digits, '-', '_'";
             return Err(Fault::new(FaultKind::Usage, text));
         }
         Ok(SyncOptions {
@@ -291,7 +283,7 @@ mod tests {
     fn two_uris_suffice() {
         let options = options(BOTH, &[]).expect("valid");
         assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
-        assert_eq!(options.link, "default");
+        assert_eq!(options.link.as_str(), "default");
         assert_eq!(options.on_existing, OnExisting::Keep);
         assert_eq!(options.on_divergence, OnDivergence::Stop);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
@@ -334,6 +326,10 @@ mod tests {
             (
                 " --source redis://a --target redis://b --on-existing maybe",
                 "invalid value",
+            ),
+            (
+                " --source redis://a --target redis://b --link a:b",
+                "1 to 64 letters",
             ),
             (
                 " --source redis://a --target redis://b --nonsense",

@@ -73,7 +73,7 @@ fn replicate(
 ) -> Result<(), Fault> {
     let options = plan.options.clone();
     let shared = Arc::new(Shared::new(
-        options.link.clone(),
+        options.link.to_string(),
         started,
         plan.source.topology.clone(),
         plan.target.topology.clone(),

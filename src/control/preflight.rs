@@ -351,7 +351,7 @@ mod tests {
 
     fn options(on_existing: OnExisting, map: &str) -> SyncOptions {
         SyncOptions {
-            link: "default".into(),
+            link: "default".parse().expect("valid"),
             source: "redis://a".parse().expect("valid"),
             target: "redis://b".parse().expect("valid"),
             cores: vec![0],

@@ -8,6 +8,7 @@ use super::lane::Lane;
 use super::listing::parse_scan;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
+use crate::checkpoint::is_bookkeeping;
 use crate::chunk::Range;
 use crate::command::{KeySpec, Kind, SlotOf, SlotOp};
 use crate::fault::{Fault, FaultKind};
@@ -15,7 +16,7 @@ use crate::limits;
 use crate::position::Offset;
 use crate::resp::{push_command, scan};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
-use crate::target::{Form, Unit};
+use crate::target::{Form, Guard, Unit};
 
 /// Why the lane routes nothing at present.
 #[derive(Debug)]
@@ -119,7 +120,11 @@ impl Lane {
 
     /// Passes the flush on where that is exact, and lists what must be removed key by key.
     fn plan_flush(&mut self, flush: &mut Flush) -> Result<(), Fault> {
-        let slots = self.flushed_slots(flush)?;
+        let mut slots = self.flushed_slots(flush)?;
+        // There it is applied already, and so is what came after it.
+        for slot in self.targets.marks.ahead_of(flush.begin) {
+            slots.remove(slot);
+        }
         let plain = self.config.database_map == DatabaseMap::default();
         let whole = slots == self.config.slots;
         let needed: Vec<usize> = (0..self.targets.len())
@@ -134,6 +139,9 @@ impl Lane {
             let alone = whole && self.owns_only(target, &slots);
             let as_it_came = alone && (plain || flush.kind == Kind::FlushDb);
             if as_it_came && matches!(flush.kind, Kind::FlushAll | Kind::FlushDb) {
+                if flush.kind == Kind::FlushAll || flush.database.unwrap_or(0) == 0 {
+                    self.targets.forget_watermarks(target);
+                }
                 let bytes = flush.bytes.clone();
                 self.push_built(
                     target,
@@ -149,6 +157,9 @@ impl Lane {
             }
             for &database in &databases {
                 if alone {
+                    if database == 0 {
+                        self.targets.forget_watermarks(target);
+                    }
                     self.push_built(target, database, flush.begin, Form::Command, |out| {
                         push_command(out, &[b"FLUSHDB"]);
                         1
@@ -238,6 +249,7 @@ impl Lane {
             database,
             asking: false,
             again: false,
+            guard: Guard::None,
         };
         let unit = self.targets.build(&mut self.chunks, form, like, write);
         self.targets.push(&mut self.chunks, target, unit);
@@ -263,7 +275,8 @@ impl Lane {
             return Ok(());
         };
         let slots = &purge.slots;
-        let of_slots = |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key));
+        let of_slots =
+            |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key)) && !is_bookkeeping(key);
         let doomed: Vec<Vec<u8>> = page.keys.into_iter().filter(of_slots).collect();
         purge.cursor = page.cursor;
         let (target, database) = (purge.target, purge.database);

@@ -19,10 +19,11 @@
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
+//! | `serial`, `marks` | delivery of what must not be applied twice |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -32,6 +33,7 @@ use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
+use super::marks::Marks;
 use super::options::{DatabaseMap, Existing};
 use super::rebuild::{Omissions, Rebuild};
 use super::settle::Settling;
@@ -39,20 +41,29 @@ use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::{Targets, silence};
+use crate::checkpoint::{Generation, LinkName};
 use crate::chunk::Chunks;
 use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::{Offset, Position, Progress, ReplicationId};
 use crate::rdb::TargetFormat;
-use crate::slot::SlotSet;
+use crate::slot::{Slot, SlotSet};
 use crate::source::{self, Event, Session, SourceError};
 use crate::target;
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, Topology, TopologyKind};
 
 /// What a lane must know from the start.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {
+    /// The name of the replication, in the watermarks.
+    pub link: LinkName,
+    /// The history that this lane writes, and what of it is on the target already: by slots, or for a single server by the
+    /// smallest of the lane's slots alone.
+    pub generation: Generation,
+    pub passed: BTreeMap<Slot, Offset>,
+    /// Where that history has watermarks, by the same slots.
+    pub owned: SlotSet,
     /// The source master.
     pub source: Node,
     pub source_auth: Option<(Option<String>, String)>,
@@ -135,10 +146,19 @@ pub struct Lane {
 impl Lane {
     pub fn new(config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
         let mut chunks = Chunks::new(limits::CHUNK_BYTES, limits::SPARE_CHUNKS);
+        let single = target.kind == TopologyKind::Single;
+        let marks = Marks::new(
+            config.link.clone(),
+            config.generation,
+            config.slots.iter().next().filter(|_| single),
+            config.passed.clone(),
+            config.owned.clone(),
+        );
         let targets = Targets::new(
             target,
             config.slots.clone(),
             config.target.clone(),
+            marks,
             config.continue_on_divergence,
             Arc::clone(&status),
         );
@@ -357,6 +377,7 @@ impl Lane {
         self.copied = false;
         self.settled = false;
         self.targets.abandon(&mut self.chunks);
+        self.targets.set_generation(self.config.generation);
         self.intake.clear(&mut self.chunks);
         self.router = Router::new();
         self.hold = None;

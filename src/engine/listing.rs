@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 
 use super::options::DatabaseMap;
 use super::targets::Targets;
+use crate::checkpoint::is_bookkeeping;
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::resp::{Value, parse_value, push_command};
@@ -200,9 +201,11 @@ impl Listing {
                 if cursor == b"0" {
                     self.places.pop_front();
                 }
+                // What this program keeps there is no data, whichever link it belongs to.
+                let keys = page.keys.into_iter().filter(|key| !is_bookkeeping(key));
                 Ok(Some(Page {
                     database,
-                    keys: page.keys,
+                    keys: keys.collect(),
                 }))
             }
         }

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use super::release;
+use crate::checkpoint::LinkName;
 use crate::fault::{Fault, FaultKind};
 use crate::rdb::{Modules, TargetFormat};
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
@@ -11,7 +12,7 @@ use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 #[derive(Debug, Clone)]
 pub struct SyncOptions {
     /// Name of this replication.
-    pub link: String,
+    pub link: LinkName,
     pub source: Endpoint,
     pub target: Endpoint,
     /// Cores to pin executors to, without repeats, in the order given; at least one.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::retry::retry_wait_ms;
 use super::settle;
 use super::status::ErrorCount;
-use super::targets::{Later, Link, NOBODY, PARKED, Targets};
+use super::targets::{GATED, Later, Link, NOBODY, PARKED, Targets};
 use crate::chunk::Chunks;
 use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
@@ -68,8 +68,9 @@ impl Targets {
             ErrorKind::TryAgain => Some(RETRY_SLOT),
             kind => counted_as(kind).map(|_| Next::Retry { slot_only: false }),
         };
-        let pauses =
-            || kind == ErrorKind::Other && settle::will_pass(text) && is_ours(chunks, unit);
+        let pauses = || {
+            kind == ErrorKind::Other && settle::will_pass(text) && first_frame_settles(chunks, unit)
+        };
         let next = next.or_else(|| pauses().then_some(RETRY_SLOT));
         let Some(next) = next else {
             // It failed because one on the same key that was sent before it was refused: it waits behind that.
@@ -177,6 +178,8 @@ impl Targets {
                 self.park(slot).refused.push_back(again);
                 return Ok(());
             }
+            // Pieces of one value of a snapshot that is written by elements. All else that must not be applied twice is
+            // alone on its way.
             Some((_, false)) => {
                 let text = "OK, before a refused command on the same key";
                 self.diverged(chunks, index, unit, text)
@@ -185,6 +188,14 @@ impl Targets {
         };
         chunks.release(unit.range.chunk);
         result
+    }
+
+    /// Whether a transaction has gone before one on the same key that was refused.
+    pub(super) fn has_overtaken(&self, chunks: &Chunks, index: usize, unit: Unit) -> bool {
+        matches!(
+            self.overtaken(chunks, index, without_asking(unit)),
+            Some((_, true))
+        )
     }
 
     /// Whether a unit just answered by connection `index` was sent behind one on the same key that the same connection
@@ -295,14 +306,21 @@ impl Targets {
         let mut left = vec![false; self.nodes.len()];
         for slot in 0..SLOT_COUNT as Slot {
             let owner = self.owners[usize::from(slot)];
-            let current = self.routes[usize::from(slot)];
+            let mut current = self.routes[usize::from(slot)];
+            let gathers = current == GATED;
+            if let Some(target) = self.serial.target_of(slot) {
+                current = target as u16;
+            }
             if owner == NOBODY || owner == current || current == PARKED {
                 continue;
             }
             if self.redirected.contains_key(&slot) {
                 continue;
             }
-            if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
+            if gathers {
+                // It goes on at the new owner as soon as the former one has answered, or never will.
+                left[usize::from(current)] |= self.nodes[usize::from(current)].link != Link::Up;
+            } else if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
                 self.routes[usize::from(slot)] = owner;
             } else if self.nodes[usize::from(current)].link == Link::Up {
                 let index = usize::from(current);
@@ -393,7 +411,7 @@ impl Targets {
     }
 
     fn owns_anything(&self, index: usize) -> bool {
-        self.is_single() || self.routes.contains(&(index as u16))
+        self.is_single() || self.routes.contains(&(index as u16)) || self.serial.waits_on(index)
     }
 
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
@@ -410,6 +428,7 @@ impl Targets {
             asking: true,
             end: unit.end,
             again: unit.again,
+            guard: unit.guard,
             ..built
         }
     }
@@ -472,7 +491,10 @@ fn is_select(chunks: &Chunks, unit: Unit) -> bool {
 }
 
 /// Whether a unit is a script that settles leases.
-fn is_ours(chunks: &Chunks, unit: Unit) -> bool {
+pub(super) fn first_frame_settles(chunks: &Chunks, unit: Unit) -> bool {
+    if unit.begin != unit.end || unit.form != Form::Command {
+        return false;
+    }
     let frame = scan(chunks.get(unit.range)).ok().flatten();
     frame.is_some_and(|frame| settle::is_settling(&frame))
 }

@@ -99,6 +99,8 @@ pub enum ErrorCount {
     Divergence,
     /// Commands sent a second time after a lost connection.
     Replayed,
+    /// Commands and transactions that a former process had applied already.
+    Skipped,
     /// Transactions of the source that had to be cut into one per slot.
     SplitTransactions,
     /// Commands of several slots that were split exactly.
@@ -112,7 +114,7 @@ pub enum ErrorCount {
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 19;
+const ERROR_KINDS: usize = 20;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -130,6 +132,7 @@ impl ErrorCount {
         ErrorCount::SourceLost,
         ErrorCount::Divergence,
         ErrorCount::Replayed,
+        ErrorCount::Skipped,
         ErrorCount::SplitTransactions,
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
@@ -154,6 +157,7 @@ impl ErrorCount {
             ErrorCount::SourceLost => "source_lost",
             ErrorCount::Divergence => "divergence",
             ErrorCount::Replayed => "replayed",
+            ErrorCount::Skipped => "skipped",
             ErrorCount::SplitTransactions => "split_transactions",
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",

@@ -1,12 +1,13 @@
 //! Which lanes there are: one per source master, spread over the cores, following the source's topology.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
+use crate::checkpoint::Generation;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
@@ -148,6 +149,13 @@ impl Supervisor {
         });
         let options = &self.plan.options;
         let config = LaneConfig {
+            link: options.link.clone(),
+            generation: Generation {
+                epoch: 1,
+                number: status.id + 1,
+            },
+            passed: BTreeMap::new(),
+            owned: SlotSet::new(),
             source: master,
             source_auth: auth(&options.source.credentials),
             slots,

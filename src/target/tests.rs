@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{Form, Greeting, Outcome, Unit, Writer, WriterError};
+use super::{Form, Greeting, Guard, Outcome, Unit, Writer, WriterError};
 use crate::chunk::Chunks;
 use crate::limits;
 use crate::position::Offset;
@@ -58,6 +58,7 @@ impl Rig {
             database: 0,
             asking: false,
             again: false,
+            guard: Guard::None,
         }
     }
 

@@ -54,6 +54,15 @@ pub enum WriterError {
     Unasked,
 }
 
+/// Refusals of commands in a transaction that is not answered whole.
+#[derive(Debug, Clone)]
+struct Refusal {
+    /// The first one.
+    text: String,
+    /// How many said `ASK`.
+    asks: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Down,
@@ -88,7 +97,7 @@ pub struct Writer {
     /// Runs at the front that were given up after they were sent: their replies are counted and mean nothing.
     void: usize,
     /// Why the open transaction of the front run will be refused.
-    refused: Option<String>,
+    refused: Option<Refusal>,
     answer: Vec<u8>,
 }
 
@@ -483,7 +492,7 @@ impl Writer {
                 }
             } else if unit.form == Form::Transaction && whole && refused && !void {
                 // What follows the `EXEC` succeeded, but the transaction itself did not.
-                let text = self.refused.take().unwrap_or_default();
+                let text = verdict(unit, self.refused.take(), String::new());
                 chunks.hold(unit.range.chunk);
                 self.reject(unit, text, outcomes);
             }
@@ -554,14 +563,13 @@ impl Writer {
         if !run.is_plain() && !last {
             // A refusal while the transaction is being queued (or of ASKING): the reply of the last command decides.
             run.answered += 1;
-            self.refused.get_or_insert(text);
+            let asks = matches!(ErrorKind::of(text.as_bytes()), ErrorKind::Ask { .. });
+            let refusal = self.refused.get_or_insert(Refusal { text, asks: 0 });
+            refusal.asks += u32::from(asks);
             return Ok(());
         }
         let unit = run.unanswered(chunks);
-        let text = match transaction_refusal {
-            Some(cause) if ErrorKind::of(text.as_bytes()) == ErrorKind::ExecAbort => cause,
-            _ => text,
-        };
+        let text = verdict(unit, transaction_refusal, text);
         chunks.hold(unit.range.chunk);
         run.answered += 1;
         self.reject(unit, text, outcomes);
@@ -576,6 +584,30 @@ impl Writer {
         }
         outcomes.push(Outcome::Rejected { unit, kind, text });
     }
+}
+
+/// Why a unit was refused whole, `last` being the last reply.
+///
+/// A transaction follows a slot on its way only when none of its keys is left where it came from: the importing master
+/// would take a key that it lacks for one that does not exist.
+fn verdict(unit: Unit, inside: Option<Refusal>, last: String) -> String {
+    if unit.form != Form::Transaction {
+        return last;
+    }
+    let commands = unit.frames - 2 - u32::from(unit.asking);
+    let (text, asks) = match inside {
+        Some(refusal) if aborts(&last) => (refusal.text, refusal.asks),
+        _ => (last, 0),
+    };
+    match ErrorKind::of(text.as_bytes()) {
+        ErrorKind::Ask { .. } if asks < commands => format!("TRYAGAIN for {text}"),
+        _ => text,
+    }
+}
+
+/// Whether the reply to an `EXEC` says no more than what was said of the commands before it.
+fn aborts(reply: &str) -> bool {
+    reply.is_empty() || ErrorKind::of(reply.as_bytes()) == ErrorKind::ExecAbort
 }
 
 /// Whether a refusal concerns one command and not the connection as such.

@@ -95,14 +95,12 @@ impl Plan {
             step_ms: *rng.pick(&[1, 2, 5, 30]),
             commands: *rng.pick(&[1, 4, 30, 500]),
         };
-        let key_by_key = trouble.migrate > 0 && !trouble.whole_slots;
         let mix = Mix {
             once_only: !lossy,
             removals: true,
-            several_keys: rng.percent(70) && !key_by_key,
-            across_slots: single_source && rng.percent(70) && !key_by_key,
+            several_keys: rng.percent(70),
+            across_slots: single_source && rng.percent(70),
             transactions: rng.percent(70),
-            one_key_transactions: key_by_key,
             // A flush misses keys that go to a master which was flushed before: not claimed by this version.
             flushes: rng.percent(30) && trouble.migrate == 0,
             unknown: rng.percent(30),

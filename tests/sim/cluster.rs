@@ -9,7 +9,9 @@ use slotstream::engine::options::Existing;
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
-use crate::model::{Bytes, Key, Reply, Store, decode, key_places, show, verb};
+use crate::model::{
+    Bytes, Key, Reply, Store, decode, key_places, must_not_repeat, show, verb, watermark_of,
+};
 use crate::tracker::Tracker;
 
 pub struct Node {
@@ -310,7 +312,7 @@ impl Cluster {
                 session.named = true;
                 return Reply::Simple("OK");
             }
-            "SELECT" => {
+            "SELECT" if session.queue.is_none() => {
                 session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");
                 return Reply::Simple("OK");
             }
@@ -342,7 +344,10 @@ impl Cluster {
                         queue.push(args);
                         Reply::Simple("QUEUED")
                     }
-                    None => self.apply(session, &args, followed, tracker),
+                    None => {
+                        check_guard(&[&args], followed && !session.maybe_old);
+                        self.apply(session, &args, followed, tracker)
+                    }
                 }
             }
         }
@@ -370,6 +375,8 @@ impl Cluster {
                 false => format!("EXECABORT Transaction discarded because of: {error}"),
             });
         }
+        let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
+        check_guard(&commands, followed && !session.maybe_old);
         Reply::Array(
             queue
                 .iter()
@@ -460,6 +467,10 @@ impl Cluster {
     ) -> Reply {
         let name = verb(args);
         match name.as_str() {
+            "SELECT" => {
+                session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");
+                return Reply::Simple("OK");
+            }
             "SCAN" => self.counts.scans += 1,
             "PUBLISH" => self.counts.published += 1,
             "FUNCTION" => self.counts.functions += 1,
@@ -483,17 +494,41 @@ impl Cluster {
                     args[at]
                 );
             }
-            session.maybe_old =
-                tracker.executes(session.node, session.database, args, session.maybe_old);
+            match watermark_of(args) {
+                Some((slot, watermark)) => {
+                    assert!(session.database == 0, "watermarks are in database 0");
+                    if !session.maybe_old {
+                        tracker.sets_watermark(slot, watermark);
+                    }
+                }
+                None => {
+                    session.maybe_old =
+                        tracker.executes(session.node, session.database, args, session.maybe_old);
+                }
+            }
         }
         let reply = node.store.execute(session.database, args);
         if let Reply::Error(error) = &reply {
             assert!(
-                tracker.repeats || !followed || session.maybe_old,
+                tracker.repeats || !followed || session.maybe_old || tracker.early,
                 "{} failed: {error}",
                 show(args)
             );
         }
         reply
     }
+}
+
+/// What must not be applied twice comes with a watermark, in one transaction.
+fn check_guard(commands: &[&Vec<Bytes>], followed: bool) {
+    let unsafe_one = commands.iter().find(|args| must_not_repeat(args));
+    let marks = commands.iter().filter(|args| watermark_of(args).is_some());
+    let Some(args) = unsafe_one.filter(|_| followed) else {
+        return;
+    };
+    assert!(
+        marks.count() == 1,
+        "{} came without a watermark",
+        show(args)
+    );
 }

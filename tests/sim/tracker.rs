@@ -6,17 +6,26 @@
 //! ```
 //!
 //! Invariants that it checks as the run goes: each key sees its commands in stream order; where no reply is ever lost,
-//! each exactly once; nothing outside the lane is touched; nothing is acknowledged before it was executed.
+//! each exactly once; nothing outside the lane is touched; nothing is acknowledged before it was executed; when a watermark
+//! is set, everything of its slot before it was executed, and nothing behind it.
+//!
+//! A command that may be applied twice may also be executed before one on the same key that was refused. That does not count:
+//! it must come again in its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Bytes, Key, hash, key_places, show, verb};
+use slotstream::checkpoint::{Watermark, is_bookkeeping};
+use slotstream::slot::{Slot, slot_of};
+
+use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     /// Offset of the stream that must not be acknowledged before this is executed.
     end: u64,
     what: Mark,
+    /// Nothing may overtake it, nor may it overtake anything.
+    firm: bool,
 }
 
 /// What one command does to one key, short enough to be kept.
@@ -37,6 +46,10 @@ struct Line {
 pub struct Tracker {
     /// Commands may come again: replies are lost in this run.
     pub repeats: bool,
+    /// The target is a single server: all keys are one slot.
+    single: bool,
+    /// The last command came before its turn.
+    pub early: bool,
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
@@ -48,14 +61,26 @@ pub struct Tracker {
 struct Plan {
     lines: BTreeMap<Key, Line>,
     pending: BTreeSet<(u64, Key)>,
+    /// The highest offset that was executed in each slot, and the highest watermark.
+    latest: BTreeMap<Slot, u64>,
+    marked: BTreeMap<Slot, u64>,
 }
 
 impl Tracker {
+    pub fn new(single: bool) -> Self {
+        Self {
+            single,
+            ..Self::default()
+        }
+    }
+
     /// A snapshot of these keys, taken at offset `at`, replaces everything that was expected.
     pub fn begin_copy(&mut self, at: u64, keys: impl Iterator<Item = Key>) {
         let mut plan = Plan::default();
         for key in keys {
-            plan.expect(at + 1, key, Mark::new("RESTORE", &[]));
+            if !is_bookkeeping(&key.1) {
+                plan.expect(at + 1, key, Mark::new("RESTORE", &[]), false);
+            }
         }
         self.next = Some(plan);
     }
@@ -67,23 +92,24 @@ impl Tracker {
 
     /// The source wrote this command; its last byte is the one before `end`.
     pub fn wrote(&mut self, database: u32, args: &[Bytes], end: u64) {
+        let firm = must_not_repeat(args);
         for (key, mark) in marks(database, args) {
-            self.expect(end, key, mark);
+            self.expect(end, key, mark, firm);
         }
     }
 
     /// The source removed all keys, these.
     pub fn flushed(&mut self, keys: impl Iterator<Item = Key>, end: u64) {
         for key in keys {
-            self.expect(end, key, Mark::new("FLUSH", &[]));
+            self.expect(end, key, Mark::new("FLUSH", &[]), true);
         }
     }
 
-    fn expect(&mut self, end: u64, key: Key, what: Mark) {
+    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
         if let Some(next) = &mut self.next {
-            next.expect(end, key.clone(), what.clone());
+            next.expect(end, key.clone(), what.clone(), firm);
         }
-        self.now.expect(end, key, what);
+        self.now.expect(end, key, what, firm);
     }
 
     /// A target master executed this command. `maybe_old`: what was sent before the last snapshot may still come on its
@@ -96,6 +122,7 @@ impl Tracker {
         maybe_old: bool,
     ) -> bool {
         self.executed += 1;
+        self.early = false;
         if maybe_old && !self.is_awaited(database, args) {
             return true;
         }
@@ -132,8 +159,14 @@ impl Tracker {
                 mark.text
             );
         };
+        let slot = match self.single {
+            true => 0,
+            false => slot_of(&key.1),
+        };
+        let latest = self.now.latest.entry(slot).or_default();
         if line.awaits(mark) {
             let end = line.entries[line.next].end;
+            *latest = end.max(*latest);
             self.now.pending.remove(&(end, key.clone()));
             line.next += 1;
             return;
@@ -145,6 +178,11 @@ impl Tracker {
         {
             return;
         }
+        if let Some(end) = line.awaits_later(mark) {
+            *latest = end.max(*latest);
+            self.early = true;
+            return;
+        }
         let around = line.next.saturating_sub(3)..(line.next + 4).min(line.entries.len());
         panic!(
             "out of order: node {node} executed {} on {name}; expected entry {} of {:?} (from {})",
@@ -152,6 +190,33 @@ impl Tracker {
             line.next,
             &line.entries[around.clone()],
             around.start,
+        );
+    }
+
+    /// A target master executed the command that sets this watermark, in `slot`.
+    pub fn sets_watermark(&mut self, slot: Slot, watermark: Watermark) {
+        let (single, offset) = (self.single, watermark.offset.0);
+        let slot = if single { 0 } else { slot };
+        let of_slot = |key: &Key| single || slot_of(&key.1) == slot;
+        let mut before = self
+            .now
+            .pending
+            .iter()
+            .take_while(|(end, _)| *end <= offset);
+        if let Some((end, key)) = before.find(|(_, key)| of_slot(key)) {
+            let key = key.1.escape_ascii();
+            panic!("slot {slot} has watermark {watermark}, but {key} has not seen offset {end}");
+        }
+        // Where commands come again, one that looks like a later one may be taken for that.
+        let latest = self.now.latest.get(&slot).copied().unwrap_or_default();
+        assert!(
+            latest <= offset || self.repeats,
+            "slot {slot} gets watermark {watermark}, but offset {latest} was executed in it"
+        );
+        let former = self.now.marked.insert(slot, offset).unwrap_or_default();
+        assert!(
+            former < offset || self.repeats && former == offset,
+            "slot {slot} had watermark {former} before {watermark}"
         );
     }
 
@@ -190,6 +255,14 @@ impl Line {
             .is_some_and(|entry| entry.is(mark))
     }
 
+    /// The offset of a later command that this one is, if it may overtake what comes next.
+    fn awaits_later(&self, mark: &Mark) -> Option<u64> {
+        let mut later = self.entries[self.next..]
+            .iter()
+            .take_while(|entry| !entry.firm);
+        later.find(|entry| entry.is(mark)).map(|entry| entry.end)
+    }
+
     /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.
     fn is_stale(&self, mark: &Mark, repeats: bool) -> bool {
         let removes = |what: &Mark| what.text == "UNLINK";
@@ -210,10 +283,10 @@ impl Line {
 }
 
 impl Plan {
-    fn expect(&mut self, end: u64, key: Key, what: Mark) {
+    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
         self.pending.insert((end, key.clone()));
         let line = self.lines.entry(key).or_default();
-        line.entries.push(Entry { end, what });
+        line.entries.push(Entry { end, what, firm });
     }
 }
 

@@ -12,6 +12,7 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use slotstream::checkpoint::{Generation, is_bookkeeping};
 use slotstream::command::rewrite::Features;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
@@ -31,6 +32,10 @@ use crate::source::{self, Source};
 use crate::trace;
 use crate::tracker::Tracker;
 
+pub const GENERATION: Generation = Generation {
+    epoch: 1,
+    number: 1,
+};
 pub const SOURCE_PORT: u16 = 6400;
 
 /// How the network behaves.
@@ -110,6 +115,10 @@ impl World {
         let status = Arc::new(LaneStatus::new(0, "source".into(), "10.0.0.2:6400".into()));
         let auth = |password: &Option<String>| password.clone().map(|password| (None, password));
         let config = LaneConfig {
+            link: "default".parse().expect("valid"),
+            generation: GENERATION,
+            passed: Default::default(),
+            owned: SlotSet::new(),
             source: Node::new("source", "10.0.0.2", SOURCE_PORT),
             source_auth: auth(&source.password),
             slots: slots.clone(),
@@ -133,6 +142,7 @@ impl World {
             functions: Default::default(),
         };
         cluster.lane = slots;
+        let single = cluster.single;
         Self {
             now_ms: 0,
             rng,
@@ -142,7 +152,7 @@ impl World {
             source,
             source_down_until_ms: 0,
             cluster,
-            tracker: Tracker::default(),
+            tracker: Tracker::new(single),
             lossy: false,
             frozen: false,
             source_socket: SourceSocket::None,
@@ -407,6 +417,9 @@ impl World {
         let mut union = Store::default();
         for (index, node) in self.cluster.nodes.iter().enumerate() {
             for (key, value) in &node.store.keys {
+                if is_bookkeeping(&key.1) {
+                    continue;
+                }
                 let slot = slotstream::slot::slot_of(&key.1);
                 let owner = self.cluster.owners[usize::from(slot)];
                 assert!(
