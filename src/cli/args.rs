@@ -82,7 +82,7 @@ pub struct SyncArgs {
     db_map: Option<DatabaseMap>,
 
     /// What to do when a write fails in a way that shows that target and source differ
-    #[arg(long, value_enum, default_value = "stop")]
+    #[arg(long, value_enum, default_value = "mend")]
     on_divergence: DivergenceArg,
 
     /// What to do with what the target, of an older version or another make, cannot take in any form
@@ -110,6 +110,8 @@ enum ExistingArg {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum DivergenceArg {
+    /// Give the keys the source's values, and go on
+    Mend,
     /// End with a message that names the command
     Stop,
     /// Count it, log it, go on
@@ -203,6 +205,7 @@ impl SyncArgs {
                 ExistingArg::Replace => OnExisting::Replace,
             },
             on_divergence: match self.on_divergence {
+                DivergenceArg::Mend => OnDivergence::Mend,
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
@@ -285,7 +288,7 @@ mod tests {
         assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
         assert_eq!(options.link.as_str(), "default");
         assert_eq!(options.on_existing, OnExisting::Keep);
-        assert_eq!(options.on_divergence, OnDivergence::Stop);
+        assert_eq!(options.on_divergence, OnDivergence::Mend);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
     }
 

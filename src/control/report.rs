@@ -18,6 +18,7 @@
 //! | `lanes[].stale.checked` | keys of the target looked at after the last copy, since the source might not have them |
 //! | `lanes[].stale.removed` | of these, removed |
 //! | `lanes[].leases` | keys whose deadline is held back on the target until it is certain |
+//! | `lanes[].mends` | keys that differed and were given the source's value |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |
@@ -55,6 +56,7 @@ pub struct LaneReport {
     pub snapshot: SnapshotReport,
     pub stale: StaleReport,
     pub leases: u64,
+    pub mends: u64,
     pub commands: u64,
     pub bytes: u64,
     pub errors: BTreeMap<&'static str, u64>,
@@ -117,6 +119,7 @@ impl LaneReport {
                 removed: lane.stale_removed.load(Relaxed),
             },
             leases: lane.leases.load(Relaxed),
+            mends: lane.mends.load(Relaxed),
             commands: lane.commands.load(Relaxed),
             bytes: lane.bytes.load(Relaxed),
             errors: lane.errors(),
@@ -154,7 +157,7 @@ mod tests {
                 "source": "a:1", "state": "connecting", "replid": "", "received_offset": 0,
                 "acknowledged_offset": 0, "lag_bytes": 0, "lag_seconds": 2.0,
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
-                "stale": {"checked": 0, "removed": 0}, "leases": 0,
+                "stale": {"checked": 0, "removed": 0}, "leases": 0, "mends": 0,
                 "commands": 0, "bytes": 0, "errors": {"moved": 1},
                 "full_syncs": 0, "partial_syncs": 0, "message": "",
             }],

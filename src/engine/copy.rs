@@ -315,7 +315,7 @@ impl Writing<'_> {
 
 impl LaneConfig {
     /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
-    fn leave_out_of_key(
+    pub(super) fn leave_out_of_key(
         &self,
         status: &LaneStatus,
         problem: Problem,
@@ -337,7 +337,7 @@ impl LaneConfig {
     }
 
     /// The same for what stands beside keys. Servers have no command to load it.
-    fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
+    pub(super) fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
         if self.leave_out {
             return self.leave_out(status, Lack::Modules, || what.to_string());
         }

@@ -125,6 +125,10 @@ impl Lane {
         for slot in self.targets.marks.ahead_of(flush.begin) {
             slots.remove(slot);
         }
+        self.targets.mends.flushed(|(database, key)| {
+            let all = flush.kind == Kind::FlushAll || flush.database == Some(*database);
+            all && slots.contains(crate::slot::slot_of(key))
+        });
         let plain = self.config.database_map == DatabaseMap::default();
         let whole = slots == self.config.slots;
         let needed: Vec<usize> = (0..self.targets.len())

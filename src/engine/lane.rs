@@ -7,6 +7,7 @@
 //! source_space, source_received, source_output, source_written, source_connected, source_lost, dial_source
 //! target_gather, target_written, target_received, target_connected, target_lost, dial_target, take_cut
 //! adopt_target, follow, take_question, answer, tick, stop, is_done
+//! mend, take_mend_questions, mend_answered
 //! ```
 //!
 //! | file | part of the lane |
@@ -18,6 +19,7 @@
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
+//! | `mending` | keys that differ, and get the source's values |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //! | `serial`, `marks` | delivery of what must not be applied twice |
 //!
@@ -34,7 +36,7 @@ use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::marks::Marks;
-use super::options::{DatabaseMap, Existing};
+use super::options::{DatabaseMap, Existing, OnDivergence};
 use super::rebuild::{Omissions, Rebuild};
 use super::settle::Settling;
 use super::status::{ErrorCount, LaneState, LaneStatus};
@@ -81,7 +83,7 @@ pub struct LaneConfig {
     pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
     pub existing: Existing,
-    pub continue_on_divergence: bool,
+    pub on_divergence: OnDivergence,
     /// Leave out what belongs to modules that the target lacks.
     pub skip_unknown: bool,
     /// Shared by all lanes of the process.
@@ -159,7 +161,7 @@ impl Lane {
             config.slots.clone(),
             config.target.clone(),
             marks,
-            config.continue_on_divergence,
+            config.on_divergence,
             Arc::clone(&status),
         );
         Self {
@@ -335,6 +337,8 @@ impl Lane {
                 }
                 Event::Continue(id) => {
                     if let Some(id) = id {
+                        let until = self.received();
+                        self.targets.mends.history_changed(until);
                         self.history = Some(id);
                         self.status.set_replid(id.as_str());
                     }
@@ -554,6 +558,7 @@ impl Lane {
         } else if self.settling.walk.is_some() {
             self.walk_on(tick)?;
         }
+        self.mend_on(tick)?;
         self.hold_on()?;
         if matches!(self.link, SourceLink::Streaming) {
             self.route_on()?;
@@ -614,6 +619,12 @@ impl Lane {
     /// Ends the lane for display.
     pub fn finish(&mut self) {
         self.publish();
+        if self.targets.mends.keys() > 0 {
+            self.status.set_message(&format!(
+                "{} keys are known to differ, and there was no time to mend them",
+                self.targets.mends.keys()
+            ));
+        }
         if !self.rebuild.deadlines.is_empty() {
             self.status.set_message(
                 "there was no time to give all keys their true deadline: some that end soon keep one of 1,100 years more, \

@@ -71,8 +71,10 @@ pub enum Existing {
 /// What to do when a write's failure shows that target and source differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDivergence {
-    /// End with a message that names the command.
+    /// Give the keys the source's values, and go on.
     #[default]
+    Mend,
+    /// End with a message that names the command.
     Stop,
     /// Count it, log it, go on.
     Continue,
@@ -170,6 +172,32 @@ impl DatabaseMap {
         by_rule || by_others
     }
 
+    /// The only database of the source that can go to database `target`; `None` where several can.
+    pub fn only_source_of(&self, target: u32) -> Option<u32> {
+        if *self == Self::default() {
+            return Some(target);
+        }
+        // The last rule of a number counts.
+        let latest = |from: u32| {
+            let rule = self.rules.iter().rev().find(|(number, _)| *number == from);
+            rule.map(|(_, to)| *to)
+        };
+        let to = Destination::Database(target);
+        let mut sources: Vec<u32> = self.rules.iter().map(|(from, _)| *from).collect();
+        sources.retain(|from| latest(*from) == Some(to));
+        match self.others {
+            Some(others) if others == to => return None,
+            None if latest(target).is_none() => sources.push(target),
+            _ => {}
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        match sources[..] {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
     /// Where commands of the source's database `database` go. Into a cluster only database 0 fits.
     pub fn destination(&self, database: u32, into: TopologyKind) -> Result<Destination, Fault> {
         let rule = self.rules.iter().rev().find(|(from, _)| *from == database);
@@ -253,6 +281,18 @@ mod tests {
         assert_eq!(reached("1:0,*:drop"), [0]);
         assert_eq!(reached("1:5,1:6,*:2"), [2, 6]);
         assert!(DatabaseMap::default().reaches(7));
+    }
+
+    #[test]
+    fn where_a_database_comes_from_is_known_unless_several_are_merged() {
+        let map: DatabaseMap = "1:0,2:5,3:drop".parse().expect("valid");
+        let sources: Vec<_> = (0..6).map(|target| map.only_source_of(target)).collect();
+        assert_eq!(sources, [None, None, None, None, Some(4), None]);
+        let map: DatabaseMap = "0:7,1:0,1:0".parse().expect("valid");
+        assert_eq!(map.only_source_of(0), Some(1));
+        let map: DatabaseMap = "*:2".parse().expect("valid");
+        assert_eq!(map.only_source_of(2), None);
+        assert_eq!(DatabaseMap::default().only_source_of(9), Some(9));
     }
 
     #[test]

@@ -97,9 +97,14 @@ impl Parked {
         first.chain(self.queued)
     }
 
+    /// All units, in order.
+    pub fn units(&self) -> impl Iterator<Item = Unit> {
+        let first = self.refused.iter().chain(&self.returned);
+        first.chain(&self.queued).copied()
+    }
+
     /// Where the earliest unit begins.
     pub fn begin(&self) -> Option<Offset> {
-        let first = self.refused.iter().chain(&self.returned);
-        first.chain(&self.queued).map(|unit| unit.begin).min()
+        self.units().map(|unit| unit.begin).min()
     }
 }

@@ -5,10 +5,11 @@
 //! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
 //! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
 //! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `retry` |
-//! | everything else | target and source differ: stop, or count and go on |
+//! | everything else | target and source differ: mend the keys, stop, or count and go on |
 
 use std::sync::Arc;
 
+use super::options::OnDivergence;
 use super::retry::retry_wait_ms;
 use super::settle;
 use super::status::ErrorCount;
@@ -80,7 +81,7 @@ impl Targets {
                 self.park(slot).refused.push_back(unit);
                 return Ok(());
             }
-            let result = self.diverged(chunks, index, unit, text);
+            let result = self.diverged(chunks, index, unit, None, text);
             chunks.release(unit.range.chunk);
             return result;
         };
@@ -182,7 +183,7 @@ impl Targets {
             // alone on its way.
             Some((_, false)) => {
                 let text = "OK, before a refused command on the same key";
-                self.diverged(chunks, index, unit, text)
+                self.diverged(chunks, index, unit, None, text)
             }
             None => Ok(()),
         };
@@ -240,11 +241,13 @@ impl Targets {
     }
 
     /// A command failed in a way that no redirect or wait explains.
+    /// `behind`: how many commands of a transaction follow the one that failed.
     pub(super) fn diverged(
-        &self,
+        &mut self,
         chunks: &Chunks,
         index: usize,
         unit: Unit,
+        behind: Option<usize>,
         text: &str,
     ) -> Result<(), Fault> {
         let who = self.nodes[index].node.name();
@@ -259,14 +262,18 @@ impl Targets {
         let what = describe_unit(chunks, unit);
         self.status.count(ErrorCount::Divergence);
         let message = format!("target {who} answered '{text}' to {what}: target and source differ");
-        if self.continue_on_divergence {
-            self.status.set_message(&message);
-            return Ok(());
+        match self.mends.policy {
+            OnDivergence::Stop => {}
+            OnDivergence::Mend => return self.owe_keys_of(chunks, unit, behind, text, &message),
+            OnDivergence::Continue => {
+                self.status.set_message(&message);
+                return Ok(());
+            }
         }
         Err(Fault::new(
             FaultKind::Divergence,
             format!(
-                "{message}; remove that key from the target and start again, or use --on-divergence continue"
+                "{message}; remove that key from the target and start again, or use --on-divergence mend"
             ),
         ))
     }
@@ -384,7 +391,7 @@ impl Targets {
                 parked.retry.get_or_insert_default();
                 parked.give_back(unit);
             }
-            Some(slot) => self.send(chunks, slot, unit),
+            Some(slot) => self.deliver(chunks, slot, unit),
             // Elsewhere it would remove what other lanes own; who holds the keys now is found anew.
             None if is_flush(chunks, unit) => {
                 chunks.release(unit.range.chunk);
@@ -522,7 +529,7 @@ fn describe_unit(chunks: &Chunks, unit: Unit) -> String {
 }
 
 /// Failures that do not depend on what the keys hold, so that a command which meets one was never applied.
-const NEVER_APPLIED: &[&str] = &[
+pub(super) const NEVER_APPLIED: &[&str] = &[
     "ERR unknown command",
     "ERR unknown subcommand",
     "ERR wrong number of arguments",

@@ -94,6 +94,12 @@ impl Serial {
         Some(line.target)
     }
 
+    /// What a slot has gathered.
+    pub fn units(&self, slot: Slot) -> impl Iterator<Item = Unit> {
+        let line = self.lines.get(usize::from(self.places[usize::from(slot)]));
+        line.into_iter().flat_map(|line| line.queue.iter().copied())
+    }
+
     /// Whether a slot waits for answers of connection `index`.
     pub fn waits_on(&self, index: usize) -> bool {
         let mut lines = self.lines.iter();
@@ -252,6 +258,19 @@ impl Targets {
             let queue = self.serial.take(slot);
             self.gate(slot, index, queue);
         }
+    }
+
+    /// Sends a unit that sets its watermark itself, of a slot that nothing is on its way for and that does not gather. What
+    /// comes behind it gathers.
+    pub(super) fn send_given(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        let index = usize::from(self.routes[usize::from(slot)]);
+        let target = self.nodes.get(index);
+        if target.is_none_or(|target| !target.gate.is_open()) {
+            return self.deliver(chunks, slot, unit);
+        }
+        self.serial.open(slot);
+        self.push(chunks, index, unit);
+        self.gate(slot, index, VecDeque::new());
     }
 
     /// Sends `units` of a slot that nothing is on its way for, and that does not gather, as far as they may go.

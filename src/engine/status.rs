@@ -97,6 +97,8 @@ pub enum ErrorCount {
     SourceLost,
     /// A write failed in a way that shows that target and source differ.
     Divergence,
+    /// Commands left out because the value of a mended key holds what they did.
+    CoveredByMend,
     /// Commands sent a second time after a lost connection.
     Replayed,
     /// Commands and transactions that a former process had applied already.
@@ -114,7 +116,7 @@ pub enum ErrorCount {
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 20;
+const ERROR_KINDS: usize = 21;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -131,6 +133,7 @@ impl ErrorCount {
         ErrorCount::TargetLost,
         ErrorCount::SourceLost,
         ErrorCount::Divergence,
+        ErrorCount::CoveredByMend,
         ErrorCount::Replayed,
         ErrorCount::Skipped,
         ErrorCount::SplitTransactions,
@@ -156,6 +159,7 @@ impl ErrorCount {
             ErrorCount::TargetLost => "target_lost",
             ErrorCount::SourceLost => "source_lost",
             ErrorCount::Divergence => "divergence",
+            ErrorCount::CoveredByMend => "covered_by_mend",
             ErrorCount::Replayed => "replayed",
             ErrorCount::Skipped => "skipped",
             ErrorCount::SplitTransactions => "split_transactions",
@@ -217,6 +221,8 @@ pub struct LaneStatus {
 
     /// Keys whose deadline is held back on the target.
     pub leases: AtomicU64,
+    /// Keys that differed and were given the source's value.
+    pub mends: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
@@ -251,6 +257,7 @@ impl LaneStatus {
             stale_checked: AtomicU64::new(0),
             stale_removed: AtomicU64::new(0),
             leases: AtomicU64::new(0),
+            mends: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),

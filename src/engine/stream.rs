@@ -219,7 +219,8 @@ impl Lane {
         self.intake.scanned(length);
         self.intake.close();
         self.scanned = begin.advanced(length);
-        let connected = usize::from(route) < self.targets.len();
+        let connected =
+            usize::from(route) < self.targets.len() && !self.targets.mends.watches(slot);
         match run {
             Some(open) if open.route == route && connected => open.frames += 1,
             _ => {

@@ -13,6 +13,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::marks::Marks;
+use super::mending::Mends;
+use super::options::OnDivergence;
 use super::parked::Parked;
 use super::retry::Gate;
 use super::serial::{MULTI, Serial};
@@ -95,7 +97,7 @@ pub struct Targets {
     pub learned: Learned,
     /// Slots of commands whose keys only the source could tell, by where they begin in the stream.
     pub told: BTreeMap<Offset, Slot>,
-    pub(super) continue_on_divergence: bool,
+    pub(super) mends: Mends,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
     /// A flush could not be applied where it was sent: it must be planned again.
@@ -118,7 +120,7 @@ impl Targets {
         slots: SlotSet,
         greeting: Greeting,
         marks: Marks,
-        continue_on_divergence: bool,
+        on_divergence: OnDivergence,
         status: Arc<LaneStatus>,
     ) -> Self {
         let mut targets = Self {
@@ -137,7 +139,7 @@ impl Targets {
             slots,
             learned: Learned::default(),
             told: BTreeMap::new(),
-            continue_on_divergence,
+            mends: Mends::new(on_divergence),
             status,
             hint: false,
             flush_displaced: false,
@@ -234,6 +236,15 @@ impl Targets {
     /// Hands a unit, with one hold on its chunk, to the owner of `slot`.
     #[inline]
     pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        match self.mends.watches(slot) {
+            true => self.send_mended(chunks, slot, unit),
+            false => self.deliver(chunks, slot, unit),
+        }
+    }
+
+    /// The same, whatever is mended: for what has been looked at.
+    #[inline]
+    pub(super) fn deliver(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
         let route = self.routes[usize::from(slot)];
         if usize::from(route) < self.nodes.len() {
             if !self.nodes[usize::from(route)].gate.is_open() {
@@ -283,6 +294,33 @@ impl Targets {
             again: false,
             guard: Guard::None,
             ..like
+        }
+    }
+
+    /// A unit of these commands, in no database's or connection's place yet.
+    pub(super) fn built_unit(
+        &mut self,
+        chunks: &mut Chunks,
+        form: Form,
+        at: Offset,
+        database: u32,
+        commands: &[u8],
+        frames: usize,
+    ) -> Unit {
+        let (range, frames) = append_staged(chunks, &mut self.staging, |out| {
+            out.extend_from_slice(commands);
+            frames
+        });
+        Unit {
+            range,
+            form,
+            frames: frames as u32,
+            begin: at,
+            end: at,
+            database,
+            asking: false,
+            again: false,
+            guard: Guard::None,
         }
     }
 
@@ -430,6 +468,7 @@ impl Targets {
         let parked = self.parked.values().filter_map(Parked::begin);
         let later = self.later.iter().map(|later| later.unit.begin);
         let waiting = parked.chain(later).chain(self.serial.begin());
+        let waiting = waiting.chain(self.mends.begin());
         sent.chain(waiting).fold(routed, Offset::min)
     }
 
@@ -438,6 +477,7 @@ impl Targets {
         self.parked.is_empty()
             && self.later.is_empty()
             && self.serial.is_idle()
+            && self.mends.is_quiet()
             && self.nodes.iter().all(|target| target.writer.is_idle())
     }
 
@@ -449,6 +489,7 @@ impl Targets {
     /// Gives everything up, for a lane that begins anew with a snapshot. What is on its way is followed by the new copy
     /// on the same connection: were the connection cut instead, the target could execute old commands after new ones.
     pub fn abandon(&mut self, chunks: &mut Chunks) {
+        self.mends.abandon(chunks);
         let parked = std::mem::take(&mut self.parked);
         // All that is on its way for a slot that gathers is with one connection, and the copy goes behind it.
         for (slot, target, queue) in self.serial.clear() {
@@ -590,8 +631,8 @@ impl Targets {
                 }
                 // Repeated behind what it overtook, see [`Targets::passed`].
                 Outcome::FailedInside { unit, .. } if self.has_overtaken(chunks, index, unit) => {}
-                Outcome::FailedInside { unit, text, .. } => {
-                    let diverged = self.diverged(chunks, index, unit, &text);
+                Outcome::FailedInside { unit, behind, text } => {
+                    let diverged = self.diverged(chunks, index, unit, Some(behind), &text);
                     fault = fault.or(diverged.err());
                 }
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::options::Existing;
+use super::options::{Existing, OnDivergence};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use crate::checkpoint::{Generation, watermark_key};
 use crate::command::rewrite::Features;
@@ -118,7 +118,7 @@ impl Rig {
                 | Features::unfit_from(Lineage::Redis, 6),
             leave_out: true,
             omissions: Default::default(),
-            continue_on_divergence: false,
+            on_divergence: OnDivergence::Stop,
             skip_unknown: false,
             functions: Default::default(),
         };

@@ -6,13 +6,11 @@
 use crate::position::Offset;
 use crate::resp::{Value, parse_value, push_command};
 
-/// Keys of one database of the source.
+/// Keys of a source. A cluster takes `SELECT 0` like any other server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Question {
     /// Names, by database of the source.
     pub keys: Vec<(u32, Vec<u8>)>,
-    /// The source takes `SELECT`: it is no cluster.
-    pub selects: bool,
 }
 
 /// A key's value and deadline, as the source had it.
@@ -49,7 +47,7 @@ impl Question {
         push_command(out, &[b"MULTI"]);
         let mut database = None;
         for (of, key) in &self.keys {
-            if self.selects && database != Some(*of) {
+            if database != Some(*of) {
                 database = Some(*of);
                 push_command(out, &[b"SELECT", of.to_string().as_bytes()]);
             }
@@ -63,7 +61,7 @@ impl Question {
         }
         push_command(out, &[b"INFO", b"replication"]);
         push_command(out, &[b"EXEC"]);
-        let selects = self.keys.chunk_by(|a, b| a.0 == b.0).count() * usize::from(self.selects);
+        let selects = self.keys.chunk_by(|a, b| a.0 == b.0).count();
         let each = if knows_deadlines { 2 } else { 3 };
         3 + selects + each * self.keys.len()
     }
@@ -100,7 +98,7 @@ impl Question {
         let mut taken = Vec::with_capacity(self.keys.len());
         let mut database = None;
         for (of, _) in &self.keys {
-            if self.selects && database != Some(*of) {
+            if database != Some(*of) {
                 database = Some(*of);
                 replies.next()?;
             }
@@ -164,11 +162,10 @@ fn unix_ms(reply: &Value) -> Option<u64> {
 mod tests {
     use super::*;
 
-    fn question(keys: &[(u32, &str)], selects: bool) -> Question {
+    fn question(keys: &[(u32, &str)]) -> Question {
         let keys = keys.iter().map(|(n, key)| (*n, key.as_bytes().to_vec()));
         Question {
             keys: keys.collect(),
-            selects,
         }
     }
 
@@ -179,13 +176,13 @@ mod tests {
 
     #[test]
     fn values_deadlines_and_offset_are_read() {
-        let question = question(&[(0, "a"), (0, "b"), (0, "c")], false);
+        let question = question(&[(0, "a"), (0, "b"), (0, "c")]);
         let mut out = Vec::new();
-        assert_eq!(question.write(true, &mut out), 9);
-        assert_eq!(out.iter().filter(|byte| **byte == b'*').count(), 9);
+        assert_eq!(question.write(true, &mut out), 10);
+        assert_eq!(out.iter().filter(|byte| **byte == b'*').count(), 10);
         let replies = format!(
-            "+OK\r\n{}*7\r\n$1\r\nx\r\n:-1\r\n$1\r\ny\r\n:1234\r\n$-1\r\n:-2\r\n{}",
-            "+QUEUED\r\n".repeat(7),
+            "+OK\r\n{}*8\r\n+OK\r\n$1\r\nx\r\n:-1\r\n$1\r\ny\r\n:1234\r\n$-1\r\n:-2\r\n{}",
+            "+QUEUED\r\n".repeat(8),
             info()
         );
         let taken = |payload: &[u8], expire_at_ms| {
@@ -206,7 +203,7 @@ mod tests {
 
     #[test]
     fn an_old_source_tells_how_long_a_key_lives_and_what_time_it_is() {
-        let question = question(&[(3, "a"), (3, "b"), (0, "a")], true);
+        let question = question(&[(3, "a"), (3, "b"), (0, "a")]);
         let mut out = Vec::new();
         assert_eq!(question.write(false, &mut out), 14);
         let time = "*2\r\n$2\r\n10\r\n$6\r\n500999\r\n";
@@ -226,13 +223,13 @@ mod tests {
 
     #[test]
     fn a_refusal_is_told_by_its_cause() {
-        let question = question(&[(0, "a")], false);
+        let question = question(&[(0, "a")]);
         let moved = b"+OK\r\n-MOVED 1 h:2\r\n-MOVED 1 h:2\r\n+QUEUED\r\n-EXECABORT no\r\n";
         assert_eq!(
             question.read(true, moved),
             Answer::Refused("MOVED 1 h:2".into())
         );
-        let inside = b"+OK\r\n+QUEUED\r\n*3\r\n-NOPERM x\r\n:-1\r\n$0\r\n\r\n";
+        let inside = b"+OK\r\n+QUEUED\r\n*4\r\n+OK\r\n-NOPERM x\r\n:-1\r\n$0\r\n\r\n";
         assert_eq!(
             question.read(true, inside),
             Answer::Refused("NOPERM x".into())

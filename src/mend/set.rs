@@ -252,6 +252,11 @@ impl<U> Mend<U> {
         self.keys.is_empty()
     }
 
+    /// What the source has for each key; nothing before it has answered.
+    pub fn values(&self) -> impl Iterator<Item = (&Key, &Option<Taken>)> {
+        self.values.iter()
+    }
+
     /// What was on its way is answered: the values, and everything that is held, in order.
     pub fn finish(self) -> (BTreeMap<Key, Option<Taken>>, VecDeque<(Offset, U)>) {
         assert!(

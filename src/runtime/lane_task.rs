@@ -16,6 +16,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, Dial};
 use super::ring::Ring;
+use crate::engine::desk::Request;
 use crate::engine::lane::Lane;
 use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
@@ -201,6 +202,7 @@ impl LaneTask {
                 self.or_lose_source(answered, now_ms)?;
             }
         }
+        self.talk_of_mends(now_ms)?;
         if let Some(question) = self.lane.take_question() {
             self.ticket += 1;
             self.around.shared.lookup.ask(LookupRequest {
@@ -213,6 +215,24 @@ impl LaneTask {
         self.or_lose_source(ticked, now_ms)?;
         if self.lane.take_hint() {
             self.around.shared.hint();
+        }
+        Ok(())
+    }
+
+    /// Answers about keys that are to be mended, and the next questions.
+    fn talk_of_mends(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let desk = &self.around.shared.mend;
+        let lane = self.around.status.id;
+        for (ticket, answer) in desk.take_answers(lane) {
+            let answered = self.lane.mend_answered(ticket, answer);
+            self.or_lose_source(answered, now_ms)?;
+        }
+        for (ticket, question) in self.lane.take_mend_questions() {
+            self.around.shared.mend.ask(Request {
+                lane,
+                ticket,
+                question,
+            });
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use super::lane_task::Order;
 use crate::checkpoint::Generation;
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
+use crate::engine::options::{Existing, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
 use crate::engine::watched;
@@ -171,7 +171,7 @@ impl Supervisor {
             database_map: options.database_map.clone(),
             existing: self.existing,
             skip_unknown: options.skip_unknown,
-            continue_on_divergence: options.on_divergence == OnDivergence::Continue,
+            on_divergence: options.on_divergence,
             functions: Arc::clone(&self.functions),
         };
         let (_, target) = self.shared.target.load();

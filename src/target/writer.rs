@@ -183,6 +183,11 @@ impl Writer {
         Some(front.min(behind))
     }
 
+    /// What has no answer yet, runs of it as one; what was given up is not part of it.
+    pub fn units(&self) -> impl Iterator<Item = Unit> {
+        self.runs.range(self.void..).map(|run| run.unit)
+    }
+
     /// Whether something was sent that has no answer yet.
     pub fn awaits(&self) -> bool {
         self.flight_frames > 0 || !self.hello_due.is_empty()

@@ -98,7 +98,6 @@ fn take(server: &Server) -> Result<Vec<Snapshot>> {
         port: server.port(),
         keys: Question {
             keys: keys.collect(),
-            selects: true,
         },
     };
     let mut taken = Vec::new();

@@ -1,6 +1,6 @@
 //! A seed's world: what kind of deployment, network, workload and trouble it has, and one run of it.
 
-use slotstream::engine::options::Existing;
+use slotstream::engine::options::{Existing, OnDivergence};
 use slotstream::slot::{Slot, SlotSet, slot_of};
 
 use crate::cluster::Cluster;
@@ -139,21 +139,34 @@ pub fn run(seed: u64) {
     run_plan(&plan, rng);
 }
 
+/// A plan's world before anything happens, for keys that will differ.
+pub fn begin(plan: &Plan, mut rng: Rng) -> (World, Workload) {
+    let slots = source_slots(plan, &mut rng);
+    let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
+    let world = build(plan, rng, &slots, &mut workload, OnDivergence::Mend);
+    (world, workload)
+}
+
+/// A moment in which clients write, and trouble may come.
+pub fn one_step(world: &mut World, plan: &Plan, workload: &mut Workload) {
+    let mut writes = plan.writes_percent;
+    while writes >= 100 || world.rng.percent(writes) {
+        workload.act(&mut world.source, &mut world.tracker, &mut world.rng);
+        writes = writes.saturating_sub(100);
+    }
+    stir(world, plan, workload);
+    world.step();
+    world.check_running();
+}
+
 pub fn run_plan(plan: &Plan, mut rng: Rng) {
     let slots = source_slots(plan, &mut rng);
     let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
-    let mut world = build(plan, rng, &slots, &mut workload);
+    let mut world = build(plan, rng, &slots, &mut workload, OnDivergence::Stop);
     let foreign = add_foreign_keys(&mut world, &slots);
     add_stale_keys(&mut world, plan, &workload);
     for _ in 0..plan.steps {
-        let mut writes = plan.writes_percent;
-        while writes >= 100 || world.rng.percent(writes) {
-            workload.act(&mut world.source, &mut world.tracker, &mut world.rng);
-            writes = writes.saturating_sub(100);
-        }
-        stir(&mut world, plan, &workload);
-        world.step();
-        world.check_running();
+        one_step(&mut world, plan, &mut workload);
     }
     settle(&mut world);
     world.run_until_equal();
@@ -180,8 +193,15 @@ fn source_slots(plan: &Plan, rng: &mut Rng) -> SlotSet {
     slots
 }
 
-fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) -> World {
+fn build(
+    plan: &Plan,
+    mut rng: Rng,
+    slots: &SlotSet,
+    workload: &mut Workload,
+    on_divergence: OnDivergence,
+) -> World {
     let mut cluster = Cluster::new(plan.masters, plan.single_target);
+    cluster.on_divergence = on_divergence;
     cluster.old_redirects = plan.old_redirects;
     if plan.stale_keys > 0 {
         cluster.existing = Existing::Replace;
@@ -425,7 +445,7 @@ pub fn settle(world: &mut World) {
 }
 
 /// The lane is told to stop, and has nothing left to do.
-fn finish(world: &mut World) {
+pub fn finish(world: &mut World) {
     world.lane.stop();
     world.run_until(10_000, "the end", |world| world.lane.is_done());
     world.lane.finish();

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use slotstream::engine::options::Existing;
+use slotstream::engine::options::{Existing, OnDivergence};
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
@@ -45,6 +45,8 @@ pub struct Cluster {
     pub lane: SlotSet,
     /// What it held before the lane began.
     pub existing: Existing,
+    /// What the lane does about keys that differ.
+    pub on_divergence: OnDivergence,
     pub counts: Counts,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
@@ -134,6 +136,7 @@ impl Cluster {
             password: None,
             lane: SlotSet::all(),
             existing: Existing::None,
+            on_divergence: OnDivergence::Stop,
             counts: Counts::default(),
             finish_later: Vec::new(),
         }
@@ -376,13 +379,19 @@ impl Cluster {
             });
         }
         let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
+        let session_is_old = session.maybe_old;
         check_guard(&commands, followed && !session.maybe_old);
-        Reply::Array(
-            queue
-                .iter()
-                .map(|args| self.apply(session, args, followed, tracker))
-                .collect(),
-        )
+        let watermark = commands.iter().find_map(|args| watermark_of(args));
+        let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
+            let (_, watermark) = watermark?;
+            (followed && !session_is_old).then(|| tracker.mends(database, args, watermark.offset.0))
+        };
+        let mut replies = Vec::new();
+        for args in &queue {
+            let mended = mends(tracker, session.database, args) == Some(true);
+            replies.push(self.apply(session, args, followed && !mended, tracker));
+        }
+        Reply::Array(replies)
     }
 
     /// Whether these commands may be executed here and now: refusals, then redirects.
@@ -510,7 +519,11 @@ impl Cluster {
         let reply = node.store.execute(session.database, args);
         if let Reply::Error(error) = &reply {
             assert!(
-                tracker.repeats || !followed || session.maybe_old || tracker.early,
+                tracker.repeats
+                    || !followed
+                    || session.maybe_old
+                    || tracker.early
+                    || tracker.is_suspect(session.database, args),
                 "{} failed: {error}",
                 show(args)
             );

@@ -48,6 +48,15 @@ pub struct Tracker {
     pub repeats: bool,
     /// The target is a single server: all keys are one slot.
     single: bool,
+    /// Keys and offsets at which the source told their values.
+    told: BTreeSet<(Key, u64)>,
+    /// Keys that were broken, and keys that commands have tied together.
+    broken: BTreeSet<Key>,
+    ties: BTreeSet<Vec<Key>>,
+    /// Keys of the transaction that the source is in.
+    transaction: Option<Vec<Key>>,
+    /// The watermark that comes next is that of a mend.
+    mending: bool,
     /// The last command came before its turn.
     pub early: bool,
     now: Plan,
@@ -93,6 +102,12 @@ impl Tracker {
     /// The source wrote this command; its last byte is the one before `end`.
     pub fn wrote(&mut self, database: u32, args: &[Bytes], end: u64) {
         let firm = must_not_repeat(args);
+        let keys = marks(database, args).into_iter().map(|(key, _)| key);
+        let keys: Vec<Key> = keys.collect();
+        match &mut self.transaction {
+            Some(open) => open.extend(keys),
+            None => self.tie(keys),
+        }
         for (key, mark) in marks(database, args) {
             self.expect(end, key, mark, firm);
         }
@@ -165,9 +180,9 @@ impl Tracker {
         };
         let latest = self.now.latest.entry(slot).or_default();
         if line.awaits(mark) {
-            let end = line.entries[line.next].end;
-            *latest = end.max(*latest);
-            self.now.pending.remove(&(end, key.clone()));
+            let entry = &line.entries[line.next];
+            *latest = entry.offset().max(*latest);
+            self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
         }
@@ -193,17 +208,101 @@ impl Tracker {
         );
     }
 
+    // Mends.
+
+    /// Somebody has changed this key at the target.
+    pub fn suspect(&mut self, key: Key) {
+        self.broken.insert(key);
+    }
+
+    /// The source begins a transaction, or ends one.
+    pub fn in_transaction(&mut self, open: bool) {
+        let former = std::mem::replace(&mut self.transaction, open.then(Vec::new));
+        self.tie(former.unwrap_or_default());
+    }
+
+    fn tie(&mut self, keys: Vec<Key>) {
+        if keys.len() > 1 {
+            self.ties.insert(keys);
+        }
+    }
+
+    /// Keys that were broken, and all that are tied to them.
+    pub fn suspects(&self) -> BTreeSet<Key> {
+        let mut suspects = self.broken.clone();
+        loop {
+            let before = suspects.len();
+            for tie in &self.ties {
+                if tie.iter().any(|key| suspects.contains(key)) {
+                    suspects.extend(tie.iter().cloned());
+                }
+            }
+            if suspects.len() == before {
+                return suspects;
+            }
+        }
+    }
+
+    /// Whether a command touches a key that may be broken.
+    pub fn is_suspect(&self, database: u32, args: &[Bytes]) -> bool {
+        let suspects = self.suspects();
+        let mut keys = marks(database, args).into_iter();
+        keys.any(|(key, _)| suspects.contains(&key))
+    }
+
+    /// The source tells the value that a key has at this offset.
+    pub fn told_at(&mut self, key: Key, offset: u64) {
+        self.told.insert((key, offset));
+    }
+
+    /// Whether a command, in a transaction with the watermark `offset`, writes what the source told of that offset: then it
+    /// stands for everything on the key up to there, and nothing behind it may have been executed.
+    pub fn mends(&mut self, database: u32, args: &[Bytes], offset: u64) -> bool {
+        if !matches!(verb(args).as_str(), "RESTORE" | "UNLINK") {
+            return false;
+        }
+        let key = (database, args[1].clone());
+        if is_bookkeeping(&key.1) || !self.told.contains(&(key.clone(), offset)) {
+            return false;
+        }
+        self.mending = true;
+        let name = key.1.escape_ascii().to_string();
+        let Some(line) = self.now.lines.get_mut(&key) else {
+            return true;
+        };
+        while let Some(entry) = line
+            .entries
+            .get(line.next)
+            .filter(|entry| entry.offset() <= offset)
+        {
+            self.now.pending.remove(&(entry.end, key.clone()));
+            line.next += 1;
+        }
+        let last = line
+            .next
+            .checked_sub(1)
+            .map(|last| line.entries[last].offset());
+        assert!(
+            last.is_none_or(|end| end <= offset),
+            "{name} is mended as of {offset}, but has seen {last:?}"
+        );
+        true
+    }
+
     /// A target master executed the command that sets this watermark, in `slot`.
     pub fn sets_watermark(&mut self, slot: Slot, watermark: Watermark) {
         let (single, offset) = (self.single, watermark.offset.0);
         let slot = if single { 0 } else { slot };
+        let mending = std::mem::take(&mut self.mending);
+        let suspects = self.suspects();
         let of_slot = |key: &Key| single || slot_of(&key.1) == slot;
         let mut before = self
             .now
             .pending
             .iter()
             .take_while(|(end, _)| *end <= offset);
-        if let Some((end, key)) = before.find(|(_, key)| of_slot(key)) {
+        // What a mend stands for is owed until it is written.
+        if let Some((end, key)) = before.find(|(_, key)| of_slot(key) && !suspects.contains(key)) {
             let key = key.1.escape_ascii();
             panic!("slot {slot} has watermark {watermark}, but {key} has not seen offset {end}");
         }
@@ -215,7 +314,7 @@ impl Tracker {
         );
         let former = self.now.marked.insert(slot, offset).unwrap_or_default();
         assert!(
-            former < offset || self.repeats && former == offset,
+            former < offset || (self.repeats || mending) && former == offset,
             "slot {slot} had watermark {former} before {watermark}"
         );
     }
@@ -242,6 +341,11 @@ impl Tracker {
 }
 
 impl Entry {
+    /// Where it stands in the stream. What a snapshot holds is of its offset, and counts as acknowledged behind that.
+    fn offset(&self) -> u64 {
+        self.end - u64::from(self.what.text == "RESTORE")
+    }
+
     fn is(&self, mark: &Mark) -> bool {
         // A flush that must not touch other keys removes one by one.
         self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
@@ -260,7 +364,7 @@ impl Line {
         let mut later = self.entries[self.next..]
             .iter()
             .take_while(|entry| !entry.firm);
-        later.find(|entry| entry.is(mark)).map(|entry| entry.end)
+        later.find(|entry| entry.is(mark)).map(Entry::offset)
     }
 
     /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.

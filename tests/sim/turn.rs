@@ -67,6 +67,7 @@ impl World {
             self.questions += 1;
             self.asked = Some((now_ms + self.rng.below(200) as u64, question));
         }
+        self.talk_of_mends()?;
         let ticked = self.lane.tick(now_ms);
         self.or_lose_source(ticked)?;
         if self.lane.take_hint() {

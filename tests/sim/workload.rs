@@ -114,6 +114,7 @@ impl Workload {
 
     fn transaction(&mut self, source: &mut Source, tracker: &mut Tracker, rng: &mut Rng) {
         source.select(self.database);
+        tracker.in_transaction(true);
         source.say(&["MULTI"]);
         let group = rng.below(self.groups.len());
         let several = rng.percent(30);
@@ -129,6 +130,7 @@ impl Workload {
                 source.say(&["REPLCONF", "GETACK", "*"]);
             }
         }
+        tracker.in_transaction(false);
         source.say(&["EXEC"]);
     }
 

@@ -26,6 +26,7 @@ use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
 
 use crate::cluster::{self, Cluster};
+use crate::mends::Letter;
 use crate::model::{self, Bytes, Store};
 use crate::rng::Rng;
 use crate::source::{self, Source};
@@ -96,6 +97,8 @@ pub struct World {
     pub adopted: Arc<Topology>,
     pub asked: Option<(u64, LookupQuestion)>,
     pub questions: u32,
+    /// Questions about keys and their answers, on their way.
+    pub letters: Vec<Letter>,
     pub next_tick_ms: u64,
     pub full_syncs: u64,
     /// The fault that ended the lane.
@@ -137,7 +140,7 @@ impl World {
             lacking: Features::lacking_in(Lineage::Redis, 7, 0),
             leave_out: false,
             omissions: Default::default(),
-            continue_on_divergence: false,
+            on_divergence: cluster.on_divergence,
             skip_unknown: false,
             functions: Default::default(),
         };
@@ -161,6 +164,7 @@ impl World {
             adopted: topology,
             asked: None,
             questions: 0,
+            letters: Vec::new(),
             next_tick_ms: 0,
             full_syncs: 0,
             ended: None,

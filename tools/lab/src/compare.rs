@@ -3,7 +3,7 @@
 //! Both are expected to be at rest, but for keys and fields whose time runs out meanwhile: what differs
 //! is looked at again after a pause, so that only what stays different counts.
 //!
-//! Not compared: what one of the two versions does not keep, such as times of hash fields; and, because servers
+//! Not compared: what the program keeps on a target for itself; what one of the two versions does not keep, such as times of hash fields; and, because servers
 //! do not replicate it, idle and delivery times of pending entries, access times and frequencies, encodings,
 //! and consumers that hold nothing (an `XREADGROUP` that finds nothing makes one on the master only). Redis
 //! 7.0 does not replicate how many entries a group has read either (its `XCLAIM` carries the last id only).
@@ -45,6 +45,12 @@ impl Default for CompareOptions {
             recheck_pause: Duration::from_millis(200),
         }
     }
+}
+
+/// Whether a key is one that the program keeps for itself: `{TAG}slotstream:...`.
+fn is_bookkeeping(key: &[u8]) -> bool {
+    let end = key.iter().take(5).position(|byte| *byte == b'}');
+    end.is_some_and(|end| key[end + 1..].starts_with(b"slotstream:"))
 }
 
 /// What is different.
@@ -97,7 +103,7 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
     let (keys_a, keys_b) = both(&mut a, &mut b, Side::keys)?;
     let ignored = |key: &&Vec<u8>| {
         let prefixes = &options.ignored_prefixes;
-        prefixes.iter().any(|prefix| key.starts_with(prefix))
+        is_bookkeeping(key) || prefixes.iter().any(|prefix| key.starts_with(prefix))
     };
     let keys: BTreeSet<&Vec<u8>> = keys_a.union(&keys_b).filter(|key| !ignored(key)).collect();
     let mut diff = Diff {
