@@ -3,10 +3,12 @@
 //! - [`options`]: what the user asked for;
 //! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
-//! - [`lookup`]: questions of lanes about commands that our own table does not know.
+//! - [`desk`]: where questions of lanes wait for control threads;
+//! - [`lookup`]: questions about commands that our own table does not know.
 
 pub mod claims;
 mod copy;
+pub mod desk;
 mod hold;
 mod intake;
 mod keyset;
