@@ -32,7 +32,7 @@ impl LookupService {
             while !shared.lookup.is_closed() {
                 if let Some(request) = shared.lookup.next_request(limit) {
                     let answer = asker.answer(&request.question);
-                    shared.lookup.answer(&request, answer);
+                    shared.lookup.answer(request.lane, request.ticket, answer);
                 }
             }
         });

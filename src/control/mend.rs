@@ -34,7 +34,7 @@ impl MendService {
             while !asked.mend.is_closed() {
                 if let Some(request) = asked.mend.next_request(limit) {
                     let answer = asker.answer(&request.question);
-                    asked.mend.answer(&request, answer);
+                    asked.mend.answer(request.lane, request.ticket, answer);
                 }
             }
         });

@@ -1,7 +1,7 @@
-//! Where lanes leave questions, and a control thread the answers.
+//! Where questions of lanes wait for a control thread, and answers for their lane.
 //!
-//! A lane asks, and looks at its tick whether the answer has come; it never waits.
-//! Invariant: every question gets exactly one answer, also when nobody can be reached.
+//! A lane asks, goes on with what does not hang on the answer, and looks at its tick whether it has come; it never waits.
+//! Invariant: every question gets exactly one answer, also when nobody could be asked.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ pub struct Request<Q> {
     pub question: Q,
 }
 
-/// Where questions wait for the control thread and answers for their lane.
+/// The desk for one kind of question.
 #[derive(Debug)]
 pub struct Desk<Q, A> {
     state: Mutex<State<Q, A>>,
@@ -26,19 +26,19 @@ pub struct Desk<Q, A> {
 #[derive(Debug)]
 struct State<Q, A> {
     requests: VecDeque<Request<Q>>,
-    /// By lane.
     answers: HashMap<u32, Vec<(u64, A)>>,
     closed: bool,
 }
 
 impl<Q, A> Default for Desk<Q, A> {
     fn default() -> Self {
+        let state = State {
+            requests: VecDeque::new(),
+            answers: HashMap::new(),
+            closed: false,
+        };
         Self {
-            state: Mutex::new(State {
-                requests: VecDeque::new(),
-                answers: HashMap::new(),
-                closed: false,
-            }),
+            state: Mutex::new(state),
             asked: Condvar::new(),
         }
     }
@@ -68,11 +68,14 @@ impl<Q, A> Desk<Q, A> {
         state.requests.pop_front()
     }
 
-    /// Leaves the answer to `request`.
-    pub fn answer(&self, request: &Request<Q>, answer: A) {
+    /// Leaves the answer to a question of `lane`.
+    pub fn answer(&self, lane: u32, ticket: u64, answer: A) {
         let mut state = self.locked();
-        let answers = state.answers.entry(request.lane).or_default();
-        answers.push((request.ticket, answer));
+        state
+            .answers
+            .entry(lane)
+            .or_default()
+            .push((ticket, answer));
     }
 
     /// Ends the wait of the control thread.
@@ -101,14 +104,14 @@ mod tests {
         let request = Request {
             lane: 3,
             ticket: 9,
-            question: "why",
+            question: "where?",
         };
         desk.ask(request.clone());
-        assert_eq!(desk.next_request(Duration::ZERO), Some(request.clone()));
+        assert_eq!(desk.next_request(Duration::ZERO), Some(request));
         assert_eq!(desk.next_request(Duration::ZERO), None);
-        desk.answer(&request, "so");
+        desk.answer(3, 9, "there");
         assert!(desk.take_answers(2).is_empty());
-        assert_eq!(desk.take_answers(3), [(9, "so")]);
+        assert_eq!(desk.take_answers(3), [(9, "there")]);
         assert!(desk.take_answers(3).is_empty());
     }
 }

@@ -1,9 +1,10 @@
 //! Questions of lanes about commands that the table does not know, answered by a control thread.
-//!
-//! A lane asks, parks the command, and looks at its tick whether the answer has come; it never waits.
 
-use super::desk::{Desk, Request};
+use super::desk::Desk;
 use crate::fault::Fault;
+
+/// Where they wait.
+pub type LookupDesk = Desk<LookupQuestion, LookupAnswer>;
 
 /// What a lane wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,9 +33,3 @@ pub enum LookupAnswer {
     /// Nobody could be asked; ask again.
     Failed(Fault),
 }
-
-/// One question on its way.
-pub type LookupRequest = Request<LookupQuestion>;
-
-/// Where questions about commands wait for the control thread and answers for their lane.
-pub type LookupDesk = Desk<LookupQuestion, LookupAnswer>;

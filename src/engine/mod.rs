@@ -3,8 +3,9 @@
 //! - [`options`]: what the user asked for;
 //! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
-//! - [`desk`]: questions of lanes to the source, answered by control threads;
-//! - [`lookup`]: those about commands that our own table does not know.
+//! - [`desk`]: where questions of lanes wait for control threads;
+//! - [`lookup`]: questions about commands that our own table does not know;
+//! - [`mending`]: questions about keys that differ.
 
 pub mod claims;
 mod copy;

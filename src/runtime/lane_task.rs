@@ -18,7 +18,6 @@ use super::connection::{Connection, Dial};
 use super::ring::Ring;
 use crate::engine::desk::Request;
 use crate::engine::lane::Lane;
-use crate::engine::lookup::LookupRequest;
 use crate::engine::shared::Shared;
 use crate::engine::status::LaneStatus;
 use crate::fault::{Fault, FaultKind, Policy};
@@ -205,7 +204,7 @@ impl LaneTask {
         self.talk_of_mends(now_ms)?;
         if let Some(question) = self.lane.take_question() {
             self.ticket += 1;
-            self.around.shared.lookup.ask(LookupRequest {
+            self.around.shared.lookup.ask(Request {
                 lane: self.around.status.id,
                 ticket: self.ticket,
                 question,
