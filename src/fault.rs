@@ -218,7 +218,10 @@ fn missing_permission(side: Side, reply: &str) -> String {
         None => String::new(),
     };
     let all = match side {
-        Side::Source => "+psync +replconf +ping +info +command +cluster|nodes",
+        Side::Source => {
+            "+psync +replconf +ping +info +command +cluster|nodes ~* +multi +exec +select +dump +pexpiretime +pttl \
+             +time"
+        }
         Side::Target => {
             "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes +restore \
              +flushall +flushdb +swapdb +publish"

@@ -21,6 +21,8 @@ const GENERATION: Generation = Generation {
     epoch: 1,
     number: 1,
 };
+mod mending;
+
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
 /// Keys in slots 15495 and 3300: of the second and the first of two masters.
