@@ -403,7 +403,7 @@ impl Targets {
     /// Judges what was held and may be judged.
     fn judge_held(&mut self, chunks: &mut Chunks, slot: Slot) {
         while let Some(owed) = self.mends.by_slot.get_mut(&slot)
-            && let Some((_, unit)) = owed.mend.next()
+            && let Some((_, unit)) = owed.mend.next_to_judge()
         {
             self.judge(chunks, slot, unit);
         }

@@ -24,5 +24,5 @@ mod set;
 mod value;
 
 pub use question::{Answer, Question, Snapshot, Taken};
-pub use set::{Key, Mend, Stage, TooManyKeys, Touched, Verdict};
+pub use set::{Key, Mend, Stage, TooManyKeys, Touched, Values, Verdict};
 pub use value::{Write, Written};

@@ -25,6 +25,9 @@ use crate::position::Offset;
 /// A key of the target: database, name.
 pub type Key = (u32, Vec<u8>);
 
+/// What the source has for keys; `None`: nothing.
+pub type Values = BTreeMap<Key, Option<Taken>>;
+
 /// Where a mend stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
@@ -67,7 +70,7 @@ pub struct Mend<U> {
     stage: Stage,
     /// What is on its way was noted, to be waited for.
     fenced: bool,
-    values: BTreeMap<Key, Option<Taken>>,
+    values: Values,
     held: VecDeque<(Offset, U)>,
 }
 
@@ -189,7 +192,7 @@ impl<U> Mend<U> {
     }
 
     /// The next held unit that is to be judged.
-    pub fn next(&mut self) -> Option<(Offset, U)> {
+    pub fn next_to_judge(&mut self) -> Option<(Offset, U)> {
         let (begin, _) = self.held.front()?;
         match self.is_before_values(*begin) {
             true => self.held.pop_front(),
@@ -258,7 +261,7 @@ impl<U> Mend<U> {
     }
 
     /// What was on its way is answered: the values, and everything that is held, in order.
-    pub fn finish(self) -> (BTreeMap<Key, Option<Taken>>, VecDeque<(Offset, U)>) {
+    pub fn finish(self) -> (Values, VecDeque<(Offset, U)>) {
         assert!(
             matches!(self.stage, Stage::Covering(_)) && self.fenced,
             "written too early"
@@ -333,8 +336,12 @@ mod tests {
         let late = snapshot(&mend, 25);
         assert!(!mend.answered(6, late.clone()), "another question's answer");
         assert!(mend.answered(7, late));
-        assert_eq!(mend.next(), Some((Offset(20), 20)));
-        assert_eq!(mend.next(), None, "the next one is behind the values");
+        assert_eq!(mend.next_to_judge(), Some((Offset(20), 20)));
+        assert_eq!(
+            mend.next_to_judge(),
+            None,
+            "the next one is behind the values"
+        );
         assert!(!mend.is_quiet());
     }
 
@@ -365,7 +372,7 @@ mod tests {
         assert_eq!(give(&mut mend, 30, &["x"]), None, "held until asked again");
         ask(&mut mend, 2, 200);
         assert_eq!(mend.keys().len(), 2);
-        let (begin, unit) = mend.next().expect("it is before the new offset");
+        let (begin, unit) = mend.next_to_judge().expect("it is before the new offset");
         assert_eq!(
             mend.judge(&touched(&["x"]), Offset(unit)),
             Ok(Verdict::LeaveOut)

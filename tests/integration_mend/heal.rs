@@ -81,7 +81,7 @@ impl Keys {
                 "SETBIT",
                 ":bits",
                 "7",
-                if number % 2 == 0 { "1" } else { "0" },
+                if number.is_multiple_of(2) { "1" } else { "0" },
             ],
         ];
         let mut commands: Vec<Command> = lines.iter().map(|words| self.command(words)).collect();
