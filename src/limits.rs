@@ -281,6 +281,9 @@ pub const MAX_SWAPS: usize = 1000;
 /// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
 pub const PURGE_SCAN_COUNT: &[u8] = b"500";
 
+/// After a flush during which a slot may have moved: how long until it is made again, in milliseconds.
+pub const FLUSH_AGAIN_MS: u64 = 200;
+
 // The runtime (`runtime/`).
 
 /// How often a lane looks at what does not wake it: orders, topologies, retries, acknowledgements. Nothing on the path of

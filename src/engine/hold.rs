@@ -3,6 +3,15 @@
 //! A flush in one shard's stream concerns that shard's slots only. Where the target master holds nothing else it is
 //! passed on as it came; otherwise the keys of the lane's slots are found with `SCAN` and removed one by one, while
 //! later commands wait. Keys that other lanes write meanwhile belong to other slots and are not touched.
+//!
+//! ```text
+//! Waiting -> everything is answered -> Removing -> everything is removed -> Checking -> no slot has moved: done
+//!    ^------------------------------ some time later ----------------------------------' some have
+//! ```
+//!
+//! A key that moves from a master which was not flushed yet to one that was would be missed. Whether one may have is
+//! found out by a command for every slot on a key that does not exist: only a master that owns the slot, and is not giving
+//! it away, executes it.
 
 use super::lane::Lane;
 use super::listing::parse_scan;
@@ -15,7 +24,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{push_command, scan};
-use crate::slot::{SLOT_COUNT, Slot, SlotSet};
+use crate::slot::{SLOT_COUNT, Slot, SlotSet, shortest_tag, slot_of};
 use crate::target::{Form, Guard, Unit};
 
 /// Why the lane routes nothing at present.
@@ -34,9 +43,20 @@ pub(super) struct Flush {
     /// The command as it came.
     bytes: Vec<u8>,
     database: Option<u32>,
-    /// Removals still to be made: connection, database, slots.
-    purges: Vec<Purge>,
-    started: bool,
+    stage: Stage,
+    /// [`super::targets::Targets::changes`] when the removal began, and of what slots.
+    changes: u64,
+    slots: SlotSet,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// For answers to everything before, and until that time of a tick, if there is one.
+    Waiting { until_ms: u64 },
+    /// Removals still to be made key by key.
+    Removing(Vec<Purge>),
+    /// Whether the slots have stayed where they were.
+    Checking,
 }
 
 #[derive(Debug)]
@@ -60,8 +80,9 @@ impl Hold {
             kind,
             bytes,
             database,
-            purges: Vec::new(),
-            started: false,
+            stage: Stage::Waiting { until_ms: 0 },
+            changes: 0,
+            slots: SlotSet::new(),
         }))
     }
 
@@ -76,50 +97,96 @@ impl Hold {
 
 impl Lane {
     /// Does what can be done about what the lane waits for.
-    pub(super) fn hold_on(&mut self) -> Result<(), Fault> {
+    pub(super) fn hold_on(&mut self, tick: Option<u64>) -> Result<(), Fault> {
         match self.hold.take() {
             None => Ok(()),
             Some(Hold::Lookup { begin }) => {
                 self.hold = Some(Hold::Lookup { begin });
                 Ok(())
             }
-            Some(Hold::Flush(flush)) => self.flush_on(flush),
+            Some(Hold::Flush(flush)) => self.flush_on(flush, tick),
         }
     }
 
-    fn flush_on(&mut self, mut flush: Flush) -> Result<(), Fault> {
+    fn flush_on(&mut self, mut flush: Flush, tick: Option<u64>) -> Result<(), Fault> {
         if std::mem::take(&mut self.targets.flush_displaced) {
-            flush.purges.clear();
-            flush.started = false;
+            flush.stage = Stage::Waiting { until_ms: 0 };
         }
-        if !flush.started {
-            if !self.targets.is_idle() {
-                self.hold = Some(Hold::Flush(flush));
-                return Ok(());
+        let idle = self.targets.is_idle();
+        match &mut flush.stage {
+            Stage::Waiting { until_ms } => {
+                if idle && (*until_ms == 0 || tick.is_some_and(|now_ms| now_ms >= *until_ms)) {
+                    flush.changes = self.targets.changes;
+                    flush.stage = Stage::Removing(self.plan_flush(&mut flush)?);
+                    return self.flush_on(flush, tick);
+                }
             }
-            flush.started = true;
-            self.plan_flush(&mut flush)?;
-        }
-        self.take_answers(&mut flush)?;
-        let Some(purge) = flush.purges.first_mut() else {
-            // A flush that is refused and tried again must not remove what comes after it.
-            if !flush.started || !self.targets.is_idle() {
-                self.hold = Some(Hold::Flush(flush));
+            Stage::Removing(purges) => {
+                let mut purges = std::mem::take(purges);
+                if !self.purge_on(flush.begin, &mut purges)? {
+                    flush.stage = Stage::Waiting { until_ms: 0 };
+                } else if purges.is_empty() && self.targets.is_idle() {
+                    // A flush that is refused and tried again must not remove what comes after it.
+                    if self.targets.is_single() {
+                        return Ok(());
+                    }
+                    self.check_places(flush.begin, &flush.slots);
+                    flush.stage = Stage::Checking;
+                } else {
+                    flush.stage = Stage::Removing(purges);
+                }
             }
-            return Ok(());
-        };
-        if !purge.asked && self.targets.is_idle() {
-            purge.asked = true;
-            let cursor = purge.cursor.clone();
-            let (target, database) = (purge.target, purge.database);
-            self.ask(target, database, flush.begin, &cursor);
+            Stage::Checking if idle => {
+                if self.targets.changes == flush.changes {
+                    return Ok(());
+                }
+                if let Some(now_ms) = tick {
+                    self.targets.hint = true;
+                    flush.stage = Stage::Waiting {
+                        until_ms: now_ms + limits::FLUSH_AGAIN_MS,
+                    };
+                }
+            }
+            Stage::Checking => {}
         }
         self.hold = Some(Hold::Flush(flush));
         Ok(())
     }
 
+    /// Has each slot's owner execute something on a key that does not exist: see the module's documentation.
+    fn check_places(&mut self, at: Offset, slots: &SlotSet) {
+        for slot in slots.iter() {
+            let key = format!("{{{}}}slotstream", shortest_tag(slot));
+            let chunks = &mut self.chunks;
+            self.targets.stage(chunks, slot, at, 0, |out| {
+                push_command(out, &[b"UNLINK", key.as_bytes()]);
+                1
+            });
+        }
+    }
+
+    /// Goes on with removals key by key; whether they mean what they did when they were planned.
+    fn purge_on(&mut self, at: Offset, purges: &mut Vec<Purge>) -> Result<bool, Fault> {
+        if !self.take_answers(at, purges)? {
+            return Ok(false);
+        }
+        if let Some(purge) = purges.first_mut()
+            && !purge.asked
+            && self.targets.is_idle()
+        {
+            purge.asked = true;
+            let cursor = purge.cursor.clone();
+            self.ask(purge.target, purge.database, at, &cursor);
+        }
+        Ok(true)
+    }
+
     /// Passes the flush on where that is exact, and lists what must be removed key by key.
-    fn plan_flush(&mut self, flush: &mut Flush) -> Result<(), Fault> {
+    fn plan_flush(&mut self, flush: &mut Flush) -> Result<Vec<Purge>, Fault> {
+        let mut purges = Vec::new();
+        // Redirects may have told of owners, and what was asked before was about something else.
+        self.targets.mark_needed();
+        self.targets.answers.clear();
         let mut slots = self.flushed_slots(flush)?;
         // There it is applied already, and so is what came after it.
         for slot in self.targets.marks.ahead_of(flush.begin) {
@@ -170,7 +237,7 @@ impl Lane {
                     });
                     continue;
                 }
-                flush.purges.push(Purge {
+                purges.push(Purge {
                     target,
                     database,
                     slots: slots.clone(),
@@ -179,7 +246,8 @@ impl Lane {
                 });
             }
         }
-        Ok(())
+        flush.slots = slots;
+        Ok(purges)
     }
 
     /// The slots whose keys go.
@@ -259,33 +327,33 @@ impl Lane {
         self.targets.push(&mut self.chunks, target, unit);
     }
 
-    /// Removes the keys that `SCAN` has told.
-    fn take_answers(&mut self, flush: &mut Flush) -> Result<(), Fault> {
-        let Some(purge) = flush.purges.first_mut() else {
-            return Ok(());
+    /// Removes the keys that `SCAN` has told; `false` if the master that was asked is gone.
+    fn take_answers(&mut self, at: Offset, purges: &mut Vec<Purge>) -> Result<bool, Fault> {
+        let Some(purge) = purges.first_mut() else {
+            return Ok(true);
         };
         // One question is asked at a time.
         let Some((target, answer)) = self.targets.answers.pop() else {
-            return Ok(());
+            return Ok(true);
         };
         purge.asked = false;
         if target != purge.target {
-            // The master that was asked is gone, and another got the question: its slots are elsewhere now.
-            flush.purges.clear();
-            flush.started = false;
-            return Ok(());
+            // Another got the question: its slots are elsewhere now.
+            return Ok(false);
         }
         let Some(page) = parse_scan(&answer)? else {
-            return Ok(());
+            return Ok(true);
         };
         let slots = &purge.slots;
-        let of_slots =
-            |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key)) && !is_bookkeeping(key);
-        let doomed: Vec<Vec<u8>> = page.keys.into_iter().filter(of_slots).collect();
+        let doomed: Vec<Vec<u8>> = page
+            .keys
+            .into_iter()
+            .filter(|key| slots.contains(slot_of(key)) && !is_bookkeeping(key))
+            .collect();
         purge.cursor = page.cursor;
         let (target, database) = (purge.target, purge.database);
         if !doomed.is_empty() {
-            self.push_built(target, database, flush.begin, Form::Command, |out| {
+            self.push_built(target, database, at, Form::Command, |out| {
                 for key in &doomed {
                     push_command(out, &[b"UNLINK", key]);
                 }
@@ -293,9 +361,9 @@ impl Lane {
             });
         }
         if purge.cursor == b"0" {
-            flush.purges.remove(0);
+            purges.remove(0);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the source's answer to a question over.

@@ -134,6 +134,8 @@ pub struct Lane {
     /// After a copy into a target that may hold stale keys.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
+    /// The last question was taken, and the lane still waits for its answer.
+    asked: bool,
     /// When how much had been received: the age of what is not answered.
     arrivals: VecDeque<(Offset, u64)>,
     /// Unix time at the zero of `now_ms`, in milliseconds.
@@ -188,6 +190,7 @@ impl Lane {
             hold: None,
             sweep: None,
             question: None,
+            asked: false,
             arrivals: VecDeque::new(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
@@ -388,6 +391,7 @@ impl Lane {
         self.sweep = None;
         self.forget_polls();
         self.question = None;
+        self.asked = false;
         self.ack_wanted = None;
         self.arrivals.clear();
     }
@@ -497,14 +501,19 @@ impl Lane {
 
     /// A question for the source that must be answered before the lane can go on.
     pub fn take_question(&mut self) -> Option<LookupQuestion> {
-        self.question.take()
+        let question = self.question.take();
+        self.asked |= question.is_some();
+        question
     }
 
-    /// The answer to the last question.
+    /// The answer to the last question that was taken. It means nothing to a lane that began anew since.
     ///
     /// # Errors
     /// When the lane cannot go on.
     pub fn answer(&mut self, answer: LookupAnswer) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.asked) {
+            return Ok(());
+        }
         self.answered(answer)?;
         self.advance()
     }
@@ -559,7 +568,7 @@ impl Lane {
             self.walk_on(tick)?;
         }
         self.mend_on(tick)?;
-        self.hold_on()?;
+        self.hold_on(tick)?;
         if matches!(self.link, SourceLink::Streaming) {
             self.route_on()?;
         }

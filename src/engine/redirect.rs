@@ -78,7 +78,7 @@ impl Targets {
             if kind == ErrorKind::Other
                 && let Some((slot, _)) = self.overtaken(chunks, index, unit)
             {
-                self.park(slot).refused.push_back(unit);
+                self.park(slot).put_refused(unit);
                 return Ok(());
             }
             let result = self.diverged(chunks, index, unit, None, text);
@@ -128,13 +128,16 @@ impl Targets {
         let parked = self.park(slot);
         let retry = parked.retry.take();
         let probe = retry.as_ref().and_then(|retry| retry.probe);
-        match probe {
-            Some(_) => parked.refused.push_front(unit),
-            None => parked.refused.push_back(unit),
-        }
+        let place = match probe {
+            Some(_) => {
+                parked.refused.push_front(unit);
+                0
+            }
+            None => parked.put_refused(unit),
+        };
         parked.wait_for(index, barrier);
         match next {
-            Next::Ask(other) => parked.ask_for(other, probe.is_some()),
+            Next::Ask(other) => parked.ask_for(other, place),
             Next::Owner(_) => parked.ask = None,
             Next::Retry { slot_only } => {
                 let mut retry = retry.unwrap_or_default();
@@ -176,7 +179,7 @@ impl Targets {
                     again: true,
                     ..unit
                 };
-                self.park(slot).refused.push_back(again);
+                self.park(slot).put_refused(again);
                 return Ok(());
             }
             // Pieces of one value of a snapshot that is written by elements. All else that must not be applied twice is

@@ -159,6 +159,7 @@ impl Targets {
             self.nodes[probe.node].gate.open();
             parked.retry = None;
         }
+        parked.ahead = None;
         let owner = self.next_owner(slot, now_ms);
         let goes = owner != NOBODY && self.may_go(slot, &parked, now_ms);
         if owner == NOBODY {
@@ -196,6 +197,7 @@ impl Targets {
             });
         }
         parked.ask = (count > sent).then_some((other, count - sent));
+        parked.ahead = Some(0);
         let units: Vec<Unit> = parked.refused.drain(..sent).collect();
         for unit in units {
             let asking = self.behind_asking(chunks, unit);

@@ -56,8 +56,9 @@ pub(super) struct Serial {
 struct Line {
     /// `None` for one that is free.
     slot: Option<Slot>,
-    /// In the order of the stream.
     queue: VecDeque<Unit>,
+    /// Where the earliest of these begins.
+    begin: Offset,
     /// The connection that has everything that is on its way for the slot.
     target: usize,
     /// The slot goes on when every run of that connection below this number is answered.
@@ -112,6 +113,7 @@ impl Serial {
             self.lines.push(Line {
                 slot: None,
                 queue: VecDeque::new(),
+                begin: Offset::default(),
                 target: 0,
                 number: 0,
             });
@@ -127,34 +129,43 @@ impl Serial {
 
     /// Adds what came for a slot that gathers.
     pub fn gather(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
-        let queue = &mut self.line(slot).queue;
-        let Some(last) = queue.back_mut() else {
-            queue.push_back(unit);
+        let line = self.line(slot);
+        let Some(last) = line.queue.back_mut() else {
+            line.queue.push_back(unit);
+            line.begin = unit.begin;
             self.begins.insert((unit.begin, slot));
             return;
         };
-        debug_assert!(last.begin <= unit.begin, "a slot's units come in order");
         let fits = last.frames + unit.frames <= limits::GROUP_COMMANDS;
         if fits && last.join(&unit, limits::GROUP_BYTES) {
             chunks.release(unit.range.chunk);
         } else {
-            queue.push_back(unit);
+            line.queue.push_back(unit);
+        }
+        // A question that was refused goes before what came sooner.
+        if unit.begin < line.begin {
+            let former = std::mem::replace(&mut line.begin, unit.begin);
+            self.begins.remove(&(former, slot));
+            self.begins.insert((unit.begin, slot));
         }
     }
 
     /// Takes everything that was gathered out, to be put back or closed.
     fn take(&mut self, slot: Slot) -> VecDeque<Unit> {
-        let queue = std::mem::take(&mut self.line(slot).queue);
-        if let Some(first) = queue.front() {
-            self.begins.remove(&(first.begin, slot));
+        let line = self.line(slot);
+        let queue = std::mem::take(&mut line.queue);
+        let begin = line.begin;
+        if !queue.is_empty() {
+            self.begins.remove(&(begin, slot));
         }
         queue
     }
 
     /// Has a slot wait until connection `target` has answered every run below `number`.
     fn wait(&mut self, slot: Slot, queue: VecDeque<Unit>, target: usize, number: u64) {
-        if let Some(first) = queue.front() {
-            self.begins.insert((first.begin, slot));
+        let begin = queue.iter().map(|unit| unit.begin).min();
+        if let Some(begin) = begin {
+            self.begins.insert((begin, slot));
         }
         if self.waiting.len() <= target {
             self.waiting.resize_with(target + 1, VecDeque::new);
@@ -162,6 +173,7 @@ impl Serial {
         self.waiting[target].push_back((number, slot));
         let line = self.line(slot);
         line.queue = queue;
+        line.begin = begin.unwrap_or_default();
         line.target = target;
         line.number = number;
     }
@@ -355,7 +367,10 @@ impl Targets {
         }
         let first = queue[0];
         // A script that settles leases may fail for reasons that pass, and is then tried again by itself.
-        let alone = |unit: &Unit| unit.guard == Guard::Given || first_frame_settles(chunks, *unit);
+        let alone = |unit: &Unit| {
+            let asks = unit.form == Form::Question;
+            unit.guard == Guard::Given || asks || first_frame_settles(chunks, *unit)
+        };
         if alone(&first) {
             return Batch::Plain(1);
         }

@@ -444,7 +444,7 @@ impl Lane {
         self.pass(length);
         let database = self.router.target_database;
         self.hold = Some(Hold::flush(begin, kind, bytes, database)?);
-        self.hold_on()
+        self.hold_on(None)
     }
 
     pub(super) fn split_into_slots(

@@ -651,6 +651,9 @@ impl Targets {
         if self.is_single() {
             return Some(0);
         }
+        if unit.form == Form::Question {
+            return None;
+        }
         let mut rest = chunks.get(unit.range);
         while let Ok(Some(frame)) = scan(rest) {
             if let SlotOf::One(slot) = self.slot_of_frame(&frame) {

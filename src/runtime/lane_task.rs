@@ -195,7 +195,7 @@ impl LaneTask {
             desk.take_answers(lane)
         };
         for (ticket, answer) in answers {
-            // A lane that began anew in the meantime waits for something else.
+            // It may have asked for something else in the meantime.
             if ticket == self.ticket {
                 let answered = self.lane.answer(answer);
                 self.or_lose_source(answered, now_ms)?;

@@ -101,8 +101,7 @@ impl Plan {
             several_keys: rng.percent(70),
             across_slots: single_source && rng.percent(70),
             transactions: rng.percent(70),
-            // A flush misses keys that go to a master which was flushed before: not claimed by this version.
-            flushes: rng.percent(30) && trouble.migrate == 0,
+            flushes: rng.percent(30),
             unknown: rng.percent(30),
             functions: rng.percent(20),
             publish: single_source && rng.percent(30),
