@@ -209,6 +209,7 @@ fn a_flush_makes_a_mend_that_it_covers_needless() {
     rig.hear(&commands(&["FLUSHALL", "SET a 1"]));
     assert_eq!(words(&rig.sent(0)), ["FLUSHALL"]);
     rig.reply(0, b"+OK\r\n");
+    rig.reply_to_checks(0);
     assert_eq!(words(&rig.sent(0)), ["SET a"]);
     rig.reply(0, b"+OK\r\n");
     assert_eq!(
