@@ -85,7 +85,7 @@ impl ReplySink for Count {
     fn succeeded(&mut self, count: u64) {
         self.succeeded += count;
     }
-    fn failed(&mut self, _: &[u8], _: bool) {
+    fn failed(&mut self, _: &[u8], _: Option<usize>) {
         self.failed += 1;
     }
 }

@@ -11,6 +11,13 @@
 //! Ranges name their chunk by number instead of pointing at it. So the lane stays the single owner, plain
 //! borrows check every access, and no reference count is touched by an atomic.
 
+/// What a range is put together from.
+#[derive(Debug, Clone, Copy)]
+pub enum Piece<'a> {
+    Bytes(&'a [u8]),
+    Of(Range),
+}
+
 /// Names a chunk within its [`Chunks`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkId(u32);
@@ -234,6 +241,45 @@ impl Chunks {
         self.allocated = self.allocated - before + chunk.bytes.capacity();
         (range, result)
     }
+
+    /// Appends copies of `pieces`, which may be of the same chunk; see [`append`](Self::append).
+    pub fn assemble<'a>(
+        &mut self,
+        id: ChunkId,
+        pieces: impl Iterator<Item = Piece<'a>> + Clone,
+    ) -> Range {
+        let length = |piece| match piece {
+            Piece::Bytes(bytes) => bytes.len(),
+            Piece::Of(range) => range.len(),
+        };
+        let total: usize = pieces.clone().map(length).sum();
+        let chunk = &mut self.chunks[id.0 as usize];
+        let filled = chunk.filled;
+        // Taken out meanwhile, since the pieces are read from its neighbours.
+        let mut bytes = std::mem::take(&mut chunk.bytes);
+        let before = bytes.capacity();
+        bytes.truncate(filled);
+        bytes.reserve_exact(total);
+        for piece in pieces {
+            match piece {
+                Piece::Bytes(part) => bytes.extend_from_slice(part),
+                Piece::Of(range) if range.chunk == id => {
+                    bytes.extend_from_within(range.start as usize..range.end as usize);
+                }
+                Piece::Of(range) => bytes.extend_from_slice(self.get(range)),
+            }
+        }
+        self.allocated = self.allocated - before + bytes.capacity();
+        let chunk = &mut self.chunks[id.0 as usize];
+        chunk.filled = bytes.len();
+        chunk.bytes = bytes;
+        chunk.holds += 1;
+        Range {
+            chunk: id,
+            start: filled as u32,
+            end: u32::try_from(filled + total).expect("a chunk stays under 4 GiB"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +335,29 @@ mod tests {
         assert!(chunks.is_sole(id));
         chunks.release(id);
         assert_eq!(chunks.allocated(), 0, "a grown chunk is not kept");
+    }
+
+    #[test]
+    fn a_range_is_put_together_from_pieces_of_any_chunk() {
+        let mut chunks = Chunks::new(8, 4);
+        let (one, other) = (chunks.take_empty(1), chunks.take_empty(1));
+        let (a, ()) = chunks.append(one, |out| out.extend_from_slice(b"1234"));
+        let (b, ()) = chunks.append(other, |out| out.extend_from_slice(b"abcd"));
+        let pieces = [
+            Piece::Bytes(b"<"),
+            Piece::Of(b),
+            Piece::Of(a),
+            Piece::Bytes(b">"),
+        ];
+        let whole = chunks.assemble(one, pieces.into_iter());
+        assert_eq!(chunks.get(whole), b"<abcd1234>");
+        assert_eq!(chunks.get(a), b"1234");
+        assert_eq!(chunks.filled(one), 14);
+        assert!(chunks.allocated() >= 14 + 8);
+        for range in [a, b, whole] {
+            chunks.release(range.chunk);
+        }
+        assert!(chunks.is_sole(one) && chunks.is_sole(other));
     }
 
     #[test]

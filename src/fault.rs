@@ -75,6 +75,8 @@ pub enum FaultKind {
     SnapshotUnsupported,
     /// The target cannot take something that the source holds or does, in any form.
     Unsupported,
+    /// A target master may have lost what it had answered: it was restarted, or a replica was promoted.
+    TargetRewound,
     /// Neither our table nor the source knows where the keys of a command are.
     UnknownCommand,
     /// A command touches keys of several slots and cannot be split exactly.
@@ -83,6 +85,10 @@ pub enum FaultKind {
     TooLarge,
     /// The target answered a write in a way that shows it differs from the source.
     Divergence,
+    /// What the target holds about its own state cannot be read.
+    Bookkeeping,
+    /// Another process has taken the link over, or is at work on it.
+    TakenOver,
 }
 
 /// What a lane does about a fault.
@@ -90,6 +96,8 @@ pub enum FaultKind {
 pub enum Policy {
     /// Wait, connect again, go on.
     Retry,
+    /// Begin the lane again from what the target has.
+    Restart,
     /// End the lane, and with it the process: only a person can fix it.
     Stop,
 }
@@ -218,10 +226,13 @@ fn missing_permission(side: Side, reply: &str) -> String {
         None => String::new(),
     };
     let all = match side {
-        Side::Source => "+psync +replconf +ping +info +command +cluster|nodes",
+        Side::Source => {
+            "+psync +replconf +ping +info +command +cluster|nodes ~* +multi +exec +select +dump +pexpiretime +pttl \
+             +time"
+        }
         Side::Target => {
-            "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes +restore \
-             +flushall +flushdb +swapdb +publish"
+            "~* &* +@read +@write +@transaction +@connection +@scripting +info +cluster|nodes \
+             +client|list +client|kill +restore +flushall +flushdb +swapdb +publish"
         }
     };
     format!("lacks a permission: ACL SETUSER <user> {rule} (in all it takes: {all})")
@@ -244,6 +255,7 @@ impl FaultKind {
             | ClusterDown | TryAgain | ReadOnly | OutOfMemory | WritesPaused | NoTopology => {
                 Policy::Retry
             }
+            TargetRewound => Policy::Restart,
             // What waits for a person: input, machine, permissions.
             Usage | Uri | File | IoUring | Core | StatusAddress | Runtime | NoPassword
             | WrongPassword | NoPermission | TargetIsReplica | Refused | ServerTooOld => {
@@ -252,7 +264,7 @@ impl FaultKind {
             // What would come again on every attempt, at the cost of a full copy each time.
             Protocol | SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt
             | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot | TooLarge
-            | Divergence => Policy::Stop,
+            | Divergence | Bookkeeping | TakenOver => Policy::Stop,
         }
     }
 
@@ -264,11 +276,11 @@ impl FaultKind {
             File | IoUring | Core | StatusAddress | Runtime => ExitClass::Environment,
             Resolve | Unreachable | ConnectionLost | NoPassword | WrongPassword | NoPermission
             | Loading | MasterLinkDown | Busy | ClusterDown | TryAgain | ReadOnly | OutOfMemory
-            | WritesPaused | NoTopology | TargetIsReplica | Protocol | Refused | ServerTooOld => {
-                ExitClass::Connection
-            }
+            | WritesPaused | NoTopology | TargetRewound | TargetIsReplica | Protocol | Refused
+            | ServerTooOld => ExitClass::Connection,
             SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt | SnapshotUnsupported
-            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence => ExitClass::Data,
+            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence | Bookkeeping
+            | TakenOver => ExitClass::Data,
         }
     }
 

@@ -34,7 +34,7 @@
 //! |---|---|
 //! | 0 | [`limits`], [`position`], [`slot`], [`fault`], [`chunk`] |
 //! | 1 | [`resp`], [`rdb`], [`command`] |
-//! | 2 | [`topology`], [`source`], [`target`], [`checkpoint`] |
+//! | 2 | [`topology`], [`source`], [`target`], [`spool`], [`checkpoint`], [`mend`] |
 //! | 3 | [`engine`] |
 //! | 4 | [`runtime`] (io_uring, and nowhere else), [`control`] (threads beside the lanes) |
 //! | 5 | [`cli`] |
@@ -47,11 +47,13 @@ pub mod control;
 pub mod engine;
 pub mod fault;
 pub mod limits;
+pub mod mend;
 pub mod position;
 pub mod rdb;
 pub mod resp;
 pub mod runtime;
 pub mod slot;
 pub mod source;
+pub mod spool;
 pub mod target;
 pub mod topology;

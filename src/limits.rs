@@ -74,6 +74,47 @@ const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
 /// The longest name of a link: it stands in up to 16,384 keys, and in the names of connections.
 pub const MAX_LINK_NAME_BYTES: usize = 64;
 
+/// How often a lane writes its records when there is something to tell, in milliseconds.
+pub const RECORD_INTERVAL_MS: u64 = 1_000;
+
+/// How long a lane that could not find out from the target where to go on waits before it tries again.
+pub const REOPEN_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// How far ahead of what is sent the high-water offset is set: twice what a second brings, between these bounds.
+pub const MIN_HIGH_STEP_BYTES: usize = 1 << 20;
+pub const MAX_HIGH_STEP_BYTES: usize = 256 << 20;
+/// The most records of one link that are read; the largest clusters have one for each pair of masters that meet.
+pub const MAX_RECORDS: usize = 65_536;
+
+// Taking a link over (`control/`).
+
+/// Slots that each master is asked about at once, with one small command for each.
+pub const TAKEOVER_BATCH_SLOTS: usize = 2_000;
+
+/// How long a target that changes or does not answer is tried again before a link is taken over: a failover takes about
+/// half of it.
+pub const TAKEOVER_PATIENCE_MS: u64 = 60_000;
+
+/// Before it is tried again, in milliseconds: doubled with each failure, between these bounds, and up to twice as long by
+/// chance, so that two processes that disturb each other come apart.
+pub const MIN_TAKEOVER_PAUSE_MS: u64 = 100;
+pub const MAX_TAKEOVER_PAUSE_MS: u64 = 3_000;
+
+/// How often the masters' views of a cluster are followed within one try.
+pub const TAKEOVER_VIEWS: usize = 4;
+
+/// How often former writers are looked for again until none is left, and the pause between, in milliseconds.
+pub const SHUT_OUT_ROUNDS: u32 = 100;
+pub const SHUT_OUT_PAUSE_MS: u64 = 20;
+
+/// After so many replicas that do not answer no others are asked for former writers: a network may lead to masters only.
+pub const SHUT_OUT_FAILURES: u32 = 3;
+
+// Removing bookkeeping (`cli/clean.rs`).
+
+/// `COUNT` of the `SCAN` that finds bookkeeping: under a millisecond of a server's time each.
+pub const CLEAN_SCAN_COUNT: &[u8] = b"1000";
+
 // ---- command ----
 
 /// The most commands that are learned from a source because the table lacks them.
@@ -198,7 +239,19 @@ const _: () = assert!(
     REPLIES_TOGETHER[0].1 < REPLIES_TOGETHER[0].0 && REPLIES_TOGETHER[1].1 < REPLIES_TOGETHER[1].0
 );
 
-const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 2);
+const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 3);
+
+/// Bytes and commands of the stream that go out together with one watermark. The target executes them at a stretch: so many
+/// commands keep its other clients waiting for a few milliseconds. A transaction of the source is never cut.
+pub const GROUP_BYTES: usize = 240 * 1024;
+pub const GROUP_COMMANDS: u32 = 4096;
+
+/// Units for which a slot that gathers keeps its memory when it has sent them.
+pub const KEPT_QUEUE_UNITS: usize = 64;
+
+// With what stands around it, a group fits into a chunk that is half full.
+const _: () = assert!(GROUP_BYTES + 8 * 1024 <= CHUNK_BYTES / 2);
+const _: () = assert!(GROUP_BYTES <= MAX_RUN_BYTES);
 
 /// Chunks in which a lane builds commands; connections share them when there are more of those.
 pub const STAGING_CHUNKS: usize = 8;
@@ -237,13 +290,16 @@ pub const LEASE_SKEW_MS: u64 = 2_000;
 /// When a source has written nothing for so long, and that is known to be applied, its keys get their true deadlines.
 pub const LEASE_QUIET_MS: u64 = 3_000;
 
-/// Memory for the leases of a lane, and what one takes beside its key.
+/// Memory for the leases of a lane, and what one takes beside its names.
 pub const LEASE_TABLE_BYTES: usize = 64 << 20;
-pub const LEASE_ENTRY_BYTES: usize = 144;
+pub const LEASE_ENTRY_BYTES: usize = 192;
 
-/// Keys that one script looks at, and scripts of one tick.
+/// Keys and fields that one script looks at, and scripts of one tick.
 pub const SETTLE_KEYS: usize = 128;
 pub const SETTLE_BATCHES: usize = 64;
+
+/// Fields that one script looks at when the names of those with leases are not known: some 5 ms of the target's time.
+pub const SETTLE_WALK_FIELDS: u64 = 1024;
 
 /// Answers of the source about its offset that are remembered until the target has passed them.
 pub const MAX_OPEN_POLLS: usize = 64;
@@ -268,6 +324,9 @@ pub const MAX_SWAPS: usize = 1000;
 
 /// `COUNT` of the `SCAN` that finds the keys of a flush: a few hundred microseconds of the target's time each.
 pub const PURGE_SCAN_COUNT: &[u8] = b"500";
+
+/// After a flush during which a slot may have moved: how long until it is made again, in milliseconds.
+pub const FLUSH_AGAIN_MS: u64 = 200;
 
 // The runtime (`runtime/`).
 
@@ -323,3 +382,65 @@ pub const IMPORT_BATCH_COMMANDS: usize = 4096;
 /// How long an import tries a write again that is redirected, refused in passing, or without a connection: a failover takes
 /// about half of it.
 pub const IMPORT_PATIENCE_MS: u64 = 60_000;
+
+// The spool (`spool/`).
+
+/// A block of the spool with its header: what is written, read back and held in memory at a time.
+pub const SPOOL_BLOCK_BYTES: usize = 1 << 20;
+
+/// Memory of a lane's spool. It is used only while the target lags behind the lane's buffers, and absorbs a third of a second
+/// at 100 MB/s before the disk is touched (half of it is).
+pub const SPOOL_MEMORY_BYTES: usize = 32 << 20;
+
+/// The least number of blocks in memory. An eighth of them is for those that are read back before the lane needs them, half
+/// must fill before any is written.
+pub const SPOOL_LEAST_BLOCKS: usize = 8;
+
+/// Blocks of a segment file: what is deleted together.
+pub const SPOOL_SEGMENT_BLOCKS: u64 = 64;
+
+/// Segments into which a small budget is divided at least.
+pub const SPOOL_SEGMENTS: u64 = 8;
+
+/// Disk space for the spools of all lanes (default of `--spool-max`).
+pub const SPOOL_DISK_BYTES: u64 = 4 << 30;
+
+/// Before a disk that refused is tried again, in milliseconds.
+pub const SPOOL_RETRY_MS: u64 = 1_000;
+
+/// How long a lane that was told to stop goes on to deliver what is spooled, in milliseconds. The rest is then written to disk.
+pub const SPOOL_DRAIN_MS: u64 = 5_000;
+
+const _: () = assert!(SPOOL_MEMORY_BYTES / SPOOL_BLOCK_BYTES >= SPOOL_LEAST_BLOCKS);
+const _: () = assert!(SPOOL_BLOCK_BYTES < u32::MAX as usize);
+const _: () = assert!((SPOOL_DRAIN_MS as u128) < DRAIN_TIMEOUT.as_millis());
+
+// Mending (`mend/`).
+
+/// Keys of one slot that are mended together: what the source copies out at one moment, in a few milliseconds.
+pub const MEND_KEYS: usize = 1000;
+
+/// How long a value that is built beside its key may take; what is left of one that was given up ends then.
+pub const MEND_TEMPORARY_SECONDS: u64 = 3600;
+
+/// The largest answer to a question about keys.
+pub const MEND_ANSWER_BYTES: usize = 256 << 20;
+
+/// Before the source is asked again after it could not answer.
+pub const MEND_RETRY_MS: u64 = 500;
+
+/// Questions that one lane may have on its way at a time; other slots wait.
+pub const MEND_QUESTIONS: usize = 64;
+
+/// Keys of a lane that may differ at a time. When so many do, the target is no copy any more.
+pub const MEND_OWED_KEYS: usize = 100_000;
+
+/// How often the same key may be mended within a minute. More often, something else writes to it, or the target cannot
+/// hold what the source does.
+pub const MEND_REPEATS: u32 = 20;
+pub const MEND_REPEATS_MS: u64 = 60_000;
+
+/// Mends that are told of one by one; later ones are only counted.
+pub const MEND_MESSAGES: u64 = 10;
+
+const _: () = assert!(MEND_KEYS <= MEND_OWED_KEYS);

@@ -107,6 +107,27 @@ fn a_missing_acl_rule_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_right_that_bookkeeping_takes_is_named() -> Result<()> {
+    let source = single(ServerOptions::default())?;
+    for (rights, rule) in [
+        ("~* &* +@all -client|kill", "+client|kill"),
+        ("~* &* +@all -hset", "+hset"),
+        // Keys of slot 0, and none that has more than the tag.
+        ("~{06S} &* +@all", "~{*}slotstream:*"),
+    ] {
+        let target = single(ServerOptions {
+            users: vec![format!("writer on >secret {rights}")],
+            ..ServerOptions::default()
+        })?;
+        let uri = format!("redis://writer:secret@{}", target.address());
+        let output = sync(&["--source", &source.uri(), "--target", &uri])?;
+        must_fail(&output, CONNECTION, &[rule, &target.address()])?;
+        must_be_empty(&target)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn nobody_listening_is_said_with_the_address() -> Result<()> {
     let server = single(ServerOptions::default())?;
     let nobody = format!("127.0.0.1:{}", lab::server::free_port()?);

@@ -135,6 +135,7 @@ impl Rig {
             key_groups: self.setup.key_groups,
             loaded: Some(loaded()),
             short_lives: false,
+            ..WriterOptions::default()
         };
         self.writers = Some(Writers::start(&any_node(&self.source), &options)?);
         Ok(())
@@ -175,6 +176,13 @@ impl Rig {
     fn wait_for_sum(&self, field: &str, more_than: u64) -> Result<()> {
         wait_until(PATIENCE, &format!("{field} above {more_than}"), || {
             Ok(self.sum(field)? > more_than)
+        })
+    }
+
+    /// Commands have met a slot that is half moved. A group whose keys are on both sides is refused like `TRYAGAIN`.
+    fn wait_for_hint(&self) -> Result<()> {
+        wait_until(PATIENCE, "errors.ask or errors.tryagain above 0", || {
+            Ok(self.sum("errors.ask")? + self.sum("errors.tryagain")? > 0)
         })
     }
 
@@ -345,7 +353,7 @@ fn target_resharding(family: Family) -> Result<()> {
         for (index, slot) in slots.into_iter().enumerate() {
             // The first one stays half moved until commands met that.
             let met = |rig: &Rig| match index {
-                0 => rig.wait_for_sum("errors.ask", 0),
+                0 => rig.wait_for_hint(),
                 _ => Ok(()),
             };
             move_slot(rig, slot, met)?;

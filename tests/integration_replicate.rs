@@ -117,7 +117,7 @@ fn replicates(family: Family, from: Shape, to: Shape, snapshot: Snapshot) -> Res
     })?;
     let report = writers.stop()?;
     ensure!(report.errors.is_empty(), "{version}: {report}");
-    sync.wait_until_applied(CATCH_UP_TIMEOUT)?;
+    sync.wait_until_settled(CATCH_UP_TIMEOUT)?;
 
     let status = sync.status()?;
     let lanes = status["lanes"].as_array().cloned().unwrap_or_default();

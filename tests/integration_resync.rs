@@ -123,7 +123,7 @@ fn resyncs_exactly(source: &Endpoint, target: &Endpoint, databases: bool) -> Res
     sync.wait_until_caught_up(TIMEOUT)?;
     let report = writers.stop()?;
     ensure!(report.errors.is_empty(), "{report}");
-    sync.wait_until_applied(TIMEOUT)?;
+    sync.wait_until_settled(TIMEOUT)?;
     let status = sync.status()?;
     let (exit, output) = sync.stop()?;
     ensure!(exit.code() == Some(0), "{exit}: {output}");

@@ -1,7 +1,8 @@
-//! What is written: `SET`s of 16-byte keys and 64-byte values, encoded before the clock starts.
+//! What is written: `SET`s of 16-byte keys and 64-byte values, and `INCR`s, encoded before the clock starts.
 //!
 //! ```text
 //! *3 $3 SET $16 key:000000012345 $64 <64 random letters and digits>      107 bytes with line ends
+//! *2 $4 INCR $16 cnt:000000012345                                        37 bytes with line ends
 //! ```
 //!
 //! The values are random, so that a snapshot holds them as they are: a server's own compression would
@@ -14,10 +15,22 @@ use std::io::Write;
 
 pub const VALUE_BYTES: usize = 64;
 
-/// Commands for one master, all of the same length.
+/// Counters that take turns where few are hot.
+const HOT_COUNTERS: u64 = 16;
+
+/// Which counters are incremented.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counters {
+    /// As many as a tenth of the keys, in all slots.
+    Spread,
+    /// So few that each slot of theirs sees many in a row.
+    Hot,
+}
+
+/// Commands for one master.
 pub struct Batch {
     pub bytes: Vec<u8>,
-    pub command_bytes: usize,
+    commands: usize,
     /// What the last command writes: once a follower shows it, it has everything before it too.
     pub last_key: String,
     pub last_value: Vec<u8>,
@@ -25,27 +38,34 @@ pub struct Batch {
 
 impl Batch {
     pub fn commands(&self) -> usize {
-        self.bytes.len() / self.command_bytes.max(1)
+        self.commands
     }
 
     fn new() -> Batch {
         Batch {
             bytes: Vec::new(),
-            command_bytes: 0,
+            commands: 0,
             last_key: String::new(),
             last_value: Vec::new(),
         }
     }
 
     fn set(&mut self, key: &str, value: &[u8]) {
-        let before = self.bytes.len();
         let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n", key.len());
         self.bytes.extend_from_slice(head.as_bytes());
         // Writing into a vector cannot fail.
         let _ = write!(self.bytes, "${}\r\n", value.len());
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(b"\r\n");
-        self.command_bytes = self.bytes.len() - before;
+        self.commands += 1;
+    }
+
+    /// A command that has no argument but its key.
+    fn plain(&mut self, verb: &str, key: &str) {
+        let (verb_bytes, key_bytes) = (verb.len(), key.len());
+        let command = format!("*2\r\n${verb_bytes}\r\n{verb}\r\n${key_bytes}\r\n{key}\r\n");
+        self.bytes.extend_from_slice(command.as_bytes());
+        self.commands += 1;
     }
 
     fn end_with(&mut self, key: &str, value: Vec<u8>) {
@@ -115,13 +135,68 @@ impl Keyspace {
         self.batches(0..values, "big", value_bytes)
     }
 
+    /// Increments counters in random order.
+    pub fn increments(&mut self, counters: Counters, commands: u64) -> Vec<Batch> {
+        let mut random = self.random.fork();
+        let count = self.count(counters);
+        let numbers = (0..commands).map(move |_| random.u64(..count));
+        self.plain_batches(counters, "INCR", numbers)
+    }
+
+    /// Increments each counter once, so that all are there.
+    pub fn begin_counters(&mut self, counters: Counters) -> Vec<Batch> {
+        self.plain_batches(counters, "INCR", 0..self.count(counters))
+    }
+
+    /// Removes each counter.
+    pub fn end_counters(&mut self, counters: Counters) -> Vec<Batch> {
+        self.plain_batches(counters, "DEL", 0..self.count(counters))
+    }
+
+    fn count(&self, counters: Counters) -> u64 {
+        match counters {
+            Counters::Spread => (self.keys / 10).max(HOT_COUNTERS),
+            Counters::Hot => HOT_COUNTERS,
+        }
+    }
+
+    fn plain_batches(
+        &mut self,
+        counters: Counters,
+        verb: &str,
+        numbers: impl Iterator<Item = u64>,
+    ) -> Vec<Batch> {
+        let prefix = match counters {
+            Counters::Spread => "cnt",
+            Counters::Hot => "hot",
+        };
+        let mut batches = self.empty_batches();
+        for number in numbers {
+            let key = format!("{prefix}:{number:012}");
+            let owner = self.owners[slot_of(key.as_bytes())];
+            batches[owner].plain(verb, &key);
+        }
+        self.end_with_last_keys(&mut batches, VALUE_BYTES);
+        batches
+    }
+
+    fn empty_batches(&self) -> Vec<Batch> {
+        self.last_keys.iter().map(|_| Batch::new()).collect()
+    }
+
+    fn end_with_last_keys(&mut self, batches: &mut [Batch], value_bytes: usize) {
+        for (batch, key) in batches.iter_mut().zip(&self.last_keys) {
+            batch.end_with(key, random_value(&mut self.random, value_bytes));
+        }
+    }
+
     fn batches(
         &mut self,
         numbers: impl Iterator<Item = u64>,
         prefix: &str,
         value_bytes: usize,
     ) -> Vec<Batch> {
-        let mut batches: Vec<Batch> = self.last_keys.iter().map(|_| Batch::new()).collect();
+        let mut batches = self.empty_batches();
         let mut key = Vec::new();
         for number in numbers {
             key.clear();
@@ -130,9 +205,7 @@ impl Keyspace {
             let value = random_value(&mut self.random, value_bytes);
             batches[owner].set(&String::from_utf8_lossy(&key), &value);
         }
-        for (batch, key) in batches.iter_mut().zip(&self.last_keys) {
-            batch.end_with(key, random_value(&mut self.random, value_bytes));
-        }
+        self.end_with_last_keys(&mut batches, value_bytes);
         batches
     }
 }
@@ -151,10 +224,17 @@ mod tests {
         let mut batch = Batch::new();
         batch.set("key:000000000001", &[b'a'; VALUE_BYTES]);
         batch.end_with("end:000000000001", vec![b'b'; VALUE_BYTES]);
-        assert_eq!(batch.command_bytes, 107);
+        assert_eq!(batch.bytes.len(), 2 * 107);
         assert_eq!(batch.commands(), 2);
         let text = String::from_utf8(batch.bytes).unwrap();
         assert!(text.starts_with("*3\r\n$3\r\nSET\r\n$16\r\nkey:000000000001\r\n$64\r\naaa"));
         assert!(text.ends_with("bbb\r\n"));
+        let mut batch = Batch::new();
+        batch.plain("INCR", "cnt:000000000001");
+        assert_eq!(
+            batch.bytes,
+            b"*2\r\n$4\r\nINCR\r\n$16\r\ncnt:000000000001\r\n"
+        );
+        assert_eq!((batch.bytes.len(), batch.commands()), (37, 1));
     }
 }

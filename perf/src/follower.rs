@@ -8,7 +8,7 @@
 
 use anyhow::{Context, Result, bail};
 use lab::server::spawn_for_life;
-use lab::{Cluster, Connection, Server, ServerOptions, Version, wait_until};
+use lab::{Cluster, Connection, Server, ServerOptions, Value, Version, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -157,14 +157,37 @@ impl<'a> Follower<'a> {
         }
     }
 
-    /// Ends it; the program has to end well.
-    pub fn stop(self) -> Result<()> {
-        match self {
-            Follower::Slotstream {
-                process: Some(process),
-                ..
-            } => process.stop(),
-            _ => Ok(()),
+    /// Ends the program, which has to end well, and removes what it kept for itself on the target. Replicas go on.
+    pub fn stop(&mut self) -> Result<()> {
+        let Follower::Slotstream { process, .. } = self else {
+            return Ok(());
+        };
+        process.take().map_or(Ok(()), Sync::stop)?;
+        self.connect()?.iter_mut().try_for_each(remove_bookkeeping)
+    }
+}
+
+/// Removes the program's own keys of one node: epochs, records, watermarks.
+fn remove_bookkeeping(node: &mut Connection) -> Result<()> {
+    let mut cursor = "0".to_owned();
+    loop {
+        let reply = node.call(&[
+            "SCAN",
+            &cursor,
+            "MATCH",
+            "{*}slotstream:*",
+            "COUNT",
+            "10000",
+        ])?;
+        let [next, keys] = reply.array() else {
+            bail!("SCAN answered {reply:?}");
+        };
+        for key in keys.array().iter().filter_map(Value::bytes) {
+            node.call(&[b"DEL", key])?;
+        }
+        cursor = next.text();
+        if cursor == "0" {
+            return Ok(());
         }
     }
 }

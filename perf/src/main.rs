@@ -6,6 +6,8 @@
 //! three masters        +--> three stock servers as replicas
 //! ```
 //!
+//! Beside them the target's masters are measured under the same commands from a client.
+//!
 //! One contender is attached at a time, and they take turns for several rounds, of which the medians are
 //! compared: machines drift, and few cores are shared. `perf/run` builds everything and starts this.
 //!
@@ -37,6 +39,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 const MASTERS: usize = 3;
+/// Fewer give so few samples that they show nothing.
+const PROFILED_COMMANDS: u64 = 1_000_000;
 const LARGE_VALUE_BYTES: usize = 256 * 1024;
 
 /// Measure slotstream and a stock replica side by side, on real servers on this machine
@@ -160,6 +164,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         kind: Kind::Relay,
         rounds: Vec::new(),
     });
+    series.push(Series {
+        name: "plain client".to_owned(),
+        kind: Kind::Plain,
+        rounds: Vec::new(),
+    });
     let mut profiler = arguments.profile.then(Profiler::new).transpose()?;
     measure(&stage, &contenders, &sizes, &mut series, profiler.as_mut())?;
 
@@ -215,20 +224,25 @@ fn measure(
             let figures = round::run(stage, contender, &mut keyspace, &sizes.plan, None)?;
             series.rounds.push(figures);
         }
-        for relay in series.iter_mut().filter(|one| one.kind == Kind::Relay) {
-            let figures = round::relay(stage, &keyspace, &sizes.plan)?;
-            relay.rounds.push(figures);
+        for one in &mut *series {
+            match one.kind {
+                Kind::Program | Kind::Replica => {}
+                Kind::Relay => one
+                    .rounds
+                    .push(round::relay(stage, &keyspace, &sizes.plan)?),
+                Kind::Plain => one
+                    .rounds
+                    .push(round::plain(stage, &mut keyspace, &sizes.plan)?),
+            }
         }
     }
     if let Some(profiler) = profiler.as_deref_mut() {
         eprintln!("profile: {}", contenders[0].name());
-        round::run(
-            stage,
-            &contenders[0],
-            &mut keyspace,
-            &sizes.plan,
-            Some(profiler),
-        )?;
+        let plan = Plan {
+            commands: sizes.plan.commands.max(PROFILED_COMMANDS),
+            ..sizes.plan.clone()
+        };
+        round::run(stage, &contenders[0], &mut keyspace, &plan, Some(profiler))?;
     }
     let large = keyspace.large(sizes.large_values, LARGE_VALUE_BYTES);
     let bytes = large.iter().map(|batch| batch.bytes.len() as u64).sum();

@@ -3,9 +3,12 @@
 use anyhow::{Context, Result, bail};
 use lab::wait_until;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::fs;
-use std::path::PathBuf;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -43,18 +46,45 @@ impl Profiler {
         wait_until(START_TIMEOUT, "the executors to start", || {
             Ok(pids.iter().all(started))
         })?;
-        let name = format!("slotstream-perf-{}-{section}.data", std::process::id());
+        let name = format!("slotstream-perf-{}.data", std::process::id());
         let data = std::env::temp_dir().join(name);
         let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+        let [orders, answers] = ["orders", "answers"].map(|name| data.with_extension(name));
+        let (mut order, mut answer) = (pipe(&orders)?, pipe(&answers)?);
+        let control = format!("fifo:{},{}", orders.display(), answers.display());
         let child = Command::new("perf")
-            .args(["record", "-q", "-F", FREQUENCY, "-p", &pids.join(","), "-o"])
+            .args([
+                "record",
+                "-q",
+                "-F",
+                FREQUENCY,
+                "-D",
+                "-1",
+                "--control",
+                &control,
+            ])
+            .args(["-p", &pids.join(","), "-o"])
             .arg(&data)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        self.recording = Some((section, data, child));
-        Ok(())
+        let (_, _, child) = self.recording.insert((section, data, child));
+        // What is measured must not begin before `perf` has attached.
+        order.write_all(b"enable\n")?;
+        let mut said = [0; 64];
+        let enabled = wait_until(START_TIMEOUT, "perf to record", || {
+            if let Some(status) = child.try_wait()? {
+                bail!("perf record ended ({status})");
+            }
+            match answer.read(&mut said) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(false),
+                read => Ok(said[..read?].starts_with(b"ack")),
+            }
+        });
+        fs::remove_file(orders)?;
+        fs::remove_file(answers)?;
+        enabled
     }
 
     pub fn stop(&mut self) -> Result<()> {
@@ -81,6 +111,17 @@ impl Profiler {
         self.sections.push((section, lines.join("\n")));
         Ok(())
     }
+}
+
+/// A named pipe, which nobody has to have open at its other end.
+fn pipe(path: &Path) -> Result<File> {
+    mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NONBLOCK);
+    Ok(options.open(path)?)
 }
 
 fn has_executor(pid: u32) -> bool {

@@ -15,13 +15,13 @@ pub struct Metric {
     pub unit: &'static str,
     /// What slotstream has to stay under.
     bars: &'static [Bar],
-    /// Whether a stock replica has this figure too.
-    of_replica: bool,
+    /// Who has this figure beside the program, and is compared with it.
+    other: Kind,
 }
 
 #[derive(Clone, Copy)]
 enum Bar {
-    /// So many times the replica's figure.
+    /// So many times the figure of the one that it is compared with.
     Ratio(f64),
     /// A number of its own.
     Value(f64),
@@ -38,7 +38,23 @@ const fn both(
         title,
         unit,
         bars,
-        of_replica: true,
+        other: Kind::Replica,
+    }
+}
+
+/// What a plain client's commands cost too.
+const fn plain(
+    key: &'static str,
+    title: &'static str,
+    unit: &'static str,
+    bars: &'static [Bar],
+) -> Metric {
+    Metric {
+        key,
+        title,
+        unit,
+        bars,
+        other: Kind::Plain,
     }
 }
 
@@ -53,28 +69,38 @@ const fn ours(
         title,
         unit,
         bars,
-        of_replica: false,
+        other: Kind::Program,
     }
 }
 
 /// Below a third of what redis-shake 4.6 takes (3.9 us), in microseconds.
 const STREAM_CPU_US: f64 = 1.3;
+/// A command that must not be repeated goes out in a transaction with a watermark, together with others.
+const INCR_RATIO: f64 = 1.5;
 /// 64 MiB and 16 MiB for each of three lanes.
 const MEMORY_MIB: f64 = 64.0 + 3.0 * 16.0;
 
 #[rustfmt::skip]
-pub const METRICS: [Metric; 20] = [
+pub const METRICS: [Metric; 28] = [
     both("copy_cpu_us_per_key", "First copy: CPU per key", "us", &[Bar::Ratio(1.0)]),
     both("copy_system_us_per_key", "  of it in the kernel", "us", &[]),
     ours("copy_target_cpu_us_per_key", "  target's masters, per key", "us", &[]),
     both("copy_seconds", "First copy: time", "s", &[]),
     both("stream_cpu_us_per_command", "Stream: CPU per 64-byte SET", "us", &[Bar::Ratio(1.0), Bar::Value(STREAM_CPU_US)]),
     both("stream_system_us_per_command", "  of it in the kernel", "us", &[]),
-    ours("stream_target_cpu_us_per_command", "  target's masters, per SET", "us", &[]),
+    plain("stream_target_cpu_us_per_command", "  target's masters, per SET", "us", &[]),
     both("stream_source_cpu_us_per_command", "  source's masters, per SET", "us", &[]),
     both("load_seconds", "Load: time", "s", &[]),
     both("catch_up_seconds", "Caught up, since the load began", "s", &[Bar::Ratio(1.2)]),
     both("catch_up_after_load_ms", "  since the load ended", "ms", &[]),
+    both("incr_cpu_us_per_command", "Stream: CPU per INCR, all slots", "us", &[]),
+    plain("incr_target_cpu_us_per_command", "  target's masters, per INCR", "us", &[Bar::Ratio(INCR_RATIO)]),
+    both("incr_source_cpu_us_per_command", "  source's masters, per INCR", "us", &[]),
+    both("incr_catch_up_seconds", "  caught up", "s", &[]),
+    both("hot_incr_cpu_us_per_command", "Stream: CPU per INCR, 16 keys", "us", &[]),
+    plain("hot_incr_target_cpu_us_per_command", "  target's masters, per INCR", "us", &[Bar::Ratio(INCR_RATIO)]),
+    both("hot_incr_source_cpu_us_per_command", "  source's masters, per INCR", "us", &[]),
+    both("hot_incr_catch_up_seconds", "  caught up", "s", &[]),
     both("lag_p50_ms", "Visible lag p50", "ms", &[Bar::Ratio(1.3)]),
     both("lag_p99_ms", "Visible lag p99", "ms", &[]),
     both("lag_polled_p50_ms", "  p50, polled without pause", "ms", &[Bar::Ratio(1.3)]),
@@ -93,6 +119,8 @@ pub enum Kind {
     Replica,
     /// Of which only the lag is measured.
     Relay,
+    /// A client that writes into the target itself.
+    Plain,
 }
 
 /// All rounds of one contender.
@@ -115,7 +143,8 @@ impl Series {
         for metric in METRICS {
             match self.median(metric.key) {
                 Some(value) if value.is_finite() && value >= 0.0 => {}
-                None if self.kind == Kind::Replica && !metric.of_replica => {}
+                None if matches!(self.kind, Kind::Replica | Kind::Plain)
+                    && metric.other != self.kind => {}
                 None if self.kind == Kind::Relay && !metric.key.starts_with("lag_") => {}
                 found => bail!("{} of {} is {found:?}", metric.key, self.name),
             }
@@ -134,16 +163,16 @@ pub fn percentile(values: &mut [f64], percent: f64) -> f64 {
 
 /// Medians of all contenders beside each other; ratios and bars are those of the first one.
 pub fn table(series: &[Series]) -> String {
-    let mut text = format!("{:<32}{:<6}", "median of the rounds", "");
+    let mut text = format!("{:<34}{:<6}", "median of the rounds", "");
     for one in series {
-        let _ = write!(text, "{:>12}", one.name);
+        let _ = write!(text, "{:>14}", one.name);
     }
     text.push_str("   ratio  bar\n");
     for metric in METRICS {
-        let _ = write!(text, "{:<32}{:<6}", metric.title, metric.unit);
+        let _ = write!(text, "{:<34}{:<6}", metric.title, metric.unit);
         for one in series {
             let shown = one.median(metric.key).map_or("-".to_owned(), digits);
-            let _ = write!(text, "{shown:>12}");
+            let _ = write!(text, "{shown:>14}");
         }
         let ratio = ratio(series, &metric).map_or(String::new(), |ratio| format!("{ratio:.2}x"));
         let _ = write!(text, "{ratio:>8}");
@@ -170,10 +199,13 @@ pub fn to_json(about: Value, series: &[Series]) -> Value {
             (one.name.clone(), value)
         })
         .collect();
-    let ratios: BTreeMap<_, _> = METRICS
-        .iter()
-        .filter_map(|metric| Some((metric.key, ratio(series, metric)?)))
-        .collect();
+    let ratios = |other: Kind| -> BTreeMap<_, _> {
+        METRICS
+            .iter()
+            .filter(|metric| metric.other == other)
+            .filter_map(|metric| Some((metric.key, ratio(series, metric)?)))
+            .collect()
+    };
     let bars: Vec<Value> = METRICS
         .iter()
         .flat_map(|metric| {
@@ -181,14 +213,15 @@ pub fn to_json(about: Value, series: &[Series]) -> Value {
             verdicts.map(|(bar, met)| json!({ "metric": metric.key, "bar": bar, "met": met }))
         })
         .collect();
-    json!({ "about": about, "contenders": contenders, "ratio_to_replica": ratios, "bars": bars })
+    json!({ "about": about, "contenders": contenders, "ratio_to_replica": ratios(Kind::Replica), "ratio_to_plain": ratios(Kind::Plain), "bars": bars })
 }
 
-/// The first contender's figure in units of the replica's.
+/// The first contender's figure in units of the one's that it is compared with.
 fn ratio(series: &[Series], metric: &Metric) -> Option<f64> {
     let first = series.first().filter(|one| one.kind == Kind::Program)?;
-    let replica = series.iter().find(|one| one.kind == Kind::Replica)?;
-    let ratio = first.median(metric.key)? / replica.median(metric.key)?;
+    let mut others = series.iter().skip(1);
+    let other = others.find(|one| one.kind == metric.other && one.kind != Kind::Program)?;
+    let ratio = first.median(metric.key)? / other.median(metric.key)?;
     ratio.is_finite().then_some(ratio)
 }
 

@@ -10,14 +10,15 @@
 //! | `{TAG}slotstream:e:LINK` | string | target master | the epoch: which process may write |
 //! | `{TAG}slotstream:r:LINK` | hash | target master | field [`Generation`], value [`Record`]: how far a lane has come there |
 //! | `{TAG}slotstream:w:LINK` | string | slot that saw a command which must not be repeated | [`Watermark`] of the last one |
+//! | `{TAG}slotstream:m:LINK:N` | any | value that is written by elements to mend a key | the value, until it gets its name; it ends by itself |
 //!
 //! `TAG` puts the key into the slot that it belongs to ([`crate::slot::shortest_tag`]): a watermark into the slot that it is
-//! about, the other two into any slot that the master owns. All are in database 0. A single server is one slot, so there each
+//! about, the same with a mended value, the other two into any slot that the master owns. All but those values are in database 0. A single server is one slot, so there each
 //! lane has one watermark, in the slot of the smallest slot of the source that it speaks for.
 //!
 //! | file | job |
 //! |---|---|
-//! | `names` | names of the keys |
+//! | `names` | names of keys and connections |
 //! | `watermark` | generations and watermarks |
 //! | `record` | records |
 //! | `recovery` | what follows from what was found |
@@ -25,9 +26,16 @@
 mod names;
 mod record;
 mod recovery;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod toy;
 mod watermark;
 
-pub use names::{LinkName, LinkNameError, epoch_key, is_bookkeeping, record_key, watermark_key};
+pub use names::{
+    LinkName, LinkNameError, Writer, bookkeeping_of, epoch_key, is_bookkeeping, mend_key,
+    record_key, watermark_key, writer_name,
+};
 pub use record::{Former, Record, RecordError, State};
-pub use recovery::{Bookkeeping, Found};
+pub use recovery::{Bookkeeping, CopyReason, Found, Resume, Start};
 pub use watermark::{Generation, Watermark};

@@ -9,8 +9,13 @@ use std::path::{Path, PathBuf};
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::control::environment::{allowed_cores, choose_cores, read_password_file};
-use crate::engine::options::{DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions};
+use crate::checkpoint::LinkName;
+use crate::control::environment::{
+    allowed_cores, choose_cores, is_root, read_password_file, state_directory,
+};
+use crate::engine::options::{
+    Ack, DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions,
+};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::topology::{Endpoint, Secret};
 
@@ -28,6 +33,56 @@ pub enum Command {
     Sync(SyncArgs),
     /// Look into a snapshot file, turn it into JSON or commands, check it, or write it into a deployment
     Rdb(super::rdb::args::RdbArgs),
+    /// Remove from a target what slotstream keeps there about itself; the next sync makes a full copy
+    Clean(CleanArgs),
+}
+
+/// Options of `clean`, as typed.
+#[derive(Debug, Args)]
+pub struct CleanArgs {
+    /// Deployment that was written to: redis://[user:password@]host[:port][,host:port...], any node of a cluster or a
+    /// single server
+    #[arg(value_name = "URI")]
+    uri: String,
+
+    /// File that holds its password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
+    #[arg(long, value_name = "FILE", visible_alias = "password-file")]
+    target_password_file: Option<PathBuf>,
+
+    /// Only what belongs to this replication [default: to any, found by a SCAN of all keys]
+    #[arg(long, value_name = "NAME")]
+    link: Option<LinkName>,
+
+    /// Only tell what would be removed
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Remove it although a slotstream writes to the deployment: its copy may end up wrong
+    #[arg(long)]
+    force: bool,
+}
+
+/// Options of `clean` in types.
+#[derive(Debug)]
+pub struct CleanOptions {
+    pub target: Endpoint,
+    /// All if `None`.
+    pub link: Option<LinkName>,
+    pub dry_run: bool,
+    pub force: bool,
+}
+
+impl CleanArgs {
+    /// The options in types. `variable` reads an environment variable.
+    pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<CleanOptions, Fault> {
+        let password_file = self.target_password_file.as_deref();
+        Ok(CleanOptions {
+            target: endpoint("URI", Side::Target, &self.uri, password_file, variable)?,
+            link: self.link,
+            dry_run: self.dry_run,
+            force: self.force,
+        })
+    }
 }
 
 /// Options of `sync`, as typed.
@@ -92,9 +147,22 @@ pub struct SyncArgs {
     #[arg(long)]
     skip_unknown: bool,
 
-    /// Name of this replication, shown in the status
+    /// What the source is told as acknowledged: what the target has applied, so that WAIT is true, or all that was received
+    #[arg(long, value_enum, default_value = "applied")]
+    ack: AckArg,
+
+    /// Where to keep what the source sends while the target lags, beyond what fits into memory [default:
+    /// $XDG_STATE_HOME/slotstream/LINK, or ~/.local/state/slotstream/LINK, or as root /var/lib/slotstream/LINK]
+    #[arg(long, value_name = "DIR")]
+    spool_dir: Option<PathBuf>,
+
+    /// Disk space for that, all lanes together, for example 512MiB; 0: memory only
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes)]
+    spool_max: u64,
+
+    /// Name of this replication, shown in the status and kept on the target; to be the same at every start
     #[arg(long, value_name = "NAME", default_value = "default")]
-    link: String,
+    link: LinkName,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -108,7 +176,17 @@ enum ExistingArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
+enum AckArg {
+    /// What the target has applied
+    Applied,
+    /// What was received
+    Received,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum DivergenceArg {
+    /// Give the keys the source's values, and go on
+    Mend,
     /// End with a message that names the command
     Stop,
     /// Count it, log it, go on
@@ -189,16 +267,16 @@ impl SyncArgs {
             let text = format!("--cores names core {twice} twice; name each once");
             return Err(Fault::new(FaultKind::Usage, text));
         }
-        if self.link.is_empty()
-            || self
-                .link
-                .chars()
-                .any(|c| c.is_control() || c.is_whitespace())
-        {
-            let text = "--link is empty or holds white space; use letters, digits, '-', '_'";
-            return Err(Fault::new(FaultKind::Usage, text));
-        }
+        let spool_directory = self
+            .spool_dir
+            .or_else(|| state_directory(self.link.as_str(), is_root(), &variable));
         Ok(SyncOptions {
+            spool_directory,
+            spool_max: self.spool_max,
+            ack: match self.ack {
+                AckArg::Applied => Ack::Applied,
+                AckArg::Received => Ack::Received,
+            },
             link: self.link,
             source,
             target,
@@ -211,6 +289,7 @@ impl SyncArgs {
                 ExistingArg::Replace => OnExisting::Replace,
             },
             on_divergence: match self.on_divergence {
+                DivergenceArg::Mend => OnDivergence::Mend,
                 DivergenceArg::Stop => OnDivergence::Stop,
                 DivergenceArg::Continue => OnDivergence::Continue,
             },
@@ -260,6 +339,20 @@ pub(super) fn endpoint(
     Ok(endpoint)
 }
 
+/// A number of bytes, with a unit or without.
+fn bytes(text: &str) -> Result<u64, String> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("TiB", 40)];
+    let unit = units.iter().find_map(|&(unit, shift)| {
+        let number = text.strip_suffix(unit)?;
+        Some((number, shift))
+    });
+    let (number, shift) = unit.unwrap_or((text, 0));
+    let number: Option<u64> = number.trim_end().parse().ok();
+    number
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "give a number of bytes, or one with KiB, MiB, GiB or TiB".into())
+}
+
 fn first_repeat(cores: &[usize]) -> Option<usize> {
     let repeats = cores.iter().enumerate();
     repeats
@@ -279,7 +372,7 @@ mod tests {
                 let mut known = variables.iter();
                 known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
             }),
-            Ok(Command::Rdb(_)) => panic!("another command"),
+            Ok(_) => panic!("another command"),
             Err(Exit::Refused(fault)) => Err(fault),
             Err(Exit::Printed(text)) => panic!("printed {text}"),
         }
@@ -291,7 +384,7 @@ mod tests {
     fn two_uris_suffice() {
         let options = options(BOTH, &[]).expect("valid");
         assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
-        assert_eq!(options.link, "default");
+        assert_eq!(options.link.as_str(), "default");
         assert_eq!(options.on_existing, OnExisting::Keep);
         assert_eq!(options.on_divergence, OnDivergence::Stop);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
@@ -336,6 +429,10 @@ mod tests {
                 "invalid value",
             ),
             (
+                " --source redis://a --target redis://b --link a:b",
+                "a link's name has 1 to 64 letters",
+            ),
+            (
                 " --source redis://a --target redis://b --nonsense",
                 "unexpected argument",
             ),
@@ -350,6 +447,29 @@ mod tests {
             assert!(fault.message.contains(words), "{tail}: {fault}");
             assert!(!fault.message.contains('\n') && !fault.message.contains("hunter2"));
         }
+    }
+
+    #[test]
+    fn sizes_have_binary_units_or_none() {
+        let sizes = [
+            ("0", 0),
+            ("1234", 1234),
+            ("512MiB", 512 << 20),
+            ("4 GiB", 4 << 30),
+        ];
+        for (text, size) in sizes {
+            assert_eq!(bytes(text), Ok(size), "{text}");
+        }
+        for text in ["", "GiB", "-1", "1.5GiB", "4GB", "99999999999TiB"] {
+            assert!(bytes(text).is_err(), "{text}");
+        }
+        let options = options(
+            &format!("{BOTH} --spool-max 1MiB --spool-dir d --ack received"),
+            &[],
+        );
+        let options = options.expect("valid");
+        assert_eq!((options.spool_max, options.ack), (1 << 20, Ack::Received));
+        assert_eq!(options.spool_directory, Some("d".into()));
     }
 
     #[test]

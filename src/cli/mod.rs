@@ -1,11 +1,12 @@
 //! The command line: arguments in, exit code out.
 //!
 //! Layer 5. [`args`] reads and checks what was typed, [`sync`] composes a replication, [`progress`] and
-//! [`summary`] show it; [`rdb`] reads snapshot files.
+//! [`summary`] show it; [`rdb`] reads snapshot files; [`clean`] removes bookkeeping.
 //!
 //! Exit codes: 0 done, 2 usage, 3 environment, 4 connection, 5 data, 128 + signal when ended at once by a signal.
 
 pub mod args;
+pub mod clean;
 pub mod progress;
 pub mod rdb;
 pub mod signals;
@@ -31,6 +32,7 @@ pub fn run() -> ExitCode {
     let result = match command {
         args::Command::Sync(args) => sync::run(args),
         args::Command::Rdb(args) => rdb::run(args),
+        args::Command::Clean(args) => clean::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -72,6 +72,8 @@ pub struct Progress {
     moving: Option<Moving>,
     /// The state in which each lane was last shown.
     states: BTreeMap<u32, (LaneState, String)>,
+    /// Why each lane went on where it did.
+    resumes: BTreeMap<u32, String>,
     meter: Meter,
     logged: Option<Instant>,
 }
@@ -96,6 +98,7 @@ impl Progress {
         Self {
             moving,
             states: BTreeMap::new(),
+            resumes: BTreeMap::new(),
             meter: Meter::default(),
             logged: None,
         }
@@ -137,6 +140,12 @@ impl Progress {
     fn log_changes(&mut self, lanes: &[Arc<LaneStatus>]) -> bool {
         let mut changed = false;
         for lane in lanes {
+            let resume = lane.resume();
+            if let Some((step, why)) = &resume
+                && self.resumes.insert(lane.id, why.clone()).as_ref() != Some(why)
+            {
+                info!("lane {}: {}: {why}", lane.source(), step.name());
+            }
             let now = (lane.state(), lane.message());
             let before = self.states.insert(lane.id, now.clone());
             if before.as_ref() == Some(&now) {

@@ -13,13 +13,16 @@ use super::progress::{Progress, Screen};
 use super::signals::{self, StopSwitch};
 use super::summary;
 use crate::control::discover::discover;
+use crate::control::fence::FenceService;
 use crate::control::http::StatusServer;
 use crate::control::lookup::LookupService;
+use crate::control::mend::MendService;
 use crate::control::preflight;
+use crate::control::takeover;
 use crate::control::watcher::Watcher;
-use crate::engine::options::{Deployment, SyncOptions, SyncPlan};
+use crate::engine::options::{Deployment, OwnKeys, SyncOptions, SyncPlan};
 use crate::engine::shared::{CatchUp, Shared};
-use crate::fault::{Fault, Side};
+use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::PROGRESS_INTERVAL_MS;
 use crate::runtime::{self, RuntimeHandle};
 
@@ -38,7 +41,13 @@ pub fn run(args: SyncArgs) -> Result<(), Fault> {
 /// Discovery and every check that needs the servers.
 fn find(options: SyncOptions) -> Result<SyncPlan, Fault> {
     let source = discover(Side::Source, &options.source)?;
-    let target = discover(Side::Target, &options.target)?;
+    let mut target = discover(Side::Target, &options.target)?;
+    let own_keys = takeover::own_keys(&options.link, &options.target, &target.topology);
+    target.bookkeeping = match own_keys {
+        // The checks that follow name the rule.
+        Err(fault) if fault.kind == FaultKind::NoPermission => OwnKeys::default(),
+        found => found?,
+    };
     describe(Side::Source, &source);
     describe(Side::Target, &target);
     for notice in preflight::check(&options, &source, &target)? {
@@ -72,7 +81,7 @@ fn replicate(
 ) -> Result<(), Fault> {
     let options = plan.options.clone();
     let shared = Arc::new(Shared::new(
-        options.link.clone(),
+        options.link.to_string(),
         started,
         plan.source.topology.clone(),
         plan.target.topology.clone(),
@@ -85,10 +94,15 @@ fn replicate(
             Some(server)
         }
     };
+    // The first that is written.
+    let (link, target) = (&options.link, &options.target);
+    let claim = takeover::claim(link, target, &plan.target.topology)?;
     let _lookup = LookupService::start(&shared, &options.source.credentials)?;
+    let _fence = FenceService::start(&shared, &options.link, claim.epoch, &options.target)?;
+    let _mend = MendService::start(&shared, &options.source.credentials)?;
     // From here on a signal asks the lanes to end; it is kept if they have not started yet.
     switch.get_or_init(|| Arc::clone(&shared));
-    let lanes = runtime::start(plan, Arc::clone(&shared))?;
+    let lanes = runtime::start(plan, claim, Arc::clone(&shared))?;
     let watcher = Watcher::start(&shared, &options.source, &options.target);
     let watcher = match watcher {
         Ok(watcher) => watcher,
@@ -131,7 +145,7 @@ fn follow(shared: &Shared, lanes: &RuntimeHandle, once: bool, screen: &Screen) -
         }
         if once && !shared.stop_requested() && catch_up.reached(&shared.lanes()) {
             info!("every lane has caught up");
-            shared.request_stop();
+            shared.request_end();
         }
         if lanes.ended() {
             progress.finish();

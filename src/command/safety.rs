@@ -12,7 +12,8 @@
 //! - A deadline that has passed meanwhile deletes at once what the next command in the suffix would have renewed.
 //!
 //! And a third kind between safe and unsafe, [`Replay::MayChangeTtl`]: removing the last member of a key removes the
-//! key and its TTL. Applied again, a removal may empty a key that it left alone the first time, or the reverse:
+//! key and its TTL. Applied again, a removal may empty a key that it left alone the first time, or the reverse
+//! (`GETDEL` is one too: where the key has become of another type, it is refused):
 //!
 //! ```text
 //! k = {f, g} with a TTL                    k is missing
@@ -23,9 +24,16 @@
 //!                                          HSET k g v       {g}              {g} TTL
 //! ```
 //!
+//! A command with several members is passed on when one of them changed something. The others were no-ops, and need not
+//! be again: that makes `XDEL` of several ids unsafe, and `HSETEX KEEPTTL` behind an `HPEXPIREAT` a case of the third kind.
+//! Unsafe, because they read what plain writes on strings (`SETRANGE`) may have changed: `PFADD`, and `PFCOUNT`, whose
+//! cached count becomes part of the value.
+//!
 //! `XSETID` is unsafe whatever its arguments: it may lower the last id, after which an `XADD` is not refused when it comes again.
 //! Commands of slots, databases and whole shards (`FLUSHALL`, `SWAPDB`) are judged for data alone, by the same
 //! rule; the engine treats them by their kind first.
+//!
+//! `tests/replay` holds all of this against real servers.
 
 use super::Command;
 use super::keys::{decimal, is_word};
@@ -43,7 +51,7 @@ pub enum Safety {
 pub enum Replay {
     /// Ends in the same data.
     Same,
-    /// Ends in the same values, but a key may lack a TTL that it should have or have one that it should lack.
+    /// Ends in the same values, but a key or field may lack a TTL that it should have or have one that it should lack.
     MayChangeTtl,
     /// May end in other data.
     Differs,
@@ -125,9 +133,14 @@ fn msetex_options_at(frame: &Frame<'_>) -> Option<usize> {
     (at <= frame.argc()).then_some(at)
 }
 
-/// `HSETEX key [options] FIELDS n field value ...`
+/// `HSETEX key [options] FIELDS n field value ...`. With `KEEPTTL` a field keeps what time it has, and one that an
+/// `HPEXPIREAT` of several fields did not find the first time has one the second time.
 pub(super) fn hsetex(frame: &Frame<'_>) -> Replay {
-    same_if(lasting_options(frame, 2, Some("fields")))
+    let keeps = frame.args().skip(2).any(|arg| is_word(arg, "keepttl"));
+    match same_if(lasting_options(frame, 2, Some("fields"))) {
+        Replay::Same if keeps => Replay::MayChangeTtl,
+        answer => answer,
+    }
 }
 
 /// `GETEX key [options]`: without an option it only reads.
@@ -216,6 +229,12 @@ pub(super) fn xadd(frame: &Frame<'_>) -> Replay {
     Replay::Differs
 }
 
+/// `XDEL key id ...`: servers pass on one that removed something. An id beside that which was not there may be added
+/// behind it, and is not added again where it is removed again.
+pub(super) fn xdel(frame: &Frame<'_>) -> Replay {
+    same_if(frame.argc() == 3)
+}
+
 /// `ms` or `ms-seq`, nothing left for the server to choose.
 fn is_stream_id(text: &[u8]) -> bool {
     let (millis, sequence) = match memchr::memchr(b'-', text) {
@@ -255,11 +274,6 @@ pub(super) fn delex(frame: &Frame<'_>) -> Replay {
     same_if(frame.argc() == 2)
 }
 
-/// `PFCOUNT key`: a single key may have its cached count refreshed, which servers replicate.
-pub(super) fn pfcount(frame: &Frame<'_>) -> Replay {
-    same_if(frame.argc() == 2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::find;
@@ -293,7 +307,6 @@ mod tests {
             "BITFIELD k OVERFLOW SAT SET u8 #1 3",
             "DEL k",
             "UNLINK a b",
-            "GETDEL k",
             "GETSET k v",
             "PEXPIREAT k 1700000000000",
             "GETEX k PERSIST",
@@ -302,7 +315,7 @@ mod tests {
             "HSET k f v",
             "HMSET k f v",
             "HSETEX k PXAT 5 FIELDS 1 f v",
-            "HSETEX k KEEPTTL FIELDS 1 FNX v",
+            "HSETEX k PXAT 5 FIELDS 1 FNX v",
             "HSETEX k FIELDS 1 f v",
             "HPEXPIREAT k 5 FIELDS 1 f",
             "HPERSIST k FIELDS 1 f",
@@ -313,8 +326,6 @@ mod tests {
             "ZADD k -inf NX",
             "ZADD k +inf m 1e300 n",
             "GEOADD k 1.5 2 m",
-            "PFADD k a",
-            "PFCOUNT k",
             "XADD s 5-1 f v",
             "XADD s 5 f v",
             "XADD s NOMKSTREAM MAXLEN = 10 5-1 f v",
@@ -350,6 +361,8 @@ mod tests {
             "SREM k m",
             "ZREM k m",
             "HGETDEL k FIELDS 1 f",
+            "HSETEX k KEEPTTL FIELDS 1 f v",
+            "GETDEL k",
             "ZREMRANGEBYSCORE k 0 5",
         ] {
             assert_eq!(judge(line), Replay::MayChangeTtl, "{line}");
@@ -422,11 +435,14 @@ mod tests {
             "GEOSEARCHSTORE d a",
             "GEORADIUS a 1 2 3 km STORE d",
             "SORT a STORE d",
+            "PFADD k a",
             "PFMERGE d a",
+            "PFCOUNT k",
             "XADD s * f v",
             "XADD s 5-* f v",
             "XADD s MAXLEN = 5 * f v",
             "XADD s ACKED MAXLEN = 5 5-1 f v",
+            "XDEL s 5-1 6-1",
             "XTRIM s MAXLEN = 5",
             "XSETID s 5-1",
             "XSETID s 5-1 ENTRIESADDED 3 MAXDELETEDID 2-0",

@@ -41,11 +41,18 @@ const V7_0: Features = Features::REDIS_7_0;
 const RELATIVE: Features = Features::RELATIVE_TIME;
 const ALWAYS: Features = Features::ALWAYS;
 const DEADLINE: Features = Features::DEADLINE;
+const FIELD_DEADLINE: Features = Features::FIELD_TTL.and(DEADLINE);
 const SET_OPTIONS: Features = V6_2
     .and(Features::SET_IF_EQUAL)
     .and(Features::DELEX)
     .and(RELATIVE)
     .and(DEADLINE);
+
+/// Of a time: its unit in milliseconds, and whether it counts from 1970 or from when the command was executed.
+const S: u64 = 1000;
+const MS: u64 = 1;
+const AT: bool = true;
+const AFTER: bool = false;
 
 /// A count at argument `at` with the keys after it.
 const fn counted(at: u8) -> KeySpec {
@@ -76,7 +83,7 @@ const fn once(name: &'static str, keys: KeySpec) -> Command {
     row(name, Kind::Data, keys, Safety::UNSAFE)
 }
 
-/// A write that removes members and with the last of them the key.
+/// A write that removes what it may not remove when it is repeated, and with it a TTL.
 const fn removal(name: &'static str) -> Command {
     row(name, Kind::Data, One, Safety::REMOVAL)
 }
@@ -265,18 +272,26 @@ pub static COMMANDS: &[Command] = &[
     when("restore", safety::restore).newer(ALWAYS.and(DEADLINE), 3, restore::restore),
     once("migrate", Migrate),
     once("sort", SortStore),
-    once("expire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::expire),
-    once("pexpire", One).newer(RELATIVE.and(DEADLINE).and(V7_0), 2, lifetimes::pexpire),
-    when("expireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expireat),
-    when("pexpireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::pexpireat),
+    once("expire", One).newer(
+        RELATIVE.and(DEADLINE).and(V7_0),
+        2,
+        lifetimes::expire::<S, AFTER>,
+    ),
+    once("pexpire", One).newer(
+        RELATIVE.and(DEADLINE).and(V7_0),
+        2,
+        lifetimes::expire::<MS, AFTER>,
+    ),
+    when("expireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expire::<S, AT>),
+    when("pexpireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expire::<MS, AT>),
     safe("persist", One),
     // Strings.
     when("set", safety::set).newer(SET_OPTIONS, 3, lifetimes::set),
     once("setnx", One),
-    once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex),
-    once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::psetex),
+    once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<S>),
+    once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<MS>),
     safe("getset", One),
-    safe("getdel", One).newer(V6_2, 1, lifetimes::delete),
+    removal("getdel").newer(V6_2, 1, lifetimes::delete),
     when("getex", safety::getex).newer(V6_2.and(DEADLINE), 1, lifetimes::getex),
     safe("mset", PAIRS),
     once("msetnx", PAIRS),
@@ -305,9 +320,9 @@ pub static COMMANDS: &[Command] = &[
     safe("setbit", One),
     when("bitfield", safety::bitfield),
     once("bitop", FROM_SECOND).newer(Features::REDIS_8_2, 1, structures::bitop),
-    safe("pfadd", One),
+    once("pfadd", One),
     once("pfmerge", ALL),
-    row("pfcount", Kind::Data, ALL, Safety::When(safety::pfcount)),
+    once("pfcount", ALL),
     once("pfdebug", SECOND),
     // Hashes.
     safe("hset", One),
@@ -319,18 +334,10 @@ pub static COMMANDS: &[Command] = &[
     when("hsetex", safety::hsetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hsetex),
     once("hincrby", One),
     once("hincrbyfloat", One),
-    once("hexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hexpire),
-    once("hpexpire", One).newer(Features::FIELD_TTL.and(DEADLINE), 1, hashes::hpexpire),
-    when("hexpireat", safety::hash_expire_at).newer(
-        Features::FIELD_TTL.and(DEADLINE),
-        1,
-        hashes::hexpireat,
-    ),
-    when("hpexpireat", safety::hash_expire_at).newer(
-        Features::FIELD_TTL.and(DEADLINE),
-        1,
-        hashes::hpexpireat,
-    ),
+    once("hexpire", One).newer(FIELD_DEADLINE, 1, hashes::expire::<S, AFTER>),
+    once("hpexpire", One).newer(FIELD_DEADLINE, 1, hashes::expire::<MS, AFTER>),
+    when("hexpireat", safety::hash_expire_at).newer(FIELD_DEADLINE, 1, hashes::expire::<S, AT>),
+    when("hpexpireat", safety::hash_expire_at).newer(FIELD_DEADLINE, 1, hashes::expire::<MS, AT>),
     safe("hpersist", One).newer(Features::FIELD_TTL, 1, hashes::hpersist),
     // Lists.
     once("lpush", One),
@@ -385,7 +392,7 @@ pub static COMMANDS: &[Command] = &[
     once("georadiusbymember", GeoStore { options_at: 5 }).newer(V6_2, 6, structures::georadius),
     // Streams.
     when("xadd", safety::xadd).newer_before_number(ALWAYS, 5, streams::xadd),
-    safe("xdel", One),
+    when("xdel", safety::xdel),
     once("xdelex", One).without(Features::REDIS_8_2, Lack::Command),
     once("xtrim", One).newer(ALWAYS, 1, streams::xtrim),
     once("xsetid", One).newer(V7_0, 3, streams::xsetid),

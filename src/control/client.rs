@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::{CONTROL_CONNECT_TIMEOUT_MS, CONTROL_REPLY_TIMEOUT_MS};
+use crate::resp::{ReplyScanner, ReplySink};
 use crate::topology::uri::host_port;
 use crate::topology::{Credentials, Value};
 
@@ -125,6 +126,35 @@ impl Client {
         }
     }
 
+    /// The next `count` replies as they came, at most `most` bytes.
+    pub fn receive_raw(&mut self, count: u64, most: usize) -> Result<Vec<u8>, Fault> {
+        let mut counted = Counted::default();
+        let mut scanner = ReplyScanner::default();
+        self.received.drain(..std::mem::take(&mut self.decoded));
+        let mut scanned = 0;
+        loop {
+            let news = &self.received[scanned..];
+            scanner.feed(news, &mut counted).map_err(|error| {
+                let (side, name) = (self.side, self.name());
+                let text = format!("{side} {name} does not speak RESP: {error}");
+                Fault::new(FaultKind::Protocol, text)
+            })?;
+            scanned = self.received.len();
+            if counted.0 >= count {
+                return Ok(std::mem::take(&mut self.received));
+            }
+            if self.received.len() > most {
+                let text = format!(
+                    "{} {} answered with more than {most} bytes",
+                    self.side,
+                    self.name()
+                );
+                return Err(Fault::new(FaultKind::TooLarge, text));
+            }
+            self.read_behind()?;
+        }
+    }
+
     /// The text of the reply to a command that answers with text.
     pub fn text(&mut self, args: &[&str]) -> Result<String, Fault> {
         let value = self.call(args)?;
@@ -167,6 +197,10 @@ impl Client {
     fn read_more(&mut self) -> Result<(), Fault> {
         self.received.drain(..self.decoded);
         self.decoded = 0;
+        self.read_behind()
+    }
+
+    fn read_behind(&mut self) -> Result<(), Fault> {
         let start = self.received.len();
         self.received.resize(start + READ_BYTES, 0);
         let read = self.stream.read(&mut self.received[start..]);
@@ -192,6 +226,20 @@ impl Client {
             _ => format!("connection to {side} {name} lost: {error}"),
         };
         Fault::new(FaultKind::ConnectionLost, text)
+    }
+}
+
+/// How many replies have come.
+#[derive(Debug, Default)]
+struct Counted(u64);
+
+impl ReplySink for Counted {
+    fn succeeded(&mut self, count: u64) {
+        self.0 += count;
+    }
+
+    fn failed(&mut self, _text: &[u8], behind: Option<usize>) {
+        self.0 += u64::from(behind.is_none());
     }
 }
 
@@ -277,6 +325,22 @@ mod tests {
         let ended = client.receive().map_err(|fault| fault.kind);
         assert_eq!(ended, Err(FaultKind::ConnectionLost));
         assert_eq!(server.join().expect("ran"), b"*1\r\n$4\r\nPING\r\n");
+    }
+
+    #[test]
+    fn replies_are_kept_as_they_came_and_not_without_bound() {
+        let answer = b"+OK\r\n*2\r\n$5\r\nhello\r\n-ERR in it\r\n-ERR no\r\n";
+        let (port, server) = canned(answer);
+        let mut client = connect(port, None).expect("connected");
+        client.send(&["EXEC"]).expect("written");
+        assert_eq!(client.receive_raw(3, 1000), Ok(answer.to_vec()));
+        server.join().expect("ran");
+        let (port, server) = canned(answer);
+        let mut client = connect(port, None).expect("connected");
+        client.send(&["EXEC"]).expect("written");
+        let refused = client.receive_raw(4, 10).map_err(|fault| fault.kind);
+        assert_eq!(refused, Err(FaultKind::TooLarge));
+        server.join().expect("ran");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! whose ACL allows only that.
 
 use super::client::{Client, resolve};
-use crate::engine::options::Deployment;
+use crate::engine::options::{Deployment, OwnKeys};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::topology::server::OLDEST_SUPPORTED;
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind, nodes, shards};
@@ -37,7 +37,11 @@ pub fn discover(side: Side, endpoint: &Endpoint) -> Result<Deployment, Fault> {
         }
         servers.push((node.id.clone(), info));
     }
-    Ok(Deployment { topology, servers })
+    Ok(Deployment {
+        topology,
+        servers,
+        bookkeeping: OwnKeys::default(),
+    })
 }
 
 /// The topology according to the first seed that can tell. Of several failures the most telling one
@@ -103,6 +107,20 @@ fn view_of_shards(client: &mut Client) -> Option<View> {
     let topology = shards::parse(&reply, client.host()).ok()?;
     let epochs = nodes::Epochs::default();
     Some(View { topology, epochs })
+}
+
+/// The latest view, with the open slots of all: each node lists only its own.
+pub fn merge(views: Vec<View>) -> Option<View> {
+    let latest = views.iter().map(|view| view.epochs).max()?;
+    let mut open_slots: Vec<_> = views
+        .iter()
+        .flat_map(|view| view.topology.open_slots.iter().cloned())
+        .collect();
+    open_slots.sort_by(|a, b| (a.slot, &a.from, &a.to).cmp(&(b.slot, &b.from, &b.to)));
+    open_slots.dedup();
+    let mut best = views.into_iter().find(|view| view.epochs == latest)?;
+    best.topology.open_slots = open_slots;
+    Some(best)
 }
 
 /// The same topology with addresses for hosts that are names; names that do not resolve stay.

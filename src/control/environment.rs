@@ -1,9 +1,10 @@
 //! What kernel, container and limits allow, checked before anything else so that each refusal names its setting.
 
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use nix::sched::{CpuSet, sched_getaffinity};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid};
 
 use crate::fault::{Fault, FaultKind};
 
@@ -34,6 +35,33 @@ pub fn choose_cores(asked: Option<&[usize]>, allowed: &[usize]) -> Result<Vec<us
             Err(Fault::new(FaultKind::Core, text))
         }
     }
+}
+
+/// Whether this process may write where services of the machine do.
+pub fn is_root() -> bool {
+    Uid::effective().is_root()
+}
+
+/// Where what must outlast the process is kept for a link; `None` where nobody says which directory is ours.
+pub fn state_directory(
+    link: &str,
+    root: bool,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Option<PathBuf> {
+    // Relative paths in it are to be ignored, as its specification has it.
+    let absolute = |name: &str| {
+        let path = variable(name).map(PathBuf::from);
+        path.filter(|path| path.is_absolute())
+    };
+    let base = absolute("XDG_STATE_HOME")
+        .or_else(|| root.then(|| PathBuf::from("/var/lib")))
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))?;
+    let plain = |c: char| match c {
+        'a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_' => c,
+        _ => '_',
+    };
+    let name: String = link.chars().map(plain).collect();
+    Some(base.join("slotstream").join(name))
 }
 
 /// Reads a small file that holds a password; one line break at its end does not count.
@@ -77,6 +105,32 @@ mod tests {
         assert_eq!(choose_cores(None, &[0, 3]), Ok(vec![0, 3]));
         let fault = choose_cores(Some(&[0, 9]), &[0, 1]).expect_err("no core 9");
         assert!(fault.message.contains("core 9") && fault.message.ends_with("0,1"));
+    }
+
+    #[test]
+    fn state_is_kept_where_the_system_has_it() {
+        let directory = |root, known: &[(&str, &str)]| {
+            let found = state_directory("a/../b.c", root, |name| {
+                let mut known = known.iter();
+                known.find_map(|(key, value)| (*key == name).then(|| (*value).to_owned()))
+            });
+            found.map(|path| path.display().to_string())
+        };
+        let told = |text: &str| Some(text.to_owned());
+        let home = ("HOME", "/home/u");
+        let state = "/home/u/.local/state/slotstream/a____b_c";
+        assert_eq!(directory(false, &[home]), told(state));
+        assert_eq!(
+            directory(false, &[home, ("XDG_STATE_HOME", "x")]),
+            told(state)
+        );
+        let given = [home, ("XDG_STATE_HOME", "/x")];
+        assert_eq!(directory(true, &given), told("/x/slotstream/a____b_c"));
+        assert_eq!(
+            directory(true, &[home]),
+            told("/var/lib/slotstream/a____b_c")
+        );
+        assert_eq!(directory(false, &[]), None);
     }
 
     #[test]

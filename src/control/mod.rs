@@ -6,15 +6,26 @@
 //! - [`discover`]: from what the user typed to all masters of a deployment;
 //! - [`environment`]: what kernel, limits and cores allow;
 //! - [`preflight`]: what both deployments allow, before anything is written;
+//! - [`masters`]: one command for each slot or master, pipelined;
+//! - [`writers`]: connections that write to a target, by their names;
+//! - [`takeover`]: shuts out the former writers of a link, then reads what the target knows about its own state;
 //! - [`watcher`]: topologies and source offsets, once a second and on every hint;
+//! - [`takeover`]: shuts former writers out, and reads what the target knows about itself;
+//! - [`fence`]: whether a lane may write to a target master;
 //! - [`lookup`]: answers questions about unknown commands;
+//! - [`mend`]: asks source masters for the values of keys;
 //! - [`report`] and [`http`]: the status page.
 
 pub mod client;
 pub mod discover;
 pub mod environment;
+pub mod fence;
 pub mod http;
 pub mod lookup;
+pub mod masters;
+pub mod mend;
 pub mod preflight;
 pub mod report;
+pub mod takeover;
 pub mod watcher;
+pub mod writers;

@@ -5,11 +5,12 @@
 //! permissions and the state of the server when a command is queued.
 
 use super::client::Client;
+use crate::checkpoint::{LinkName, record_key};
 use crate::command::rewrite::{Features, Lack};
 use crate::engine::options::{Deployment, OnExisting, OnUnsupported, SyncOptions};
 use crate::engine::watched;
 use crate::fault::{Fault, FaultKind, Side};
-use crate::slot::shortest_tag;
+use crate::slot::{Slot, shortest_tag};
 use crate::topology::{Credentials, Role, ServerInfo, Value};
 
 /// Things the user should know although they stop nothing.
@@ -28,7 +29,11 @@ pub fn check(
         let mut client = Client::connect(Side::Source, &node.address, node.port, credentials)?;
         probe_source(&mut client)?;
     }
-    probe_targets(target, &options.target.credentials)?;
+    let credentials = &options.target.credentials;
+    probe_targets(target, credentials, |client, slot| {
+        probe_target(client, slot)?;
+        probe_bookkeeping(client, &options.link, slot)
+    })?;
     Ok(notices)
 }
 
@@ -36,15 +41,19 @@ pub fn check(
 pub fn check_target(target: &Deployment, credentials: &Credentials) -> Result<(), Fault> {
     refuse_replica_target(target)?;
     refuse_missing_slots(target)?;
-    probe_targets(target, credentials)
+    probe_targets(target, credentials, probe_target)
 }
 
-fn probe_targets(target: &Deployment, credentials: &Credentials) -> Result<(), Fault> {
+/// Has `probe` look at every master that owns slots, with one of them.
+fn probe_targets(
+    target: &Deployment,
+    credentials: &Credentials,
+    probe: impl Fn(&mut Client, Slot) -> Result<(), Fault>,
+) -> Result<(), Fault> {
     for shard in target.topology.serving() {
         let node = &shard.master;
         let mut client = Client::connect(Side::Target, &node.address, node.port, credentials)?;
-        let slot = shard.slots.iter().next().unwrap_or(0);
-        probe_target(&mut client, &format!("{{{}}}", shortest_tag(slot)))?;
+        probe(&mut client, shard.slots.iter().next().unwrap_or(0))?;
     }
     Ok(())
 }
@@ -165,10 +174,11 @@ fn check_existing(
     target: &Deployment,
     notices: &mut Notices,
 ) -> Result<(), Fault> {
-    let servers = target.servers.iter();
-    let keys: u64 = servers.map(|(_, server)| server.keys()).sum();
+    let keys = target.keys();
     match (keys, on_existing) {
         (0, _) => Ok(()),
+        // An earlier start of the same link was allowed.
+        _ if target.bookkeeping.records => Ok(()),
         (_, OnExisting::Keep) => {
             notices.push(format!(
                 "the target holds {keys} keys already: they are kept, and overwritten where the source has a key of the \
@@ -274,9 +284,9 @@ fn probe_source(client: &mut Client) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Whether the user may write, and the server takes writes. `key` lies in a slot of this server.
-fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
-    client.call(&["MULTI"])?;
+/// Whether the user may write, and the server takes writes. `slot` is one of this server.
+fn probe_target(client: &mut Client, slot: Slot) -> Result<(), Fault> {
+    let key = &format!("{{{}}}", shortest_tag(slot));
     let commands: [&[&str]; 7] = [
         &["RESTORE", key, "0", "", "REPLACE", "ABSTTL"],
         &["SET", key, ""],
@@ -286,6 +296,47 @@ fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
         &["PTTL", key],
         &["EVAL", "return 0", "1", key],
     ];
+    match refusal(client, &commands)? {
+        Some(reply) => Err(client.reply_fault(&reply)),
+        None => Ok(()),
+    }
+}
+
+/// Whether the user may do what the link's bookkeeping takes, and what shuts out its former writers.
+fn probe_bookkeeping(client: &mut Client, link: &LinkName, slot: Slot) -> Result<(), Fault> {
+    let key = String::from_utf8(record_key(link, slot)).expect("keys of ours are ASCII");
+    let key = key.as_str();
+    let commands: [&[&str]; 12] = [
+        &["GET", key],
+        &["SET", key, ""],
+        &["DEL", key],
+        &["HSET", key, "", ""],
+        &["HGETALL", key],
+        &["HDEL", key, ""],
+        &["EVAL", "return 0", "1", key],
+        &["INFO", "replication"],
+        &["CLIENT", "ID"],
+        &["CLIENT", "SETNAME", "slotstream"],
+        &["CLIENT", "LIST"],
+        &["CLIENT", "KILL", "ID", "0"],
+    ];
+    let Some(reply) = refusal(client, &commands)? else {
+        return Ok(());
+    };
+    // Of keys the server does not say which.
+    if reply.starts_with("NOPERM") && !reply.contains('\'') {
+        let text = format!(
+            "target {} lacks a permission: ACL SETUSER <user> ~{{*}}slotstream:* (the keys that tell how far a copy has come)",
+            client.name()
+        );
+        return Err(Fault::new(FaultKind::NoPermission, text));
+    }
+    Err(client.reply_fault(&reply))
+}
+
+/// The first error reply to these commands, of which none is executed.
+fn refusal(client: &mut Client, commands: &[&[&str]]) -> Result<Option<String>, Fault> {
+    client.call(&["MULTI"])?;
     let mut refusal = None;
     for command in commands {
         if let Value::Error(reply) = client.ask(command)? {
@@ -293,12 +344,9 @@ fn probe_target(client: &mut Client, key: &str) -> Result<(), Fault> {
         }
     }
     client.call(&["DISCARD"])?;
-    match refusal {
-        // The slot moved since discovery; lanes follow.
-        Some(reply) if reply.starts_with("MOVED") || reply.starts_with("ASK") => Ok(()),
-        Some(reply) => Err(client.reply_fault(&reply)),
-        None => Ok(()),
-    }
+    // The slot moved since discovery; lanes follow.
+    let moved = |reply: &String| reply.starts_with("MOVED") || reply.starts_with("ASK");
+    Ok(refusal.filter(|reply| !moved(reply)))
 }
 
 #[cfg(test)]
@@ -334,6 +382,7 @@ mod tests {
         Deployment {
             topology: Topology::single(run_id, 6379),
             servers: vec![(crate::topology::SINGLE_NODE_ID.into(), server(run_id))],
+            bookkeeping: Default::default(),
         }
     }
 
@@ -346,17 +395,21 @@ mod tests {
         Deployment {
             topology: Topology::cluster(vec![shard], vec![]).expect("valid"),
             servers: vec![(id.into(), server(id))],
+            bookkeeping: Default::default(),
         }
     }
 
     fn options(on_existing: OnExisting, map: &str) -> SyncOptions {
         SyncOptions {
-            link: "default".into(),
+            link: "default".parse().expect("valid"),
             source: "redis://a".parse().expect("valid"),
             target: "redis://b".parse().expect("valid"),
             cores: vec![0],
             once: false,
             status_address: None,
+            ack: Default::default(),
+            spool_directory: None,
+            spool_max: 0,
             on_existing,
             on_divergence: OnDivergence::Stop,
             on_unsupported: OnUnsupported::Stop,

@@ -6,18 +6,22 @@
 //! | `caught_up` | every lane streams, and the target has answered everything its source held at the last poll |
 //! | `uptime_seconds` | since the process began |
 //! | `lanes[].source` | `host:port` of the source master |
-//! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `sweeping`, `streaming`, `reconnecting`, `stopping`, `stopped`, `failed` |
+//! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `sweeping`, `streaming`, `recovering`, `reconnecting`, `stopping`, `stopped`, `failed` |
+//! | `lanes[].resume` | how the lane came to go on where it did last: `step` (`first_copy`, `partial_same`, `partial_promoted`, `full_copy`) and `why`; null before |
 //! | `lanes[].replid` | replication id that the offsets belong to |
 //! | `lanes[].received_offset` | bytes of the source's stream received |
 //! | `lanes[].acknowledged_offset` | of these, answered by the target |
 //! | `lanes[].lag_bytes` | bytes of the stream not yet answered, as far as the source's last polled offset |
 //! | `lanes[].lag_seconds` | age of the oldest command received and not yet answered |
+//! | `lanes[].spool_bytes` | bytes of the stream received and not yet routed that wait in the spool, in memory or on disk |
+//! | `lanes[].spool_state` | `empty`, `memory`, `disk`, `full` or `failed` |
 //! | `lanes[].snapshot.bytes_done` | bytes of the snapshot read |
 //! | `lanes[].snapshot.bytes_total` | its size; 0 when the source does not tell (diskless) |
 //! | `lanes[].snapshot.keys` | its keys acknowledged by the target |
 //! | `lanes[].stale.checked` | keys of the target looked at after the last copy, since the source might not have them |
 //! | `lanes[].stale.removed` | of these, removed |
-//! | `lanes[].leases` | keys whose deadline is held back on the target until it is certain |
+//! | `lanes[].leases` | keys and fields of hashes whose deadline is held back on the target until it is certain, and one more while there may be others |
+//! | `lanes[].mends` | keys that differed and were given the source's value |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |
@@ -47,20 +51,31 @@ pub struct Report {
 pub struct LaneReport {
     pub source: String,
     pub state: &'static str,
+    pub resume: Option<ResumeReport>,
     pub replid: String,
     pub received_offset: u64,
     pub acknowledged_offset: u64,
     pub lag_bytes: u64,
     pub lag_seconds: f64,
+    pub spool_bytes: u64,
+    pub spool_state: &'static str,
     pub snapshot: SnapshotReport,
     pub stale: StaleReport,
     pub leases: u64,
+    pub mends: u64,
     pub commands: u64,
     pub bytes: u64,
     pub errors: BTreeMap<&'static str, u64>,
     pub full_syncs: u64,
     pub partial_syncs: u64,
     pub message: String,
+}
+
+/// How a lane came to go on where it did.
+#[derive(Debug, Serialize)]
+pub struct ResumeReport {
+    pub step: &'static str,
+    pub why: String,
 }
 
 /// A lane's last snapshot.
@@ -102,11 +117,17 @@ impl LaneReport {
         Self {
             source: lane.source(),
             state: lane.state().name(),
+            resume: lane.resume().map(|(step, why)| ResumeReport {
+                step: step.name(),
+                why,
+            }),
             replid: lane.replid(),
             received_offset: lane.received_offset.load(Relaxed),
             acknowledged_offset,
             lag_bytes: lane.lag_bytes(),
             lag_seconds: seconds(lane.lag_ms(now_ms)),
+            spool_bytes: lane.spool_bytes.load(Relaxed),
+            spool_state: lane.spool_state().name(),
             snapshot: SnapshotReport {
                 bytes_done: lane.snapshot_bytes_done.load(Relaxed),
                 bytes_total: lane.snapshot_bytes_total.load(Relaxed),
@@ -117,6 +138,7 @@ impl LaneReport {
                 removed: lane.stale_removed.load(Relaxed),
             },
             leases: lane.leases.load(Relaxed),
+            mends: lane.mends.load(Relaxed),
             commands: lane.commands.load(Relaxed),
             bytes: lane.bytes.load(Relaxed),
             errors: lane.errors(),
@@ -134,7 +156,7 @@ fn seconds(ms: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::status::ErrorCount;
+    use crate::engine::status::{ErrorCount, ResumeStep};
     use crate::topology::Topology;
     use std::time::Duration;
 
@@ -146,15 +168,18 @@ mod tests {
         let lane = shared.add_lane("single", "a:1");
         lane.count(ErrorCount::Moved);
         lane.set_oldest_unanswered(Some(500));
+        lane.set_resume(ResumeStep::FirstCopy, "nothing");
         let report = Report::of(&shared, start + Duration::from_millis(2500));
         let json = serde_json::to_value(&report).expect("plain data");
         let expected = serde_json::json!({
             "link": "l", "caught_up": false, "uptime_seconds": 2.5,
             "lanes": [{
-                "source": "a:1", "state": "connecting", "replid": "", "received_offset": 0,
+                "source": "a:1", "state": "connecting",
+                "resume": {"step": "first_copy", "why": "nothing"}, "replid": "", "received_offset": 0,
                 "acknowledged_offset": 0, "lag_bytes": 0, "lag_seconds": 2.0,
+                "spool_bytes": 0, "spool_state": "empty",
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
-                "stale": {"checked": 0, "removed": 0}, "leases": 0,
+                "stale": {"checked": 0, "removed": 0}, "leases": 0, "mends": 0,
                 "commands": 0, "bytes": 0, "errors": {"moved": 1},
                 "full_syncs": 0, "partial_syncs": 0, "message": "",
             }],

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::client::{Client, value_text};
-use super::discover::{View, from_seeds, resolved, single, view, view_of_nodes};
+use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_nodes};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::{
@@ -314,20 +314,6 @@ impl SideWatch {
             info!("the {} can be reached again", self.side);
         }
     }
-}
-
-/// The latest view, with the open slots of all: each node lists only its own.
-fn merge(views: Vec<View>) -> Option<View> {
-    let latest = views.iter().map(|view| view.epochs).max()?;
-    let mut open_slots: Vec<_> = views
-        .iter()
-        .flat_map(|view| view.topology.open_slots.iter().cloned())
-        .collect();
-    open_slots.sort_by(|a, b| (a.slot, &a.from, &a.to).cmp(&(b.slot, &b.from, &b.to)));
-    open_slots.dedup();
-    let mut best = views.into_iter().find(|view| view.epochs == latest)?;
-    best.topology.open_slots = open_slots;
-    Some(best)
 }
 
 /// The replies to what [`SideWatch::ask`] sent.

@@ -18,7 +18,9 @@ use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::Targets;
 use crate::chunk::Chunks;
-use crate::command::rewrite::{Deadlines, Features, Lack, lack_behind, without_lost_deadlines};
+use crate::command::rewrite::{
+    Deadlines, Features, Lack, lack_behind, with_altered_deadlines, without_lost_deadlines,
+};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
@@ -43,6 +45,8 @@ pub(super) struct Copy {
     keys: u64,
     /// Of the hash that arrives, deadlines of fields were left out.
     lost_deadlines: bool,
+    /// Deadlines of fields as they are written.
+    field_deadlines: Vec<u64>,
 }
 
 impl Copy {
@@ -61,6 +65,7 @@ impl Copy {
             decoded: false,
             keys: 0,
             lost_deadlines: false,
+            field_deadlines: Vec::new(),
         }
     }
 
@@ -167,6 +172,8 @@ impl Lane {
         if copy.decoded {
             return Ok(());
         }
+        let near_ms = self.rebuild.deadlines.fields_near_until();
+        copy.decoder.set_fields_near_until(near_ms);
         let mut reader = copy.decoder.read(&buffer[copy.start..copy.filled]);
         let mut writing = Writing {
             at: copy.at,
@@ -179,6 +186,7 @@ impl Lane {
             sweep: self.sweep.as_deref_mut(),
             deadlines: &mut self.rebuild.deadlines,
             lost_deadlines: &mut copy.lost_deadlines,
+            field_deadlines: &mut copy.field_deadlines,
         };
         while !is_full(writing.chunks, writing.targets) {
             match reader.next().map_err(snapshot_fault)? {
@@ -230,6 +238,7 @@ struct Writing<'a> {
     sweep: Option<&'a mut Sweep>,
     deadlines: &'a mut Leases,
     lost_deadlines: &'a mut bool,
+    field_deadlines: &'a mut Vec<u64>,
 }
 
 impl Writing<'_> {
@@ -276,6 +285,7 @@ impl Writing<'_> {
             .expire_at_ms
             .filter(|_| part.is_last)
             .map(|at_ms| self.deadlines.of_key(part.key, at_ms));
+        let part = with_altered_deadlines(part, self.deadlines, self.field_deadlines);
         let slot = self.targets.slot_of(part.key);
         let mut written = Ok(0);
         let format = &self.format;
@@ -315,7 +325,7 @@ impl Writing<'_> {
 
 impl LaneConfig {
     /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
-    fn leave_out_of_key(
+    pub(super) fn leave_out_of_key(
         &self,
         status: &LaneStatus,
         problem: Problem,
@@ -337,7 +347,7 @@ impl LaneConfig {
     }
 
     /// The same for what stands beside keys. Servers have no command to load it.
-    fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
+    pub(super) fn leave_out_beside(&self, status: &LaneStatus, what: LeftOut) -> Result<(), Fault> {
         if self.leave_out {
             return self.leave_out(status, Lack::Modules, || what.to_string());
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request<Q> {
     pub lane: u32,
-    /// Chosen by the lane, returned with the answer.
+    /// Returned with the answer; no two questions have the same.
     pub ticket: u64,
     pub question: Q,
 }
@@ -27,6 +27,7 @@ pub struct Desk<Q, A> {
 struct State<Q, A> {
     requests: VecDeque<Request<Q>>,
     answers: HashMap<u32, Vec<(u64, A)>>,
+    tickets: u64,
     closed: bool,
 }
 
@@ -35,6 +36,7 @@ impl<Q, A> Default for Desk<Q, A> {
         let state = State {
             requests: VecDeque::new(),
             answers: HashMap::new(),
+            tickets: 0,
             closed: false,
         };
         Self {
@@ -45,10 +47,18 @@ impl<Q, A> Default for Desk<Q, A> {
 }
 
 impl<Q, A> Desk<Q, A> {
-    /// Leaves a question.
-    pub fn ask(&self, request: Request<Q>) {
-        self.locked().requests.push_back(request);
+    /// Leaves a question; gives its ticket.
+    pub fn ask(&self, lane: u32, question: Q) -> u64 {
+        let mut state = self.locked();
+        state.tickets += 1;
+        let ticket = state.tickets;
+        state.requests.push_back(Request {
+            lane,
+            ticket,
+            question,
+        });
         self.asked.notify_one();
+        ticket
     }
 
     /// The answers for `lane` that came since the last call, with their tickets.
@@ -101,17 +111,19 @@ mod tests {
     #[test]
     fn an_answer_reaches_only_the_lane_that_asked() {
         let desk = Desk::default();
+        let ticket = desk.ask(3, "where?");
         let request = Request {
             lane: 3,
-            ticket: 9,
+            ticket,
             question: "where?",
         };
-        desk.ask(request.clone());
+        assert_ne!(desk.ask(2, "when?"), ticket);
         assert_eq!(desk.next_request(Duration::ZERO), Some(request));
+        assert!(desk.next_request(Duration::ZERO).is_some());
         assert_eq!(desk.next_request(Duration::ZERO), None);
-        desk.answer(3, 9, "there");
+        desk.answer(3, ticket, "there");
         assert!(desk.take_answers(2).is_empty());
-        assert_eq!(desk.take_answers(3), [(9, "there")]);
+        assert_eq!(desk.take_answers(3), [(ticket, "there")]);
         assert!(desk.take_answers(3).is_empty());
     }
 }

@@ -3,19 +3,29 @@
 //! A flush in one shard's stream concerns that shard's slots only. Where the target master holds nothing else it is
 //! passed on as it came; otherwise the keys of the lane's slots are found with `SCAN` and removed one by one, while
 //! later commands wait. Keys that other lanes write meanwhile belong to other slots and are not touched.
+//!
+//! ```text
+//! Waiting -> everything is answered -> Removing -> everything is removed -> Checking -> no slot has moved: done
+//!    ^------------------------------ some time later ----------------------------------' some have
+//! ```
+//!
+//! A key that moves from a master which was not flushed yet to one that was would be missed. Whether one may have is
+//! found out by a command for every slot on a key that does not exist: only a master that owns the slot, and is not giving
+//! it away, executes it.
 
 use super::lane::Lane;
 use super::listing::parse_scan;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::DatabaseMap;
+use crate::checkpoint::is_bookkeeping;
 use crate::chunk::Range;
 use crate::command::{KeySpec, Kind, SlotOf, SlotOp};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::Offset;
 use crate::resp::{push_command, scan};
-use crate::slot::{SLOT_COUNT, Slot, SlotSet};
-use crate::target::{Form, Unit};
+use crate::slot::{SLOT_COUNT, Slot, SlotSet, shortest_tag, slot_of};
+use crate::target::{Form, Guard, Unit};
 
 /// Why the lane routes nothing at present.
 #[derive(Debug)]
@@ -33,9 +43,20 @@ pub(super) struct Flush {
     /// The command as it came.
     bytes: Vec<u8>,
     database: Option<u32>,
-    /// Removals still to be made: connection, database, slots.
-    purges: Vec<Purge>,
-    started: bool,
+    stage: Stage,
+    /// [`super::targets::Targets::changes`] when the removal began, and of what slots.
+    changes: u64,
+    slots: SlotSet,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// For answers to everything before, and until that time of a tick, if there is one.
+    Waiting { until_ms: u64 },
+    /// Removals still to be made key by key.
+    Removing(Vec<Purge>),
+    /// Whether the slots have stayed where they were.
+    Checking,
 }
 
 #[derive(Debug)]
@@ -59,8 +80,9 @@ impl Hold {
             kind,
             bytes,
             database,
-            purges: Vec::new(),
-            started: false,
+            stage: Stage::Waiting { until_ms: 0 },
+            changes: 0,
+            slots: SlotSet::new(),
         }))
     }
 
@@ -75,51 +97,105 @@ impl Hold {
 
 impl Lane {
     /// Does what can be done about what the lane waits for.
-    pub(super) fn hold_on(&mut self) -> Result<(), Fault> {
+    pub(super) fn hold_on(&mut self, tick: Option<u64>) -> Result<(), Fault> {
         match self.hold.take() {
             None => Ok(()),
             Some(Hold::Lookup { begin }) => {
                 self.hold = Some(Hold::Lookup { begin });
                 Ok(())
             }
-            Some(Hold::Flush(flush)) => self.flush_on(flush),
+            Some(Hold::Flush(flush)) => self.flush_on(flush, tick),
         }
     }
 
-    fn flush_on(&mut self, mut flush: Flush) -> Result<(), Fault> {
+    fn flush_on(&mut self, mut flush: Flush, tick: Option<u64>) -> Result<(), Fault> {
         if std::mem::take(&mut self.targets.flush_displaced) {
-            flush.purges.clear();
-            flush.started = false;
+            flush.stage = Stage::Waiting { until_ms: 0 };
         }
-        if !flush.started {
-            if !self.targets.is_idle() {
-                self.hold = Some(Hold::Flush(flush));
-                return Ok(());
+        let idle = self.targets.is_idle();
+        match &mut flush.stage {
+            Stage::Waiting { until_ms } => {
+                if idle && (*until_ms == 0 || tick.is_some_and(|now_ms| now_ms >= *until_ms)) {
+                    flush.changes = self.targets.changes;
+                    flush.stage = Stage::Removing(self.plan_flush(&mut flush)?);
+                    return self.flush_on(flush, tick);
+                }
             }
-            flush.started = true;
-            self.plan_flush(&mut flush)?;
-        }
-        self.take_answers(&mut flush)?;
-        let Some(purge) = flush.purges.first_mut() else {
-            // A flush that is refused and tried again must not remove what comes after it.
-            if !flush.started || !self.targets.is_idle() {
-                self.hold = Some(Hold::Flush(flush));
+            Stage::Removing(purges) => {
+                let mut purges = std::mem::take(purges);
+                if !self.purge_on(flush.begin, &mut purges)? {
+                    flush.stage = Stage::Waiting { until_ms: 0 };
+                } else if purges.is_empty() && self.targets.is_idle() {
+                    // A flush that is refused and tried again must not remove what comes after it.
+                    if self.targets.is_single() {
+                        return Ok(());
+                    }
+                    self.check_places(flush.begin, &flush.slots);
+                    flush.stage = Stage::Checking;
+                } else {
+                    flush.stage = Stage::Removing(purges);
+                }
             }
-            return Ok(());
-        };
-        if !purge.asked && self.targets.is_idle() {
-            purge.asked = true;
-            let cursor = purge.cursor.clone();
-            let (target, database) = (purge.target, purge.database);
-            self.ask(target, database, flush.begin, &cursor);
+            Stage::Checking if idle => {
+                if self.targets.changes == flush.changes {
+                    return Ok(());
+                }
+                if let Some(now_ms) = tick {
+                    self.targets.hint = true;
+                    flush.stage = Stage::Waiting {
+                        until_ms: now_ms + limits::FLUSH_AGAIN_MS,
+                    };
+                }
+            }
+            Stage::Checking => {}
         }
         self.hold = Some(Hold::Flush(flush));
         Ok(())
     }
 
+    /// Has each slot's owner execute something on a key that does not exist: see the module's documentation.
+    fn check_places(&mut self, at: Offset, slots: &SlotSet) {
+        for slot in slots.iter() {
+            let key = format!("{{{}}}slotstream", shortest_tag(slot));
+            let chunks = &mut self.chunks;
+            self.targets.stage(chunks, slot, at, 0, |out| {
+                push_command(out, &[b"UNLINK", key.as_bytes()]);
+                1
+            });
+        }
+    }
+
+    /// Goes on with removals key by key; whether they mean what they did when they were planned.
+    fn purge_on(&mut self, at: Offset, purges: &mut Vec<Purge>) -> Result<bool, Fault> {
+        if !self.take_answers(at, purges)? {
+            return Ok(false);
+        }
+        if let Some(purge) = purges.first_mut()
+            && !purge.asked
+            && self.targets.is_idle()
+        {
+            purge.asked = true;
+            let cursor = purge.cursor.clone();
+            self.ask(purge.target, purge.database, at, &cursor);
+        }
+        Ok(true)
+    }
+
     /// Passes the flush on where that is exact, and lists what must be removed key by key.
-    fn plan_flush(&mut self, flush: &mut Flush) -> Result<(), Fault> {
-        let slots = self.flushed_slots(flush)?;
+    fn plan_flush(&mut self, flush: &mut Flush) -> Result<Vec<Purge>, Fault> {
+        let mut purges = Vec::new();
+        // Redirects may have told of owners, and what was asked before was about something else.
+        self.targets.mark_needed();
+        self.targets.answers.clear();
+        let mut slots = self.flushed_slots(flush)?;
+        // There it is applied already, and so is what came after it.
+        for slot in self.targets.marks.ahead_of(flush.begin) {
+            slots.remove(slot);
+        }
+        self.targets.mends.flushed(|(database, key)| {
+            let all = flush.kind == Kind::FlushAll || flush.database == Some(*database);
+            all && slots.contains(crate::slot::slot_of(key))
+        });
         let plain = self.config.database_map == DatabaseMap::default();
         let whole = slots == self.config.slots;
         let needed: Vec<usize> = (0..self.targets.len())
@@ -134,6 +210,9 @@ impl Lane {
             let alone = whole && self.owns_only(target, &slots);
             let as_it_came = alone && (plain || flush.kind == Kind::FlushDb);
             if as_it_came && matches!(flush.kind, Kind::FlushAll | Kind::FlushDb) {
+                if flush.kind == Kind::FlushAll || flush.database.unwrap_or(0) == 0 {
+                    self.targets.forget_watermarks(target);
+                }
                 let bytes = flush.bytes.clone();
                 self.push_built(
                     target,
@@ -145,17 +224,22 @@ impl Lane {
                         1
                     },
                 );
+                self.write_record_again(target);
                 continue;
             }
             for &database in &databases {
                 if alone {
+                    if database == 0 {
+                        self.targets.forget_watermarks(target);
+                    }
                     self.push_built(target, database, flush.begin, Form::Command, |out| {
                         push_command(out, &[b"FLUSHDB"]);
                         1
                     });
+                    self.write_record_again(target);
                     continue;
                 }
-                flush.purges.push(Purge {
+                purges.push(Purge {
                     target,
                     database,
                     slots: slots.clone(),
@@ -164,7 +248,8 @@ impl Lane {
                 });
             }
         }
-        Ok(())
+        flush.slots = slots;
+        Ok(purges)
     }
 
     /// The slots whose keys go.
@@ -238,37 +323,39 @@ impl Lane {
             database,
             asking: false,
             again: false,
+            guard: Guard::None,
         };
         let unit = self.targets.build(&mut self.chunks, form, like, write);
         self.targets.push(&mut self.chunks, target, unit);
     }
 
-    /// Removes the keys that `SCAN` has told.
-    fn take_answers(&mut self, flush: &mut Flush) -> Result<(), Fault> {
-        let Some(purge) = flush.purges.first_mut() else {
-            return Ok(());
+    /// Removes the keys that `SCAN` has told; `false` if the master that was asked is gone.
+    fn take_answers(&mut self, at: Offset, purges: &mut Vec<Purge>) -> Result<bool, Fault> {
+        let Some(purge) = purges.first_mut() else {
+            return Ok(true);
         };
         // One question is asked at a time.
         let Some((target, answer)) = self.targets.answers.pop() else {
-            return Ok(());
+            return Ok(true);
         };
         purge.asked = false;
         if target != purge.target {
-            // The master that was asked is gone, and another got the question: its slots are elsewhere now.
-            flush.purges.clear();
-            flush.started = false;
-            return Ok(());
+            // Another got the question: its slots are elsewhere now.
+            return Ok(false);
         }
         let Some(page) = parse_scan(&answer)? else {
-            return Ok(());
+            return Ok(true);
         };
         let slots = &purge.slots;
-        let of_slots = |key: &Vec<u8>| slots.contains(crate::slot::slot_of(key));
-        let doomed: Vec<Vec<u8>> = page.keys.into_iter().filter(of_slots).collect();
+        let doomed: Vec<Vec<u8>> = page
+            .keys
+            .into_iter()
+            .filter(|key| slots.contains(slot_of(key)) && !is_bookkeeping(key))
+            .collect();
         purge.cursor = page.cursor;
         let (target, database) = (purge.target, purge.database);
         if !doomed.is_empty() {
-            self.push_built(target, database, flush.begin, Form::Command, |out| {
+            self.push_built(target, database, at, Form::Command, |out| {
                 for key in &doomed {
                     push_command(out, &[b"UNLINK", key]);
                 }
@@ -276,9 +363,9 @@ impl Lane {
             });
         }
         if purge.cursor == b"0" {
-            flush.purges.remove(0);
+            purges.remove(0);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Takes the source's answer to a question over.

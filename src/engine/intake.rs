@@ -7,15 +7,34 @@
 //!
 //! An open unit (a command not complete yet, a transaction without its `EXEC`) is always contiguous: when the chunk
 //! is full it is carried to the front of the next one. That is the only copy, one unit per chunk at most.
+//!
+//! Chunks that were filled are kept until all in them is acknowledged, also what was not lent: should the spool need the
+//! disk, it begins there ([`Intake::copy_out`]). A chunk of unusual size is not.
+
+use std::collections::VecDeque;
 
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::limits;
+use crate::position::Offset;
 
 #[derive(Debug)]
 pub struct Intake {
     chunk: ChunkId,
     open: usize,
     cursor: usize,
+    /// Offset of the chunk's first byte.
+    origin: Offset,
+    acknowledged: Offset,
+    /// Filled before, oldest first: the stream from where the first begins to the chunk's origin.
+    former: VecDeque<Former>,
+}
+
+#[derive(Debug)]
+struct Former {
+    chunk: ChunkId,
+    begin: Offset,
+    /// What follows in the chunk was carried to the next.
+    length: usize,
 }
 
 impl Intake {
@@ -24,24 +43,79 @@ impl Intake {
             chunk: chunks.take(limits::CHUNK_BYTES),
             open: 0,
             cursor: 0,
+            origin: Offset::default(),
+            acknowledged: Offset::default(),
+            former: VecDeque::new(),
         }
     }
 
-    /// Forgets everything received, for a connection that begins anew.
-    pub fn clear(&mut self, chunks: &mut Chunks) {
+    /// Forgets everything received, for a history of which offset `begin` comes next.
+    pub fn begin(&mut self, chunks: &mut Chunks, begin: Offset) {
+        self.forget_former(chunks);
         chunks.release(self.chunk);
         *self = Self::new(chunks);
+        self.origin = begin;
+    }
+
+    /// Everything before `offset` is answered, and need not be kept.
+    pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset) {
+        self.acknowledged = offset;
+        while let Some(oldest) = self.former.front()
+            && oldest.begin.advanced(oldest.length) <= offset
+        {
+            chunks.release(oldest.chunk);
+            self.former.pop_front();
+        }
+    }
+
+    fn forget_former(&mut self, chunks: &mut Chunks) {
+        for former in self.former.drain(..) {
+            chunks.release(former.chunk);
+        }
+    }
+
+    /// Copies the stream from offset `from` on, as far as it is still there and there is room; gives how much.
+    pub fn copy_out(&self, chunks: &Chunks, from: Offset, room: &mut [u8]) -> usize {
+        let former = self.former.iter().map(|former| {
+            let bytes = &chunks.bytes(former.chunk)[..former.length];
+            (former.begin, bytes)
+        });
+        let current = (self.origin, chunks.bytes(self.chunk));
+        let mut copied = 0;
+        for (begin, bytes) in former.chain(std::iter::once(current)) {
+            let at = from.advanced(copied);
+            if begin <= at && at < begin.advanced(bytes.len()) {
+                let bytes = &bytes[at.since(begin) as usize..];
+                let count = bytes.len().min(room.len() - copied);
+                room[copied..copied + count].copy_from_slice(&bytes[..count]);
+                copied += count;
+            }
+        }
+        copied
     }
 
     /// Where to receive into; `None` while the lane's buffers are in use and nothing may be read. `alone`: nothing
     /// is waiting for an answer, so that only a unit larger than the buffers can be the reason, and gets its room.
     pub fn space<'a>(&mut self, chunks: &'a mut Chunks, alone: bool) -> Option<&'a mut [u8]> {
+        self.make_room(chunks, alone).then(|| self.free(chunks))
+    }
+
+    /// The space that [`Intake::make_room`] has seen to.
+    pub fn free<'a>(&self, chunks: &'a mut Chunks) -> &'a mut [u8] {
+        chunks.free(self.chunk)
+    }
+
+    /// Sees that there is space; whether there is.
+    pub fn make_room(&mut self, chunks: &mut Chunks, alone: bool) -> bool {
         let filled = chunks.filled(self.chunk);
         let pending = filled - self.open;
-        if chunks.is_sole(self.chunk) && (pending == 0 || self.open >= limits::MIN_READ_BYTES) {
+        let answered = self.acknowledged >= self.origin.advanced(self.open);
+        if answered
+            && chunks.is_sole(self.chunk)
+            && (pending == 0 || self.open >= limits::MIN_READ_BYTES)
+        {
             chunks.compact(self.chunk, self.open);
-            self.cursor -= self.open;
-            self.open = 0;
+            self.move_origin();
         }
         let oversized = chunks.is_oversized(self.chunk) && pending < limits::MIN_READ_BYTES;
         if oversized || chunks.free(self.chunk).len() < limits::MIN_READ_BYTES {
@@ -50,16 +124,31 @@ impl Intake {
                 && !alone
                 && !chunks.has_spare(wanted)
             {
-                return None;
+                return false;
             }
             let next = chunks.take(wanted);
             chunks.carry(self.chunk, self.open, next);
-            chunks.release(self.chunk);
+            if answered || chunks.is_oversized(self.chunk) {
+                self.forget_former(chunks);
+                chunks.release(self.chunk);
+            } else {
+                self.former.push_back(Former {
+                    chunk: self.chunk,
+                    begin: self.origin,
+                    length: self.open,
+                });
+            }
             self.chunk = next;
-            self.cursor -= self.open;
-            self.open = 0;
+            self.move_origin();
         }
-        Some(chunks.free(self.chunk))
+        true
+    }
+
+    /// The open unit stands at the front of the chunk now.
+    fn move_origin(&mut self) {
+        self.origin = self.origin.advanced(self.open);
+        self.cursor -= self.open;
+        self.open = 0;
     }
 
     /// Counts bytes that were received into [`Intake::space`].
@@ -161,6 +250,51 @@ mod tests {
             assert_eq!(chunks.get(*range)[0], index as u8);
         }
         chunks.release(lent[0].chunk);
+        assert!(intake.space(&mut chunks, false).is_none(), "it is kept");
+        let first = Offset(lent[0].len() as u64);
+        intake.acknowledge(&mut chunks, first);
         assert!(intake.space(&mut chunks, false).is_some());
+    }
+
+    #[test]
+    fn what_is_not_acknowledged_can_be_had_again() {
+        let mut chunks = Chunks::new(limits::CHUNK_BYTES, 2);
+        let mut intake = Intake::new(&mut chunks);
+        intake.begin(&mut chunks, Offset(100));
+        let stream: Vec<u8> = (0..5 * limits::CHUNK_BYTES / 2)
+            .map(|i| (i / 7) as u8)
+            .collect();
+        // Units of 1000 bytes, of which none is lent: they may have been written in another form.
+        for piece in stream.chunks(777) {
+            feed(&mut intake, &mut chunks, piece);
+            while intake.rest(&chunks).len() >= 1000 {
+                intake.scanned(1000);
+                intake.close();
+            }
+        }
+        let out = |intake: &Intake, chunks: &Chunks, from, most: usize| {
+            let mut room = vec![0_u8; most];
+            let count = intake.copy_out(chunks, Offset(from), &mut room);
+            room.truncate(count);
+            room
+        };
+        assert_eq!(out(&intake, &chunks, 100, stream.len()), stream);
+        assert_eq!(out(&intake, &chunks, 100 + 5, 50), stream[5..55]);
+        let end = 100 + stream.len() as u64;
+        assert_eq!(out(&intake, &chunks, end, 50).len(), 0);
+        assert_eq!(out(&intake, &chunks, 99, 50).len(), 0);
+        let middle = limits::CHUNK_BYTES as u64 * 3 / 2;
+        intake.acknowledge(&mut chunks, Offset(100 + middle));
+        let rest = out(&intake, &chunks, 100 + middle, stream.len());
+        assert_eq!(rest, stream[middle as usize..]);
+        assert_eq!(out(&intake, &chunks, 100, 50).len(), 0);
+        // Once all is acknowledged, the chunk is used from its front again.
+        intake.acknowledge(&mut chunks, Offset(end));
+        let left = intake.rest(&chunks).len() as u64;
+        intake.scanned(left as usize);
+        intake.close();
+        assert!(intake.space(&mut chunks, false).is_some());
+        assert_eq!(chunks.bytes(intake.chunk).len(), 0);
+        assert_eq!(intake.origin, Offset(end));
     }
 }

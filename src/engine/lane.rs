@@ -7,6 +7,7 @@
 //! source_space, source_received, source_output, source_written, source_connected, source_lost, dial_source
 //! target_gather, target_written, target_received, target_connected, target_lost, dial_target, take_cut
 //! adopt_target, follow, take_question, answer, tick, stop, is_done
+//! mend, take_mend_questions, mend_answered
 //! ```
 //!
 //! | file | part of the lane |
@@ -16,43 +17,62 @@
 //! | `stream` | the stream: scan, classify, route |
 //! | `rebuild` | the stream: commands that the target gets in another form |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
+//! | `spooling` | what is received while the target does not keep up |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
 //! | `sweep`, `listing` | keys that the source does not have |
+//! | `fence` | who else may write to a target master, and what it has lost |
+//! | `records` | what the target is told of how far the lane is |
+//! | `mending` | keys that differ, and get the source's values |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
+//! | `serial`, `marks` | delivery of what must not be applied twice |
 //!
 //! Invariant: `received >= routed >= acknowledged`, see [`Progress`].
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::arrivals::Arrivals;
 use super::claims::FunctionClaims;
 use super::copy::Copy;
 use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
-use super::options::{DatabaseMap, Existing};
+use super::marks::Marks;
+use super::options::{Ack, DatabaseMap, Existing, OnDivergence};
 use super::rebuild::{Omissions, Rebuild};
+use super::records::{Generations, Records};
 use super::settle::Settling;
+use super::spooling::{Draining, Spooled};
 use super::status::{ErrorCount, LaneState, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::{Targets, silence};
+use crate::checkpoint::{Generation, LinkName, Resume};
 use crate::chunk::Chunks;
 use crate::command::rewrite::Features;
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits;
 use crate::position::{Offset, Position, Progress, ReplicationId};
 use crate::rdb::TargetFormat;
-use crate::slot::SlotSet;
+use crate::slot::{Slot, SlotSet};
 use crate::source::{self, Event, Session, SourceError};
+use crate::spool::{self, Spool};
 use crate::target;
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, Topology, TopologyKind};
 
 /// What a lane must know from the start.
 #[derive(Debug, Clone)]
 pub struct LaneConfig {
+    /// The name of the replication, in the watermarks.
+    pub link: LinkName,
+    /// The history that this lane writes, and what of it is on the target already: by slots, or for a single server by the
+    /// smallest of the lane's slots alone.
+    pub generation: Generation,
+    pub passed: BTreeMap<Slot, Offset>,
+    /// Where that history has watermarks, by the same slots.
+    pub owned: SlotSet,
     /// The source master.
     pub source: Node,
     pub source_auth: Option<(Option<String>, String)>,
@@ -70,11 +90,21 @@ pub struct LaneConfig {
     pub omissions: Arc<Omissions>,
     pub database_map: DatabaseMap,
     pub existing: Existing,
-    pub continue_on_divergence: bool,
+    pub on_divergence: OnDivergence,
     /// Leave out what belongs to modules that the target lacks.
     pub skip_unknown: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
+    /// For the records that it keeps on the target; without them nothing can be gone on from.
+    pub generations: Option<Generations>,
+    /// Where a former process, or lane, stopped.
+    pub resume: Option<Resume>,
+    /// Node id of each target master whose bookkeeping was read, and `run_id` of its server before that.
+    pub runs: Vec<(String, String)>,
+    pub spool: spool::Settings,
+    /// What a former process left, if the lane goes on with that.
+    pub spooled: Option<Spooled>,
+    pub ack: Ack,
 }
 
 pub(super) enum SourceLink {
@@ -90,6 +120,12 @@ pub struct Lane {
     pub(super) status: Arc<LaneStatus>,
     pub(super) chunks: Chunks,
     pub(super) intake: Intake,
+    pub(super) spool: Spool,
+    /// The last space for the stream was the spool's.
+    pub(super) to_spool: bool,
+    pub(super) draining: Draining,
+    /// What the spool last had to say.
+    pub(super) spool_message: Option<String>,
     pub(super) targets: Targets,
     pub(super) link: SourceLink,
     failures: u32,
@@ -98,9 +134,11 @@ pub struct Lane {
     /// Offset at the intake's cursor.
     pub(super) scanned: Offset,
     /// Where the snapshot of this history was taken; the copy is applied once acknowledged passes it.
-    copied_at: Offset,
+    pub(super) copied_at: Offset,
     /// Whether the whole snapshot was decoded and handed to the target connections. Before, there is nothing to resume.
-    copied: bool,
+    pub(super) copied: bool,
+    /// The history cannot be gone on with: a snapshot must come.
+    pub(super) start_over: bool,
     /// Whether everything of the snapshot is answered.
     pub(super) settled: bool,
     /// When the source last said something, or was last not listened to.
@@ -121,38 +159,60 @@ pub struct Lane {
     /// After a copy into a target that may hold stale keys.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
-    /// When how much had been received: the age of what is not answered.
-    arrivals: VecDeque<(Offset, u64)>,
+    /// The last question was taken, and the lane still waits for its answer.
+    asked: bool,
+    pub(super) arrivals: Arrivals,
     /// Unix time at the zero of `now_ms`, in milliseconds.
     pub(super) unix_ms_at_zero: u64,
     pub(super) settling: Settling,
+    pub(super) records: Option<Records>,
+    /// Nothing from here on is sent before the records say so.
+    pub(super) route_until: Offset,
     cut: Vec<usize>,
     pub(super) stopping: bool,
+    /// Another process will go on: deadlines stay held back.
+    pub(super) keep_leases: bool,
+    /// The search for stale keys was broken off.
+    pub(super) unswept: bool,
     pub(super) commands: u64,
     sent_bytes: u64,
 }
 
 impl Lane {
-    pub fn new(config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
+    pub fn new(mut config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
+        let resume = config.resume.take();
         let mut chunks = Chunks::new(limits::CHUNK_BYTES, limits::SPARE_CHUNKS);
+        let single = target.kind == TopologyKind::Single;
+        let marks = Marks::new(
+            config.link.clone(),
+            config.generation,
+            config.slots.iter().next().filter(|_| single),
+            config.passed.clone(),
+            config.owned.clone(),
+        );
         let targets = Targets::new(
             target,
             config.slots.clone(),
             config.target.clone(),
-            config.continue_on_divergence,
+            marks,
+            config.on_divergence,
             Arc::clone(&status),
         );
-        Self {
+        let mut lane = Self {
             intake: Intake::new(&mut chunks),
+            spool: config.new_spool(),
+            to_spool: false,
+            draining: Draining::default(),
+            spool_message: None,
             targets,
             chunks,
-            status,
             link: SourceLink::Down { redial_at_ms: 0 },
             failures: 0,
             history: None,
             scanned: Offset::default(),
             copied_at: Offset::default(),
             copied: false,
+            start_over: false,
             settled: false,
             heard_ms: 0,
             hello: Vec::new(),
@@ -161,20 +221,39 @@ impl Lane {
             next_ack_ms: 0,
             ack_now: false,
             ack_wanted: None,
-            router: Router::new(),
+            router: Router::new(0),
             rebuild: Rebuild::new(&config),
             hold: None,
             sweep: None,
             question: None,
-            arrivals: VecDeque::new(),
+            asked: false,
+            arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
+            route_until: match config.generations {
+                Some(_) => Offset::default(),
+                None => Offset(u64::MAX),
+            },
+            records: (config.generations.clone()).map(|generations| {
+                Records::new(config.link.clone(), generations, config.generation)
+            }),
             cut: Vec::new(),
             stopping: false,
-            commands: 0,
-            sent_bytes: 0,
+            keep_leases: false,
+            unswept: false,
+            commands: status.commands.load(Relaxed),
+            sent_bytes: status.bytes.load(Relaxed),
+            status,
             config,
+        };
+        lane.targets.fenced = lane.records.is_some();
+        lane.targets
+            .note_runs(&std::mem::take(&mut lane.config.runs));
+        if let Some(resume) = resume {
+            lane.resume(&resume);
         }
+        lane.take_up();
+        lane
     }
 
     // The source connection.
@@ -200,7 +279,8 @@ impl Lane {
         self.output.clear();
         self.hello.resize(limits::MIN_READ_BYTES, 0);
         self.hello_filled = 0;
-        let resume = self.history.filter(|_| self.copied).map(|id| Position {
+        let wanted = self.copied && !self.start_over;
+        let resume = self.history.filter(|_| wanted).map(|id| Position {
             id,
             offset: self.received(),
         });
@@ -219,7 +299,7 @@ impl Lane {
     /// When trying again cannot help.
     pub fn source_lost(&mut self, fault: Fault, now_ms: u64) -> Result<(), Fault> {
         let fault = fault.at(format_args!("source {}", self.config.source.name()));
-        if fault.policy() == Policy::Stop {
+        if fault.policy() != Policy::Retry {
             return Err(fault);
         }
         if matches!(
@@ -245,13 +325,12 @@ impl Lane {
 
     /// Where to receive into; `None` while nothing may be read.
     pub fn source_space(&mut self) -> Option<&mut [u8]> {
+        if matches!(self.link, SourceLink::Streaming) && !self.stopping {
+            return self.stream_space();
+        }
         match &mut self.link {
             SourceLink::Handshake(_) => Some(&mut self.hello[self.hello_filled..]),
             SourceLink::Copying(copy) if !self.stopping => copy.space(),
-            SourceLink::Streaming if !self.stopping && self.hold.is_none() => {
-                let alone = self.targets.is_idle();
-                self.intake.space(&mut self.chunks, alone)
-            }
             _ => None,
         }
     }
@@ -269,8 +348,8 @@ impl Lane {
             }
             SourceLink::Copying(copy) => copy.received(bytes),
             SourceLink::Streaming => {
-                self.intake.received(&mut self.chunks, bytes);
-                self.note_arrival(now_ms);
+                self.stream_received(bytes);
+                self.arrivals.note(self.received(), now_ms);
             }
             _ => unreachable!("nothing is read from a source that is not connected"),
         }
@@ -291,12 +370,12 @@ impl Lane {
             match event {
                 Event::More => return Ok(()),
                 Event::FullResync(position) => {
-                    if self.history.is_some() {
+                    if let Some(before) = self.history {
+                        self.note_full_copy(before, position);
                         self.begin_anew();
                     }
-                    self.history = Some(position.id);
-                    self.scanned = position.offset;
-                    self.copied_at = position.offset;
+                    self.begin_records(position.offset);
+                    self.begin_at(position.id, position.offset);
                     self.status.full_syncs.fetch_add(1, Relaxed);
                     self.status.set_replid(position.id.as_str());
                     self.prepare_sweep();
@@ -313,11 +392,8 @@ impl Lane {
                     self.link = SourceLink::Copying(Box::new(copy));
                     self.set_state(LaneState::Copying);
                 }
-                Event::Continue(id) => {
-                    if let Some(id) = id {
-                        self.history = Some(id);
-                        self.status.set_replid(id.as_str());
-                    }
+                Event::Continue(continued) => {
+                    self.continue_from(&continued)?;
                     self.status.partial_syncs.fetch_add(1, Relaxed);
                     let early = self.take_hello();
                     self.start_streaming(&early);
@@ -333,36 +409,42 @@ impl Lane {
     }
 
     /// Goes on with the stream, whose first bytes came together with what was before it.
-    pub(super) fn start_streaming(&mut self, mut early: &[u8]) {
+    pub(super) fn start_streaming(&mut self, early: &[u8]) {
         self.link = SourceLink::Streaming;
         self.copied = true;
         self.failures = 0;
-        while !early.is_empty() {
-            let space = self
-                .intake
-                .space(&mut self.chunks, true)
-                .expect("there is always room for a single command");
-            let count = space.len().min(early.len());
-            space[..count].copy_from_slice(&early[..count]);
-            self.intake.received(&mut self.chunks, count);
-            early = &early[count..];
-        }
+        self.take_early(early);
         self.ack_now = true;
         self.set_state(self.state_of_stream());
+    }
+
+    /// Follows a history from this offset on.
+    pub(super) fn begin_at(&mut self, id: ReplicationId, offset: Offset) {
+        self.history = Some(id);
+        self.scanned = offset;
+        self.copied_at = offset;
+        self.intake.begin(&mut self.chunks, offset);
+        self.spool.set_id(id);
     }
 
     /// Forgets the history: a snapshot will come.
     fn begin_anew(&mut self) {
         self.history = None;
         self.copied = false;
+        self.start_over = false;
         self.settled = false;
+        self.unswept = false;
         self.targets.abandon(&mut self.chunks);
-        self.intake.clear(&mut self.chunks);
-        self.router = Router::new();
+        self.targets.set_generation(self.config.generation);
+        self.intake.begin(&mut self.chunks, Offset::default());
+        self.spool.clear();
+        self.publish_spool();
+        self.router = Router::new(0);
         self.hold = None;
         self.sweep = None;
         self.forget_polls();
         self.question = None;
+        self.asked = false;
         self.ack_wanted = None;
         self.arrivals.clear();
     }
@@ -448,6 +530,17 @@ impl Lane {
             .received(&mut self.chunks, index, bytes, now_ms)
     }
 
+    /// Gives a target connection up; it will be closed.
+    pub(super) fn cut_target(
+        &mut self,
+        index: usize,
+        fault: Fault,
+        now_ms: u64,
+    ) -> Result<(), Fault> {
+        self.cut.push(index);
+        self.targets.lost(&mut self.chunks, index, fault, now_ms)
+    }
+
     /// Connections that must be closed at once: they were given up because nothing came from them.
     pub fn take_cut(&mut self) -> Vec<usize> {
         std::mem::take(&mut self.cut)
@@ -472,14 +565,19 @@ impl Lane {
 
     /// A question for the source that must be answered before the lane can go on.
     pub fn take_question(&mut self) -> Option<LookupQuestion> {
-        self.question.take()
+        let question = self.question.take();
+        self.asked |= question.is_some();
+        question
     }
 
-    /// The answer to the last question.
+    /// The answer to the last question that was taken. It means nothing to a lane that began anew since.
     ///
     /// # Errors
     /// When the lane cannot go on.
     pub fn answer(&mut self, answer: LookupAnswer) -> Result<(), Fault> {
+        if !std::mem::take(&mut self.asked) {
+            return Ok(());
+        }
         self.answered(answer)?;
         self.advance()
     }
@@ -501,8 +599,12 @@ impl Lane {
     /// As for [`Lane::advance`].
     pub fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
         self.targets.tick(&mut self.chunks, now_ms);
+        if let Some(fault) = self.targets.rewound.take() {
+            return Err(fault);
+        }
         let silent = self.targets.take_silent(&mut self.chunks, now_ms)?;
         self.cut.extend(silent);
+        self.tick_spool(now_ms);
         self.advance_at(Some(now_ms))?;
         self.settle_on(now_ms);
         self.check_silence(now_ms)?;
@@ -525,7 +627,8 @@ impl Lane {
     }
 
     fn advance_at(&mut self, tick: Option<u64>) -> Result<(), Fault> {
-        if matches!(self.link, SourceLink::Copying(_)) {
+        self.record_on(tick);
+        if matches!(self.link, SourceLink::Copying(_)) && self.route_until > self.copied_at {
             self.copy_on()?;
         }
         if self.sweep.is_some() {
@@ -533,9 +636,11 @@ impl Lane {
         } else if self.settling.walk.is_some() {
             self.walk_on(tick)?;
         }
-        self.hold_on()?;
-        if matches!(self.link, SourceLink::Streaming) {
-            self.route_on()?;
+        self.mend_on(tick)?;
+        self.hold_on(tick)?;
+        // Also while the source is away: what was received holds, as long as the history does.
+        if self.copied {
+            self.stream_on()?;
         }
         let wanted = self.ack_wanted;
         if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {
@@ -562,41 +667,53 @@ impl Lane {
 
     fn send_ack(&mut self) {
         self.ack_now = false;
-        let applied = if self.settled {
-            self.progress().acknowledged
-        } else {
-            Offset::default()
-        };
-        source::acknowledgement(applied, &mut self.output);
+        source::acknowledgement(self.offset_to_tell(), &mut self.output);
     }
 
     // Ending.
 
-    /// Stop reading; what was received is still delivered.
+    /// Stop reading for good; what was received is still delivered, and all keys get their true deadlines.
     pub fn stop(&mut self) {
         if !self.stopping {
             self.stopping = true;
-            self.sweep = None;
+            self.unswept |= self.sweep.take().is_some();
             self.set_state(LaneState::Stopping);
         }
+    }
+
+    /// Stop reading until another process goes on. Deadlines that are held back stay so: their keys may be renewed meanwhile.
+    pub fn stop_for_now(&mut self) {
+        self.keep_leases = self.records.is_some();
+        self.stop();
     }
 
     /// Whether a stopping lane has nothing left to do. A lane in its first copy has nothing to finish but what is
     /// in flight: the copy must be made again anyway.
     pub fn is_done(&self) -> bool {
-        self.stopping
-            && self.hold.is_none()
-            && self.rebuild.deadlines.is_empty()
+        self.stopping && self.is_drained() && self.records_ended()
+    }
+
+    /// Whether nothing is left of what was read.
+    pub(super) fn is_drained(&self) -> bool {
+        self.hold.is_none()
+            && (self.keep_leases || self.rebuild.deadlines.is_empty())
             && self.targets.is_idle()
+            && self.is_spool_done()
     }
 
     /// Ends the lane for display.
     pub fn finish(&mut self) {
         self.publish();
-        if !self.rebuild.deadlines.is_empty() {
+        if self.targets.mends.keys() > 0 {
+            self.status.set_message(&format!(
+                "{} keys are known to differ, and there was no time to mend them",
+                self.targets.mends.keys()
+            ));
+        }
+        if !self.keep_leases && !self.rebuild.deadlines.is_empty() {
             self.status.set_message(
-                "there was no time to give all keys their true deadline: some that end soon keep one of 1,100 years more, \
-                 until they are written again or another copy is made",
+                "there was no time to give all keys and fields their true deadline: some that end soon keep one of 1,100 \
+                 years more, until they are written again or another copy is made",
             );
         }
         self.status.set_state(LaneState::Stopped);
@@ -606,7 +723,10 @@ impl Lane {
 
     /// Everything up to here has been read from the source.
     pub(super) fn received(&self) -> Offset {
-        self.scanned.advanced(self.intake.rest(&self.chunks).len())
+        if self.spool.is_empty() {
+            return self.scanned.advanced(self.intake.rest(&self.chunks).len());
+        }
+        self.spool.end()
     }
 
     /// Everything before this offset was handed to the target connections.
@@ -628,24 +748,9 @@ impl Lane {
         progress
     }
 
-    fn note_arrival(&mut self, now_ms: u64) {
-        let received = self.received();
-        let full = self.arrivals.len() >= limits::MAX_ARRIVALS;
-        match self.arrivals.back_mut() {
-            // When too many are to be remembered, the newest ones count as a little older than they are.
-            Some(last) if last.1 == now_ms || full => last.0 = received,
-            _ => self.arrivals.push_back((received, now_ms)),
-        }
-    }
-
     /// When the byte at offset `at`, which is received and not acknowledged, was received: Unix time in milliseconds.
     pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
-        let later = self.arrivals.partition_point(|(offset, _)| *offset <= at);
-        let (_, ms) = self
-            .arrivals
-            .get(later)
-            .copied()
-            .unwrap_or((at, self.heard_ms));
+        let ms = self.arrivals.at(at).unwrap_or(self.heard_ms);
         self.unix_ms_at_zero + ms
     }
 
@@ -664,19 +769,14 @@ impl Lane {
         if matches!(self.link, SourceLink::Streaming) && self.status.state() != state {
             self.set_state(state);
         }
-        while self
-            .arrivals
-            .front()
-            .is_some_and(|(offset, _)| *offset <= progress.acknowledged)
-        {
-            self.arrivals.pop_front();
-        }
+        self.arrivals.forget(progress.acknowledged);
+        self.spool_on(progress.acknowledged);
         let status = &self.status;
         status.received_offset.store(progress.received.0, Relaxed);
         status
             .acknowledged_offset
             .store(progress.acknowledged.0, Relaxed);
-        status.set_oldest_unanswered(self.arrivals.front().map(|(_, ms)| *ms));
+        status.set_oldest_unanswered(self.arrivals.oldest_ms());
         status.commands.store(self.commands, Relaxed);
         status.bytes.store(self.sent_bytes, Relaxed);
     }

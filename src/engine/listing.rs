@@ -7,12 +7,18 @@
 //!
 //! ```text
 //! places   [ master 0, databases? ] -> [ master 0, db 0, cursor ] [ master 0, db 5, cursor ] [ master 1 ... ]
+//!                                      [ master 0, keys of a page, cursor ]       before it, while hashes are looked into
 //! ```
 
 use std::collections::VecDeque;
 
+use memchr::memmem::find;
+
+use super::lease::Due;
 use super::options::DatabaseMap;
+use super::settle;
 use super::targets::Targets;
+use crate::checkpoint::is_bookkeeping;
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::resp::{Value, parse_value, push_command};
@@ -48,11 +54,20 @@ enum Step {
         database: u32,
         cursor: Vec<u8>,
     },
+    /// Settles leases of fields; the cursor is one in the first key.
+    Hashes {
+        database: u32,
+        keys: Vec<Vec<u8>>,
+        cursor: Vec<u8>,
+        due: Due,
+    },
 }
 
 /// Keys that were listed.
 #[derive(Debug)]
 pub(super) struct Page {
+    /// The connection that told them.
+    pub target: usize,
     pub database: u32,
     pub keys: Vec<Vec<u8>>,
 }
@@ -136,10 +151,35 @@ impl Listing {
                 );
                 *database
             }
+            Some(Step::Hashes {
+                database,
+                keys,
+                cursor,
+                due,
+            }) => {
+                settle::ask_into(out, *due, cursor, keys);
+                *database
+            }
             _ => {
                 push_command(out, &[b"INFO", b"keyspace"]);
                 0
             }
+        }
+    }
+
+    /// Before the next page, leases of fields of these keys of the last one are settled: those that are `due`.
+    pub fn look_into(&mut self, target: usize, database: u32, keys: Vec<Vec<u8>>, due: Due) {
+        let cursor = b"0".to_vec();
+        if !keys.is_empty() {
+            self.places.push_front(Place {
+                target,
+                step: Step::Hashes {
+                    database,
+                    keys,
+                    cursor,
+                    due,
+                },
+            });
         }
     }
 
@@ -200,10 +240,25 @@ impl Listing {
                 if cursor == b"0" {
                     self.places.pop_front();
                 }
+                // What this program keeps there is no data, whichever link it belongs to.
+                let keys = page.keys.into_iter().filter(|key| !is_bookkeeping(key));
                 Ok(Some(Page {
+                    target,
                     database,
-                    keys: page.keys,
+                    keys: keys.collect(),
                 }))
+            }
+            Step::Hashes { keys, cursor, .. } => {
+                let Some((done, at)) = parse_looked_into(answer)? else {
+                    self.refused = true;
+                    return Ok(None);
+                };
+                keys.drain(..done.min(keys.len()));
+                *cursor = at;
+                if keys.is_empty() {
+                    self.places.pop_front();
+                }
+                Ok(None)
             }
         }
     }
@@ -233,10 +288,10 @@ pub(super) struct Scanned {
 pub(super) fn parse_scan(answer: &[u8]) -> Result<Option<Scanned>, Fault> {
     let items = match parse_value(answer) {
         Some((Value::Array(items), _)) => items,
-        value => return refused("SCAN", answer, value),
+        value => return refused(SCAN, answer, value),
     };
     let [Value::Bulk(cursor), Value::Array(keys)] = items.as_slice() else {
-        return refused("SCAN", answer, None);
+        return refused(SCAN, answer, None);
     };
     let keys = keys.iter().filter_map(|key| match key {
         Value::Bulk(key) => Some(key.clone()),
@@ -248,11 +303,30 @@ pub(super) fn parse_scan(answer: &[u8]) -> Result<Option<Scanned>, Fault> {
     }))
 }
 
+/// Reads the reply to [`settle::ask_into`]: how many keys are done with, and where to go on in the next.
+fn parse_looked_into(answer: &[u8]) -> Result<Option<(usize, Vec<u8>)>, Fault> {
+    let items = match parse_value(answer) {
+        Some((Value::Array(items), _)) => items,
+        // In a script's own words.
+        Some((Value::Error(text), _)) if find(&text, b"cluster is down").is_some() => {
+            return Ok(None);
+        }
+        value => return refused(HSCAN, answer, value),
+    };
+    match items.as_slice() {
+        [Value::Integer(done), Value::Bulk(cursor)] => {
+            let done = usize::try_from(*done).unwrap_or_default();
+            Ok(Some((done, cursor.clone())))
+        }
+        _ => refused(HSCAN, answer, None),
+    }
+}
+
 /// The databases in the reply of `INFO keyspace`: lines `db0:keys=1,expires=0,...` of those that hold keys.
 fn parse_keyspace(answer: &[u8]) -> Result<Option<Vec<u32>>, Fault> {
     let text = match parse_value(answer) {
         Some((Value::Bulk(text), _)) => text,
-        value => return refused("INFO keyspace", answer, value),
+        value => return refused(KEYSPACE, answer, value),
     };
     let text = String::from_utf8_lossy(&text);
     let databases = text.lines().filter_map(|line| {
@@ -262,8 +336,19 @@ fn parse_keyspace(answer: &[u8]) -> Result<Option<Vec<u32>>, Fault> {
     Ok(Some(databases.collect()))
 }
 
+/// A question, why it is asked, and what the target's user must be allowed.
+type Question = (&'static str, &'static str, &'static str);
+
+const SCAN: Question = ("SCAN", "find keys", "+scan +unlink");
+const KEYSPACE: Question = ("INFO keyspace", "find keys", "+info");
+const HSCAN: Question = (
+    "a script",
+    "find fields whose deadlines are held back",
+    "+eval +type +hscan +hpexpiretime +hpexpireat",
+);
+
 fn refused<T>(
-    what: &str,
+    (what, why, rights): Question,
     answer: &[u8],
     value: Option<(Value, usize)>,
 ) -> Result<Option<T>, Fault> {
@@ -276,9 +361,7 @@ fn refused<T>(
     let text = answer[..answer.len().min(100)].escape_ascii();
     Err(Fault::new(
         FaultKind::Refused,
-        format!(
-            "{what} on the target, needed to find keys that must go, was answered '{text}'; allow +scan +unlink +info"
-        ),
+        format!("{what} on the target, needed to {why}, was answered '{text}'; allow {rights}"),
     ))
 }
 
@@ -305,5 +388,17 @@ mod tests {
         };
         assert_eq!(page, Ok(Some(expected)));
         assert!(parse_scan(b"*1\r\n$1\r\n0\r\n").is_err());
+    }
+
+    #[test]
+    fn how_far_hashes_were_looked_into_is_read() {
+        let answer = parse_looked_into(b"*2\r\n:3\r\n$2\r\n17\r\n");
+        assert_eq!(answer, Ok(Some((3, b"17".to_vec()))));
+        assert_eq!(parse_looked_into(b"-LOADING it\r\n"), Ok(None));
+        let down = b"-ERR Script attempted to execute a command while the cluster is down\r\n";
+        assert_eq!(parse_looked_into(down), Ok(None));
+        let refused = parse_looked_into(b"-NOPERM no\r\n").expect_err("refused");
+        assert!(refused.message.contains("+hscan"), "{refused}");
+        assert!(parse_looked_into(b"*2\r\n$1\r\n0\r\n*0\r\n").is_err());
     }
 }

@@ -4,11 +4,15 @@
 //! - [`status`]: one lane's numbers, written by the lane and read by the control threads;
 //! - [`shared`]: what lanes and control threads have in common: topologies, lanes, stop, hints;
 //! - [`desk`]: where questions of lanes wait for control threads;
-//! - [`lookup`]: questions about commands that our own table does not know.
+//! - [`fence`]: whether a target master may be written to;
+//! - [`lookup`]: questions about commands that our own table does not know;
+//! - [`mending`]: questions about keys that differ.
 
+mod arrivals;
 pub mod claims;
 mod copy;
 pub mod desk;
+pub mod fence;
 mod hold;
 mod intake;
 mod keyset;
@@ -16,14 +20,19 @@ pub mod lane;
 mod lease;
 mod listing;
 pub mod lookup;
+mod marks;
+pub mod mending;
 pub mod options;
 mod parked;
 mod rebuild;
+pub mod records;
 mod redirect;
 mod retry;
 pub mod roster;
+mod serial;
 mod settle;
 pub mod shared;
+mod spooling;
 pub mod status;
 mod stream;
 mod sweep;
@@ -33,3 +42,4 @@ mod tests;
 
 pub use copy::remedy;
 pub use rebuild::{Omissions, release, watched};
+pub use spooling::Spooled;

@@ -1,8 +1,10 @@
 //! What the user asked `sync` to do, checked and in types.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use super::release;
+use crate::checkpoint::LinkName;
 use crate::fault::{Fault, FaultKind};
 use crate::rdb::{Modules, TargetFormat};
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
@@ -11,7 +13,7 @@ use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 #[derive(Debug, Clone)]
 pub struct SyncOptions {
     /// Name of this replication.
-    pub link: String,
+    pub link: LinkName,
     pub source: Endpoint,
     pub target: Endpoint,
     /// Cores to pin executors to, without repeats, in the order given; at least one.
@@ -26,6 +28,11 @@ pub struct SyncOptions {
     /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
     pub skip_unknown: bool,
     pub database_map: DatabaseMap,
+    pub ack: Ack,
+    /// Where the spool's files go; `None` where no directory is known.
+    pub spool_directory: Option<PathBuf>,
+    /// Disk space for the spools of all lanes, in bytes.
+    pub spool_max: u64,
 }
 
 /// Everything that is known before the first lane starts.
@@ -42,6 +49,16 @@ pub struct Deployment {
     pub topology: Topology,
     /// Every master that answered, by node id, in the order of the topology's shards.
     pub servers: Vec<(String, ServerInfo)>,
+    /// Of a target: what this program wrote about its own state.
+    pub bookkeeping: OwnKeys,
+}
+
+/// Keys of this program that a target holds for one link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct OwnKeys {
+    pub keys: u64,
+    /// There are records, so the data beside them is (also) ours.
+    pub records: bool,
 }
 
 /// What to do with keys that the target holds already.
@@ -70,6 +87,8 @@ pub enum Existing {
 /// What to do when a write's failure shows that target and source differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDivergence {
+    /// Give the keys the source's values, and go on.
+    Mend,
     /// End with a message that names the command.
     #[default]
     Stop,
@@ -85,6 +104,16 @@ pub enum OnUnsupported {
     Stop,
     /// Leave it out, count it, log the first of its kind.
     Drop,
+}
+
+/// What `REPLCONF ACK` tells the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Ack {
+    /// What the target has applied, so that `WAIT` on the source is true.
+    #[default]
+    Applied,
+    /// What was received, spooled or not.
+    Received,
 }
 
 /// Where the databases of the source go; empty means each to its own number.
@@ -109,6 +138,12 @@ impl Deployment {
     pub fn server(&self, node_id: &str) -> Option<&ServerInfo> {
         let mut servers = self.servers.iter();
         servers.find_map(|(id, server)| (id == node_id).then_some(server))
+    }
+
+    /// Keys that this program did not write about itself.
+    pub fn keys(&self) -> u64 {
+        let all: u64 = self.servers.iter().map(|(_, server)| server.keys()).sum();
+        all.saturating_sub(self.bookkeeping.keys)
     }
 
     pub fn is_cluster(&self) -> bool {
@@ -167,6 +202,32 @@ impl DatabaseMap {
             None => latest(target).is_none(),
         };
         by_rule || by_others
+    }
+
+    /// The only database of the source that can go to database `target`; `None` where several can.
+    pub fn only_source_of(&self, target: u32) -> Option<u32> {
+        if *self == Self::default() {
+            return Some(target);
+        }
+        // The last rule of a number counts.
+        let latest = |from: u32| {
+            let rule = self.rules.iter().rev().find(|(number, _)| *number == from);
+            rule.map(|(_, to)| *to)
+        };
+        let to = Destination::Database(target);
+        let mut sources: Vec<u32> = self.rules.iter().map(|(from, _)| *from).collect();
+        sources.retain(|from| latest(*from) == Some(to));
+        match self.others {
+            Some(others) if others == to => return None,
+            None if latest(target).is_none() => sources.push(target),
+            _ => {}
+        }
+        sources.sort_unstable();
+        sources.dedup();
+        match sources[..] {
+            [only] => Some(only),
+            _ => None,
+        }
     }
 
     /// Where commands of the source's database `database` go. Into a cluster only database 0 fits.
@@ -252,6 +313,18 @@ mod tests {
         assert_eq!(reached("1:0,*:drop"), [0]);
         assert_eq!(reached("1:5,1:6,*:2"), [2, 6]);
         assert!(DatabaseMap::default().reaches(7));
+    }
+
+    #[test]
+    fn where_a_database_comes_from_is_known_unless_several_are_merged() {
+        let map: DatabaseMap = "1:0,2:5,3:drop".parse().expect("valid");
+        let sources: Vec<_> = (0..6).map(|target| map.only_source_of(target)).collect();
+        assert_eq!(sources, [None, None, None, None, Some(4), None]);
+        let map: DatabaseMap = "0:7,1:0,1:0".parse().expect("valid");
+        assert_eq!(map.only_source_of(0), Some(1));
+        let map: DatabaseMap = "*:2".parse().expect("valid");
+        assert_eq!(map.only_source_of(2), None);
+        assert_eq!(DatabaseMap::default().only_source_of(9), Some(9));
     }
 
     #[test]

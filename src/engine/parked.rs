@@ -25,6 +25,8 @@ pub struct Parked {
     /// Who shall get so many of the first refused units behind `ASKING`: those that were refused for just that. Others may be
     /// about keys that have not moved yet.
     pub ask: Option<(usize, usize)>,
+    /// The first of the refused units are on their way alone: so many of them were refused again since.
+    pub ahead: Option<usize>,
     /// Not to be released before this time, in milliseconds.
     pub not_before_ms: u64,
     /// Something was refused for now, so that the first command goes out alone; see `retry`.
@@ -41,7 +43,12 @@ impl Parked {
             && retry.probe.take().is_some()
         {
             // The only one that was on its way: it was the first.
-            return self.refused.push_front(unit);
+            self.refused.push_front(unit);
+            return;
+        }
+        if self.ahead.is_some() {
+            self.put_refused(unit);
+            return;
         }
         let queue = match self.refused.back() {
             Some(last) if last.begin > unit.begin => &mut self.refused,
@@ -51,13 +58,21 @@ impl Parked {
         queue.insert(place, unit);
     }
 
-    /// Connection `other` was named for the unit that was just put among the refused ones, `first` or last.
-    pub fn ask_for(&mut self, other: usize, first: bool) {
+    /// Puts a unit that was refused, or that must be repeated behind one, where it stood. Gives its place.
+    pub fn put_refused(&mut self, unit: Unit) -> usize {
+        let place = self.ahead.unwrap_or(self.refused.len());
+        self.refused.insert(place, unit);
+        self.ahead = self.ahead.map(|ahead| ahead + 1);
+        place
+    }
+
+    /// Connection `other` was named for the unit that was just put at this place among the refused ones.
+    pub fn ask_for(&mut self, other: usize, place: usize) {
         let asked = match self.ask {
-            Some((known, count)) if known == other && !first => count,
+            Some((known, count)) if known == other && place > 0 => count,
             _ => 0,
         };
-        if first || asked + 1 == self.refused.len() {
+        if place == asked {
             self.ask = Some((other, asked + 1));
         }
     }
@@ -97,9 +112,14 @@ impl Parked {
         first.chain(self.queued)
     }
 
+    /// All units, in order.
+    pub fn units(&self) -> impl Iterator<Item = Unit> {
+        let first = self.refused.iter().chain(&self.returned);
+        first.chain(&self.queued).copied()
+    }
+
     /// Where the earliest unit begins.
     pub fn begin(&self) -> Option<Offset> {
-        let first = self.refused.iter().chain(&self.returned);
-        first.chain(&self.queued).map(|unit| unit.begin).min()
+        self.units().map(|unit| unit.begin).min()
     }
 }

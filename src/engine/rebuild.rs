@@ -307,8 +307,6 @@ impl Lane {
 
     /// Sends each group as one unit. `end`: where in the stream what they stand for ends.
     fn send_groups(&mut self, groups: &[Group], begin: Offset, end: Offset, database: u32) {
-        // Parts of something larger stand at its beginning.
-        let end = if groups.len() == 1 { end } else { begin };
         for group in groups {
             let chunks = &mut self.chunks;
             self.targets

@@ -5,14 +5,17 @@
 //! | `MOVED` | the slot parks until everything given to the former owner is answered, then goes on at the new one |
 //! | `ASK` | the same, and the refused commands go to the importing master behind `ASKING`, once |
 //! | `TRYAGAIN` `LOADING` `CLUSTERDOWN` `READONLY` `OOM` `BUSY` `MASTERDOWN` `NOREPLICAS` `MISCONF` | the slot parks, and its commands are tried again at whoever owns it then, first one of them alone: see `retry` |
-//! | everything else | target and source differ: stop, or count and go on |
+//! | everything else | target and source differ: mend the keys, stop, or count and go on |
 
 use std::sync::Arc;
 
+use super::fence::is_placeholder;
+use super::options::OnDivergence;
 use super::retry::retry_wait_ms;
 use super::settle;
 use super::status::ErrorCount;
-use super::targets::{Later, Link, NOBODY, PARKED, Targets};
+use super::targets::{GATED, Later, Link, NOBODY, PARKED, Targets};
+use crate::checkpoint::bookkeeping_of;
 use crate::chunk::Chunks;
 use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
@@ -48,6 +51,13 @@ impl Targets {
         now_ms: u64,
     ) -> Result<(), Fault> {
         let unit = without_asking(unit);
+        if is_record(chunks, unit) {
+            // Wherever else it went, it would speak for the wrong master.
+            self.records_refused += 1;
+            self.hint = true;
+            chunks.release(unit.range.chunk);
+            return Ok(());
+        }
         let who = self.nodes[index].node.name();
         if is_select(chunks, unit) {
             // What follows would go to another database: nothing more may be sent on this connection.
@@ -68,18 +78,19 @@ impl Targets {
             ErrorKind::TryAgain => Some(RETRY_SLOT),
             kind => counted_as(kind).map(|_| Next::Retry { slot_only: false }),
         };
-        let pauses =
-            || kind == ErrorKind::Other && settle::will_pass(text) && is_ours(chunks, unit);
+        let pauses = || {
+            kind == ErrorKind::Other && settle::will_pass(text) && first_frame_settles(chunks, unit)
+        };
         let next = next.or_else(|| pauses().then_some(RETRY_SLOT));
         let Some(next) = next else {
             // It failed because one on the same key that was sent before it was refused: it waits behind that.
             if kind == ErrorKind::Other
                 && let Some((slot, _)) = self.overtaken(chunks, index, unit)
             {
-                self.park(slot).refused.push_back(unit);
+                self.park(slot).put_refused(unit);
                 return Ok(());
             }
-            let result = self.diverged(chunks, index, unit, text);
+            let result = self.diverged(chunks, index, unit, None, text);
             chunks.release(unit.range.chunk);
             return result;
         };
@@ -126,13 +137,16 @@ impl Targets {
         let parked = self.park(slot);
         let retry = parked.retry.take();
         let probe = retry.as_ref().and_then(|retry| retry.probe);
-        match probe {
-            Some(_) => parked.refused.push_front(unit),
-            None => parked.refused.push_back(unit),
-        }
+        let place = match probe {
+            Some(_) => {
+                parked.refused.push_front(unit);
+                0
+            }
+            None => parked.put_refused(unit),
+        };
         parked.wait_for(index, barrier);
         match next {
-            Next::Ask(other) => parked.ask_for(other, probe.is_some()),
+            Next::Ask(other) => parked.ask_for(other, place),
             Next::Owner(_) => parked.ask = None,
             Next::Retry { slot_only } => {
                 let mut retry = retry.unwrap_or_default();
@@ -174,17 +188,27 @@ impl Targets {
                     again: true,
                     ..unit
                 };
-                self.park(slot).refused.push_back(again);
+                self.park(slot).put_refused(again);
                 return Ok(());
             }
+            // Pieces of one value of a snapshot that is written by elements. All else that must not be applied twice is
+            // alone on its way.
             Some((_, false)) => {
                 let text = "OK, before a refused command on the same key";
-                self.diverged(chunks, index, unit, text)
+                self.diverged(chunks, index, unit, None, text)
             }
             None => Ok(()),
         };
         chunks.release(unit.range.chunk);
         result
+    }
+
+    /// Whether a transaction has gone before one on the same key that was refused.
+    pub(super) fn has_overtaken(&self, chunks: &Chunks, index: usize, unit: Unit) -> bool {
+        matches!(
+            self.overtaken(chunks, index, without_asking(unit)),
+            Some((_, true))
+        )
     }
 
     /// Whether a unit just answered by connection `index` was sent behind one on the same key that the same connection
@@ -229,11 +253,13 @@ impl Targets {
     }
 
     /// A command failed in a way that no redirect or wait explains.
+    /// `behind`: how many commands of a transaction follow the one that failed.
     pub(super) fn diverged(
-        &self,
+        &mut self,
         chunks: &Chunks,
         index: usize,
         unit: Unit,
+        behind: Option<usize>,
         text: &str,
     ) -> Result<(), Fault> {
         let who = self.nodes[index].node.name();
@@ -248,14 +274,18 @@ impl Targets {
         let what = describe_unit(chunks, unit);
         self.status.count(ErrorCount::Divergence);
         let message = format!("target {who} answered '{text}' to {what}: target and source differ");
-        if self.continue_on_divergence {
-            self.status.set_message(&message);
-            return Ok(());
+        match self.mends.policy {
+            OnDivergence::Stop => {}
+            OnDivergence::Mend => return self.owe_keys_of(chunks, unit, behind, text, &message),
+            OnDivergence::Continue => {
+                self.status.set_message(&message);
+                return Ok(());
+            }
         }
         Err(Fault::new(
             FaultKind::Divergence,
             format!(
-                "{message}; remove that key from the target and start again, or use --on-divergence continue"
+                "{message}; remove that key from the target and start again, or use --on-divergence mend"
             ),
         ))
     }
@@ -272,12 +302,14 @@ impl Targets {
         if let Some(index) = self.nodes.iter().position(|t| t.node.is_at(&host, port)) {
             return Some(index);
         }
+        self.note_redirect(&host, port);
         // Its id will be known with the next topology; until then the address stands for it.
         self.add_node(Node::new(address, host, port))
     }
 
     /// Takes a new view of the target over.
     pub fn adopt(&mut self, chunks: &mut Chunks, topology: &Arc<Topology>, now_ms: u64) {
+        self.note_failovers(topology);
         self.topology = Arc::clone(topology);
         self.changes += 1;
         self.merge_provisional(topology);
@@ -295,21 +327,28 @@ impl Targets {
         let mut left = vec![false; self.nodes.len()];
         for slot in 0..SLOT_COUNT as Slot {
             let owner = self.owners[usize::from(slot)];
-            let current = self.routes[usize::from(slot)];
+            let mut current = self.routes[usize::from(slot)];
+            let gathers = current == GATED;
+            if let Some(target) = self.serial.target_of(slot) {
+                current = target as u16;
+            }
             if owner == NOBODY || owner == current || current == PARKED {
                 continue;
             }
             if self.redirected.contains_key(&slot) {
                 continue;
             }
-            if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
+            if gathers {
+                // It goes on at the new owner as soon as the former one has answered, or never will.
+                left[usize::from(current)] |= self.nodes[usize::from(current)].link != Link::Up;
+            } else if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
                 self.routes[usize::from(slot)] = owner;
             } else if self.nodes[usize::from(current)].link == Link::Up {
                 let index = usize::from(current);
                 let barrier = self.nodes[index].writer.next_number();
                 let parked = self.park(slot);
                 parked.wait_for(index, barrier);
-            } else {
+            } else if self.may_leave(usize::from(current), now_ms) {
                 self.routes[usize::from(slot)] = owner;
                 left[usize::from(current)] = true;
             }
@@ -340,7 +379,13 @@ impl Targets {
 
     /// Gives what a lost connection was given to the present owners, in order.
     pub(super) fn evacuate(&mut self, chunks: &mut Chunks, index: usize) {
-        for unit in self.nodes[index].writer.withdraw(chunks) {
+        let target = &mut self.nodes[index];
+        let units = match target.link {
+            // Greeted, and not written to yet.
+            Link::Up => target.writer.withdraw_queued(),
+            _ => target.writer.withdraw(chunks),
+        };
+        for unit in units {
             self.resend(chunks, index, unit);
         }
     }
@@ -355,6 +400,11 @@ impl Targets {
     }
 
     fn resend_whole(&mut self, chunks: &mut Chunks, former: usize, unit: Unit) {
+        if is_record(chunks, unit) || is_placeholder(chunks, unit) {
+            self.records_refused += u64::from(is_record(chunks, unit));
+            chunks.release(unit.range.chunk);
+            return;
+        }
         let slot = self.slot_of_unit(chunks, unit);
         let owner =
             slot.and_then(|slot| self.nodes.get(usize::from(self.routes[usize::from(slot)])));
@@ -366,7 +416,7 @@ impl Targets {
                 parked.retry.get_or_insert_default();
                 parked.give_back(unit);
             }
-            Some(slot) => self.send(chunks, slot, unit),
+            Some(slot) => self.deliver(chunks, slot, unit),
             // Elsewhere it would remove what other lanes own; who holds the keys now is found anew.
             None if is_flush(chunks, unit) => {
                 chunks.release(unit.range.chunk);
@@ -382,7 +432,9 @@ impl Targets {
         for index in 0..self.nodes.len() {
             let target = &self.nodes[index];
             let down = matches!(target.link, Link::Down { .. });
-            if down && !target.writer.is_idle() && !self.owns_anything(index) {
+            let left = down && !target.writer.is_idle() && !self.owns_anything(index);
+            let leaving = down && target.leaving;
+            if (left || leaving) && self.may_leave(index, now_ms) {
                 self.evacuate(chunks, index);
             }
         }
@@ -393,7 +445,7 @@ impl Targets {
     }
 
     fn owns_anything(&self, index: usize) -> bool {
-        self.is_single() || self.routes.contains(&(index as u16))
+        self.is_single() || self.routes.contains(&(index as u16)) || self.serial.waits_on(index)
     }
 
     /// The same unit with `ASKING` before it; `MULTI` keeps the permission until `EXEC`.
@@ -410,6 +462,7 @@ impl Targets {
             asking: true,
             end: unit.end,
             again: unit.again,
+            guard: unit.guard,
             ..built
         }
     }
@@ -471,8 +524,19 @@ fn is_select(chunks: &Chunks, unit: Unit) -> bool {
     frame.is_some_and(|frame| frame.verb().eq_ignore_ascii_case(b"SELECT"))
 }
 
+/// Whether a unit is (part of) a record of this program.
+fn is_record(chunks: &Chunks, unit: Unit) -> bool {
+    let frame = scan(chunks.get(unit.range)).ok().flatten();
+    let kind = frame.and_then(|frame| Some(bookkeeping_of(frame.arg(1)?)?.0));
+    // What a mend builds goes wherever its key goes.
+    kind.is_some_and(|kind| kind != 'm')
+}
+
 /// Whether a unit is a script that settles leases.
-fn is_ours(chunks: &Chunks, unit: Unit) -> bool {
+pub(super) fn first_frame_settles(chunks: &Chunks, unit: Unit) -> bool {
+    if unit.begin != unit.end || unit.form != Form::Command {
+        return false;
+    }
     let frame = scan(chunks.get(unit.range)).ok().flatten();
     frame.is_some_and(|frame| settle::is_settling(&frame))
 }
@@ -500,7 +564,7 @@ fn describe_unit(chunks: &Chunks, unit: Unit) -> String {
 }
 
 /// Failures that do not depend on what the keys hold, so that a command which meets one was never applied.
-const NEVER_APPLIED: &[&str] = &[
+pub(super) const NEVER_APPLIED: &[&str] = &[
     "ERR unknown command",
     "ERR unknown subcommand",
     "ERR wrong number of arguments",

@@ -111,6 +111,9 @@ impl Targets {
         for (index, unit) in due {
             self.push(chunks, index, unit);
         }
+        for index in 0..self.nodes.len() {
+            self.go_on(chunks, index, now_ms);
+        }
         let nodes = &self.nodes;
         let answered_to = |index: usize| nodes[index].writer.answered_to();
         let ready: Vec<Slot> = self
@@ -128,7 +131,7 @@ impl Targets {
     }
 
     /// Who gets a slot when it is released, unless a redirect is for its refused commands only.
-    fn next_owner(&self, slot: Slot, now_ms: u64) -> u16 {
+    pub(super) fn next_owner(&self, slot: Slot, now_ms: u64) -> u16 {
         match self.redirected.get(&slot) {
             Some(&(index, until)) if until > now_ms => index as u16,
             _ => self.owners[usize::from(slot)],
@@ -156,6 +159,7 @@ impl Targets {
             self.nodes[probe.node].gate.open();
             parked.retry = None;
         }
+        parked.ahead = None;
         let owner = self.next_owner(slot, now_ms);
         let goes = owner != NOBODY && self.may_go(slot, &parked, now_ms);
         if owner == NOBODY {
@@ -164,10 +168,7 @@ impl Targets {
         } else if goes && let Some((other, count)) = parked.ask {
             self.send_asking(chunks, &mut parked, other, count, now_ms);
         } else if goes && !self.send_first(chunks, slot, &mut parked, usize::from(owner), now_ms) {
-            self.routes[usize::from(slot)] = owner;
-            for unit in parked.into_units() {
-                self.push(chunks, usize::from(owner), unit);
-            }
+            self.send_all(chunks, slot, usize::from(owner), parked.into_units());
             return;
         }
         self.parked.insert(slot, parked);
@@ -196,6 +197,7 @@ impl Targets {
             });
         }
         parked.ask = (count > sent).then_some((other, count - sent));
+        parked.ahead = Some(0);
         let units: Vec<Unit> = parked.refused.drain(..sent).collect();
         for unit in units {
             let asking = self.behind_asking(chunks, unit);
@@ -230,6 +232,7 @@ impl Targets {
             through_gate,
         });
         self.probed = slot;
+        let first = self.guarded(chunks, slot, owner, first);
         self.push(chunks, owner, first);
         parked.wait_for(owner, self.nodes[owner].writer.next_number());
         true

@@ -37,6 +37,11 @@ impl Roster {
         self.places.push(place);
     }
 
+    /// Where a lane is.
+    pub fn place(&self, lane: u32) -> Option<&Place> {
+        self.places.iter().find(|place| place.lane == lane)
+    }
+
     /// Compares the lanes with a topology, and follows it.
     pub fn follow(&mut self, topology: &Topology) -> Changes {
         let mut changes = Changes::default();

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, SourceLink};
-use super::lease::{Due, GRACE_MS};
+use super::lease::{Due, GRACE_MS, Owner, Unknown};
 use super::listing::Listing;
 use crate::fault::Fault;
 use crate::limits;
@@ -24,6 +24,38 @@ if at>0 then local now=redis.call('TIME') at=at+now[1]*1000+math.floor(now[2]/10
 at=at-35184372088832 \
 if at>=0 and at<35184372088832 and (at<=passed or at>far) then \
 redis.call('PEXPIREAT',key,string.format('%.0f',at)) end end";
+
+/// The same for fields. `KEYS`: hashes of one slot; `ARGV`: what is due, then for each hash how many fields, and these. Servers
+/// whose fields have deadlines know `HPEXPIRETIME`.
+const FIELDS_SCRIPT: &str = "local passed,far,last=tonumber(ARGV[1]),tonumber(ARGV[2]),2 \
+for _,key in ipairs(KEYS) do \
+local first=last+2 last=last+1+ARGV[last+1] \
+local times=redis.pcall('HPEXPIRETIME',key,'FIELDS',last-first+1,unpack(ARGV,first,last)) \
+if type(times)=='table' then for n,at in ipairs(times) do \
+at=at-35184372088832 \
+if at>=0 and at<35184372088832 and (at<=passed or at>far) then \
+redis.call('HPEXPIREAT',key,string.format('%.0f',at),'FIELDS',1,ARGV[first+n-1]) end end end end";
+
+/// The same for whatever fields hashes have. `ARGV`: what is due, how many fields to look at about, a cursor; keys of any slots
+/// of the server, of any type, of which the first is looked at from the cursor on. Gives how many keys are done with, and the
+/// cursor in the one after these. A key of another server is passed over: its slot moves, so that the walk begins anew.
+const HASHES_SCRIPT: &str = "local passed,far,left,cursor=tonumber(ARGV[1]),tonumber(ARGV[2]),tonumber(ARGV[3]),ARGV[4] \
+for i=5,#ARGV do local key=ARGV[i] \
+local kind=redis.pcall('TYPE',key) \
+if kind.err and not string.find(kind.err,'non local') and not string.find(kind.err,'not served') then return kind end \
+if kind.ok=='hash' then repeat \
+local page=redis.call('HSCAN',key,cursor,'COUNT',100,'NOVALUES') \
+cursor=page[1] left=left-#page[2] \
+for first=1,#page[2],100 do \
+local last=math.min(first+99,#page[2]) \
+local times=redis.call('HPEXPIRETIME',key,'FIELDS',last-first+1,unpack(page[2],first,last)) \
+for n,at in ipairs(times) do at=at-35184372088832 \
+if at>=0 and at<35184372088832 and (at<=passed or at>far) then \
+redis.call('HPEXPIREAT',key,string.format('%.0f',at),'FIELDS',1,page[2][first+n-1]) end end end \
+if left<=0 and cursor~='0' then return {i-5,cursor} end \
+until cursor=='0' end \
+if left<=0 then return {i-4,'0'} end end \
+return {#ARGV-4,'0'}";
 
 const _: () = assert!(GRACE_MS == 35_184_372_088_832);
 
@@ -48,15 +80,29 @@ pub(super) struct Settling {
 #[derive(Debug)]
 pub(super) struct Walk {
     pub listing: Listing,
-    /// [`super::lease::Leases::unknown`] when it began.
-    number: u64,
-    /// Everything unknown was due when it began.
+    /// What was unknown when it began.
+    unknown: Unknown,
+    /// All of that was due.
     last: bool,
 }
 
 /// Whether a command is one of ours that settles leases.
 pub(super) fn is_settling(frame: &Frame<'_>) -> bool {
-    frame.arg(1).is_some_and(|arg| arg == SCRIPT.as_bytes())
+    let scripts = [SCRIPT, FIELDS_SCRIPT];
+    let script = frame.arg(1).unwrap_or_default();
+    scripts.iter().any(|ours| ours.as_bytes() == script)
+}
+
+/// Writes the question that settles leases of fields in any of these hashes; other keys may be among them. Its answer is of
+/// the form of `SCAN`'s, with the keys that are done with counted instead of told.
+pub(super) fn ask_into(out: &mut Vec<u8>, due: Due, cursor: &[u8], keys: &[Vec<u8>]) {
+    let mut command = Encoder::begin(out, 7 + keys.len());
+    command.arg(b"EVAL").arg(HASHES_SCRIPT.as_bytes()).arg(b"0");
+    command.number(due.passed_ms).number(due.far_ms);
+    command.number(limits::SETTLE_WALK_FIELDS).arg(cursor);
+    for key in keys {
+        command.arg(key);
+    }
 }
 
 /// Whether a script's failure says that the server takes no writes at present: 6.0 puts the reason into its own words.
@@ -91,13 +137,14 @@ impl Lane {
             false => lag.max(limits::LEASE_COPY_MS),
         };
         self.rebuild.deadlines.set_near(now.saturating_add(margin));
-        if self.settled || self.stopping {
+        if (self.settled || self.stopping) && !self.keep_leases {
             let due = self.due();
             self.settle(due);
             self.walk_if_due(due);
         }
-        let leases = self.rebuild.deadlines.len() as u64;
-        self.status.leases.store(leases, Relaxed);
+        let deadlines = &self.rebuild.deadlines;
+        let leases = deadlines.len() + usize::from(deadlines.unknown().is_some());
+        self.status.leases.store(leases as u64, Relaxed);
     }
 
     /// Learns up to when the source's past is applied.
@@ -142,8 +189,11 @@ impl Lane {
             if taken.is_empty() {
                 return;
             }
-            let keys = taken.iter().map(|(database, key)| (*database, &**key));
+            let (fields, keys): (Vec<Owner>, Vec<Owner>) =
+                taken.into_iter().partition(|owner| owner.field.is_some());
+            let keys = keys.iter().map(|owner| (owner.database, &*owner.key));
             self.settle_keys(keys.collect(), due);
+            self.settle_fields(fields, due);
         }
     }
 
@@ -173,13 +223,43 @@ impl Lane {
         }
     }
 
+    /// The same for fields.
+    fn settle_fields(&mut self, mut fields: Vec<Owner>, due: Due) {
+        let at = self.routed();
+        let targets = &self.targets;
+        let place = |owner: &Owner| (owner.database, targets.slot_of(&owner.key));
+        fields.sort_by(|a, b| (place(a), a).cmp(&(place(b), b)));
+        let groups: Vec<&[Owner]> = fields.chunk_by(|a, b| place(a) == place(b)).collect();
+        for group in groups {
+            let (database, slot) = (group[0].database, self.targets.slot_of(&group[0].key));
+            let hashes: Vec<&[Owner]> = group.chunk_by(|a, b| a.key == b.key).collect();
+            let chunks = &mut self.chunks;
+            self.targets.stage(chunks, slot, at, database, |out| {
+                let mut command = Encoder::begin(out, 5 + 2 * hashes.len() + group.len());
+                command.arg(b"EVAL").arg(FIELDS_SCRIPT.as_bytes());
+                command.number(hashes.len() as u64);
+                for hash in &hashes {
+                    command.arg(&hash[0].key);
+                }
+                command.number(due.passed_ms).number(due.far_ms);
+                for hash in &hashes {
+                    command.number(hash.len() as u64);
+                    for field in hash.iter().filter_map(|owner| owner.field.as_deref()) {
+                        command.arg(field);
+                    }
+                }
+                1
+            });
+        }
+    }
+
     /// Begins a walk when leases that are not in the table may be due, and ends it.
     fn walk_if_due(&mut self, due: Due) {
         let targets = &self.targets;
         if self.sweep.is_some() {
             return;
         }
-        let Some((until_ms, number)) = self.rebuild.deadlines.unknown() else {
+        let Some(unknown) = self.rebuild.deadlines.unknown() else {
             self.settling.walk = None;
             self.settling.copy_left_unknown = false;
             return;
@@ -187,12 +267,12 @@ impl Lane {
         if self.settling.walk.is_some() {
             return;
         }
-        let last = until_ms <= due.passed_ms;
+        let last = unknown.until_ms <= due.passed_ms;
         // All due, or some so far away that they need not wait for it.
-        if last || until_ms > due.far_ms {
+        if last || unknown.until_ms > due.far_ms {
             self.settling.walk = Some(Walk {
                 listing: Listing::new(targets),
-                number,
+                unknown,
                 last,
             });
         }
@@ -210,6 +290,13 @@ impl Lane {
         let due = self.due();
         for part in keys.chunks(limits::SETTLE_KEYS) {
             self.settle_keys(part.to_vec(), due);
+        }
+        let keys = keys.into_iter().map(|(_, key)| key.to_vec()).collect();
+        if let Some(walk) = &mut self.settling.walk
+            && walk.unknown.fields
+        {
+            let (target, database) = (page.target, page.database);
+            walk.listing.look_into(target, database, keys, due);
         }
         self.ask_for_keys(tick.is_some());
         self.end_walk(tick)
@@ -247,7 +334,7 @@ impl Lane {
             // What was not due is near: it waits for its end.
             self.settling.copy_left_unknown &= !walk.last;
             let left = (!walk.last && !self.stopping).then_some(due.far_ms);
-            let number = walk.number;
+            let number = walk.unknown.number;
             self.rebuild.deadlines.found_unknown(left, number);
             self.settling.walk = None;
         }

@@ -8,9 +8,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::fence::FenceDesk;
 use super::lookup::LookupDesk;
+use super::mending::MendDesk;
 use super::rebuild::Omissions;
 use super::status::{LaneState, LaneStatus};
+use crate::fault::Fault;
 use crate::topology::{Topology, TopologyCell};
 
 /// Shared by every thread of one `sync`.
@@ -24,10 +27,16 @@ pub struct Shared {
     pub target: TopologyCell,
     /// Questions about unknown commands, and their answers.
     pub lookup: LookupDesk,
+    /// Questions about target masters before they are written to, and their answers.
+    pub fence: FenceDesk,
+    /// Questions about keys that are to be mended, and their answers.
+    pub mend: MendDesk,
     /// What was left out because the target cannot take it.
     pub omissions: Arc<Omissions>,
     stop: AtomicBool,
+    for_good: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneStatus>>>,
+    restarts: Mutex<Vec<(u32, Fault)>>,
     bell: Bell,
 }
 
@@ -47,8 +56,12 @@ impl Shared {
             source: TopologyCell::new(source),
             target: TopologyCell::new(target),
             lookup: LookupDesk::default(),
+            fence: FenceDesk::default(),
+            mend: MendDesk::default(),
+            restarts: Mutex::default(),
             omissions: Arc::default(),
             stop: AtomicBool::new(false),
+            for_good: AtomicBool::new(false),
             lanes: Mutex::default(),
             bell: Bell::default(),
         }
@@ -72,6 +85,29 @@ impl Shared {
     /// All lanes so far, ended ones included, in the order in which they began.
     pub fn lanes(&self) -> Vec<Arc<LaneStatus>> {
         self.locked_lanes().clone()
+    }
+
+    /// A lane ended, and must begin again from what the target has.
+    pub fn ask_restart(&self, lane: u32, why: Fault) {
+        let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
+        restarts.push((lane, why));
+    }
+
+    /// Lanes that must begin again, told once.
+    pub fn take_restarts(&self) -> Vec<(u32, Fault)> {
+        let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut restarts)
+    }
+
+    /// Asks every lane to end, and nobody to go on after it: the target shall be as the source is.
+    pub fn request_end(&self) {
+        self.for_good.store(true, Ordering::Release);
+        self.request_stop();
+    }
+
+    /// Whether nobody will go on where the lanes end.
+    pub fn ends_for_good(&self) -> bool {
+        self.for_good.load(Ordering::Acquire)
     }
 
     /// Asks every lane to stop reading, finish what is in flight, and end.

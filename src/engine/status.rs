@@ -13,6 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::command::rewrite::Lack;
 use crate::fault::Fault;
+use crate::spool;
 
 /// Where a lane stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub enum LaneState {
     Sweeping,
     /// The stream of writes is being replayed.
     Streaming,
+    /// Finding out from the target where to go on.
+    Recovering,
     /// The source was lost; waiting before the next attempt.
     Reconnecting,
     /// No longer reading; what is in flight is being finished.
@@ -42,13 +45,14 @@ pub enum LaneState {
 }
 
 impl LaneState {
-    const ALL: [LaneState; 10] = [
+    const ALL: [LaneState; 11] = [
         LaneState::Connecting,
         LaneState::Handshake,
         LaneState::WaitingForSnapshot,
         LaneState::Copying,
         LaneState::Sweeping,
         LaneState::Streaming,
+        LaneState::Recovering,
         LaneState::Reconnecting,
         LaneState::Stopping,
         LaneState::Stopped,
@@ -64,6 +68,7 @@ impl LaneState {
             LaneState::Copying => "copying",
             LaneState::Sweeping => "sweeping",
             LaneState::Streaming => "streaming",
+            LaneState::Recovering => "recovering",
             LaneState::Reconnecting => "reconnecting",
             LaneState::Stopping => "stopping",
             LaneState::Stopped => "stopped",
@@ -74,6 +79,31 @@ impl LaneState {
     /// Whether the lane has ended, one way or the other.
     pub fn is_final(self) -> bool {
         matches!(self, LaneState::Stopped | LaneState::Failed)
+    }
+}
+
+/// How a lane came to go on where it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResumeStep {
+    /// Nothing was there before.
+    FirstCopy,
+    /// By a partial resync, in the history that was left.
+    PartialSame,
+    /// By a partial resync, at a node that was promoted since.
+    PartialPromoted,
+    /// By a snapshot over what the target holds.
+    FullCopy,
+}
+
+impl ResumeStep {
+    /// The name used by the status page and the log.
+    pub fn name(self) -> &'static str {
+        match self {
+            ResumeStep::FirstCopy => "first_copy",
+            ResumeStep::PartialSame => "partial_same",
+            ResumeStep::PartialPromoted => "partial_promoted",
+            ResumeStep::FullCopy => "full_copy",
+        }
     }
 }
 
@@ -97,8 +127,12 @@ pub enum ErrorCount {
     SourceLost,
     /// A write failed in a way that shows that target and source differ.
     Divergence,
+    /// Commands left out because the value of a mended key holds what they did.
+    CoveredByMend,
     /// Commands sent a second time after a lost connection.
     Replayed,
+    /// Commands and transactions that were not sent again, since the target's watermarks told that it has them.
+    Skipped,
     /// Transactions of the source that had to be cut into one per slot.
     SplitTransactions,
     /// Commands of several slots that were split exactly.
@@ -112,7 +146,7 @@ pub enum ErrorCount {
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 19;
+const ERROR_KINDS: usize = 21;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -129,7 +163,9 @@ impl ErrorCount {
         ErrorCount::TargetLost,
         ErrorCount::SourceLost,
         ErrorCount::Divergence,
+        ErrorCount::CoveredByMend,
         ErrorCount::Replayed,
+        ErrorCount::Skipped,
         ErrorCount::SplitTransactions,
         ErrorCount::SplitCommands,
         ErrorCount::DroppedDatabase,
@@ -153,7 +189,9 @@ impl ErrorCount {
             ErrorCount::TargetLost => "target_lost",
             ErrorCount::SourceLost => "source_lost",
             ErrorCount::Divergence => "divergence",
+            ErrorCount::CoveredByMend => "covered_by_mend",
             ErrorCount::Replayed => "replayed",
+            ErrorCount::Skipped => "skipped",
             ErrorCount::SplitTransactions => "split_transactions",
             ErrorCount::SplitCommands => "split_commands",
             ErrorCount::DroppedDatabase => "dropped_database",
@@ -188,6 +226,7 @@ pub struct LaneStatus {
     replid: Mutex<String>,
     message: Mutex<String>,
     fault: Mutex<Option<Fault>>,
+    resume: Mutex<Option<(ResumeStep, String)>>,
     poll: Mutex<SourcePoll>,
     /// Polls counted when streaming last began; only later ones say something about it.
     polls_before_streaming: AtomicU64,
@@ -200,6 +239,10 @@ pub struct LaneStatus {
     /// [`super::shared::Shared::started`], plus 1; 0 when everything is answered.
     oldest_unanswered_ms_plus_1: AtomicU64,
 
+    /// Bytes of the stream that wait in the spool, in memory or on disk.
+    pub spool_bytes: AtomicU64,
+    spool_state: AtomicU8,
+
     /// Bytes of the snapshot read so far.
     pub snapshot_bytes_done: AtomicU64,
     /// Size of the snapshot in bytes; 0 when the source does not tell (diskless).
@@ -211,8 +254,10 @@ pub struct LaneStatus {
     /// Of these, removed.
     pub stale_removed: AtomicU64,
 
-    /// Keys whose deadline is held back on the target.
+    /// Keys and fields whose deadline is held back on the target, and one more while there may be others that are not known.
     pub leases: AtomicU64,
+    /// Keys that differed and were given the source's value.
+    pub mends: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
@@ -236,17 +281,21 @@ impl LaneStatus {
             replid: Mutex::default(),
             message: Mutex::default(),
             fault: Mutex::default(),
+            resume: Mutex::default(),
             poll: Mutex::default(),
             polls_before_streaming: AtomicU64::new(0),
             received_offset: AtomicU64::new(0),
             acknowledged_offset: AtomicU64::new(0),
             oldest_unanswered_ms_plus_1: AtomicU64::new(0),
+            spool_bytes: AtomicU64::new(0),
+            spool_state: AtomicU8::new(spool::State::Empty as u8),
             snapshot_bytes_done: AtomicU64::new(0),
             snapshot_bytes_total: AtomicU64::new(0),
             snapshot_keys: AtomicU64::new(0),
             stale_checked: AtomicU64::new(0),
             stale_removed: AtomicU64::new(0),
             leases: AtomicU64::new(0),
+            mends: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),
@@ -284,6 +333,10 @@ impl LaneStatus {
         self.oldest_unanswered_ms_plus_1.store(stored, Relaxed);
     }
 
+    pub fn set_spool_state(&self, state: spool::State) {
+        self.spool_state.store(state as u8, Relaxed);
+    }
+
     /// Counts one event.
     pub fn count(&self, what: ErrorCount) {
         self.count_many(what, 1);
@@ -297,6 +350,15 @@ impl LaneStatus {
     /// Counts something that was left out because the target cannot take it.
     pub fn count_left_out(&self, lack: Lack) {
         self.left_out[lack as usize].fetch_add(1, Relaxed);
+    }
+
+    /// How the lane came to go on where it did last, and why.
+    pub fn set_resume(&self, step: ResumeStep, why: &str) {
+        *locked(&self.resume) = Some((step, why.to_owned()));
+    }
+
+    pub fn resume(&self) -> Option<(ResumeStep, String)> {
+        locked(&self.resume).clone()
     }
 
     /// A fault that the lane will retry: kept as the one-line message.
@@ -326,6 +388,10 @@ impl LaneStatus {
 
     pub fn state(&self) -> LaneState {
         LaneState::ALL[usize::from(self.state.load(Relaxed))]
+    }
+
+    pub fn spool_state(&self) -> spool::State {
+        spool::State::ALL[usize::from(self.spool_state.load(Relaxed))]
     }
 
     /// `host:port` of the source master, as [`crate::topology::Node::name`] writes it.
@@ -418,6 +484,9 @@ mod tests {
     #[test]
     fn every_state_and_kind_stands_at_its_own_number() {
         for (number, state) in LaneState::ALL.into_iter().enumerate() {
+            assert_eq!(state as usize, number);
+        }
+        for (number, state) in spool::State::ALL.into_iter().enumerate() {
             assert_eq!(state as usize, number);
         }
         for (number, kind) in ErrorCount::ALL.into_iter().enumerate() {

@@ -26,7 +26,7 @@ use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Frame, push_command, scan};
 use crate::slot::Slot;
-use crate::target::{Form, Unit};
+use crate::target::{Form, Guard, Unit};
 
 /// What the router must remember between commands.
 pub(super) struct Router {
@@ -55,6 +55,8 @@ struct Open {
     special: bool,
     /// It holds a command that may have to be rebuilt for the target.
     watched: bool,
+    /// It holds a command that must not be applied twice.
+    once: bool,
 }
 
 /// Neighbouring commands for one connection.
@@ -65,6 +67,15 @@ pub(super) struct Run {
     start: u32,
     frames: u32,
     begin: Offset,
+}
+
+/// What was found out about a command.
+struct Found {
+    step: Step,
+    /// It may have to be rebuilt for the target.
+    watched: bool,
+    /// It must not be applied twice.
+    once: bool,
 }
 
 /// What a command asks for, without borrowing it.
@@ -91,9 +102,10 @@ pub(super) enum Step {
 }
 
 impl Router {
-    pub fn new() -> Self {
+    /// `database`: the one that is selected in the source's stream.
+    pub fn new(database: u32) -> Self {
         Self {
-            database: 0,
+            database,
             target_database: Some(0),
             open: None,
             apart_until: Offset::default(),
@@ -102,9 +114,19 @@ impl Router {
             used_databases: BTreeSet::new(),
         }
     }
+
+    /// The stream goes on where this database was selected.
+    pub fn resume(&mut self, database: u32) {
+        self.database = database;
+    }
 }
 
 impl Router {
+    /// The open transaction is looked at from its start again.
+    pub fn forget_open(&mut self) {
+        self.open = None;
+    }
+
     /// Where commands go at present; `None` if they are dropped.
     pub fn target_database(&self) -> Option<u32> {
         self.target_database
@@ -117,6 +139,7 @@ impl Lane {
         if self.router.last_mapped.is_none() {
             self.select(self.router.database)?;
         }
+        self.targets.marks.come_to(self.scanned);
         let mut run = None;
         let result = self.route_frames(&mut run);
         self.flush_run(&mut run);
@@ -124,7 +147,7 @@ impl Lane {
     }
 
     fn route_frames(&mut self, run: &mut Option<Run>) -> Result<(), Fault> {
-        while self.hold.is_none() {
+        while self.hold.is_none() && self.scanned < self.route_until {
             let frame = match scan(self.intake.rest(&self.chunks)) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
@@ -139,7 +162,7 @@ impl Lane {
                 }
             };
             let length = frame.bytes().len();
-            let (step, watched) = classify(
+            let found = classify(
                 &frame,
                 &self.targets,
                 &self.router,
@@ -147,6 +170,20 @@ impl Lane {
                 self.rebuild.watched,
                 self.scanned,
             )?;
+            let Found {
+                step,
+                watched,
+                once,
+            } = found;
+            if self.scanned < self.targets.marks.skip_until
+                && self.router.open.is_none()
+                && is_applied(&mut self.targets, &step, self.scanned.advanced(length))
+            {
+                self.flush_run(run);
+                self.status.count(ErrorCount::Skipped);
+                self.pass(length);
+                continue;
+            }
             if let Some(sweep) = &mut self.sweep
                 && !matches!(step, Step::Ask(_))
             {
@@ -160,10 +197,10 @@ impl Lane {
                 && self.router.open.is_none()
                 && self.router.target_database.is_some()
             {
-                self.extend_run(run, slot, length);
+                self.extend_run(run, slot, length, once);
                 continue;
             }
-            self.special(run, step, length)?;
+            self.special(run, step, length, once)?;
         }
         Ok(())
     }
@@ -182,7 +219,10 @@ impl Lane {
 
     /// The plain course.
     #[inline]
-    fn extend_run(&mut self, run: &mut Option<Run>, slot: Slot, length: usize) {
+    fn extend_run(&mut self, run: &mut Option<Run>, slot: Slot, length: usize, once: bool) {
+        if once {
+            return self.send_once(run, slot, length);
+        }
         let route = self.targets.routes[usize::from(slot)];
         let start = self.intake.cursor();
         let begin = self.scanned;
@@ -190,7 +230,8 @@ impl Lane {
         self.intake.scanned(length);
         self.intake.close();
         self.scanned = begin.advanced(length);
-        let connected = usize::from(route) < self.targets.len();
+        let connected =
+            usize::from(route) < self.targets.len() && !self.targets.mends.watches(slot);
         match run {
             Some(open) if open.route == route && connected => open.frames += 1,
             _ => {
@@ -211,6 +252,18 @@ impl Lane {
                 }
             }
         }
+    }
+
+    /// A command that must not be applied twice, `length` bytes at the cursor.
+    fn send_once(&mut self, run: &mut Option<Run>, slot: Slot, length: usize) {
+        self.flush_run(run);
+        let unit = Unit {
+            guard: Guard::Needed,
+            ..self.unit_at_cursor(length, 1, Form::Command)
+        };
+        self.pass(length);
+        self.commands += 1;
+        self.targets.send(&mut self.chunks, slot, unit);
     }
 
     /// Hands the run over; it ends where the scan is.
@@ -235,13 +288,21 @@ impl Lane {
                 .expect("dropped commands form no run"),
             asking: false,
             again: false,
+            guard: Guard::None,
         };
         self.targets.send(&mut self.chunks, run.slot, unit);
     }
 
     /// Everything that is not the plain course. The command is `length` bytes at the intake's cursor.
-    fn special(&mut self, run: &mut Option<Run>, step: Step, length: usize) -> Result<(), Fault> {
-        if self.router.open.is_some() {
+    fn special(
+        &mut self,
+        run: &mut Option<Run>,
+        step: Step,
+        length: usize,
+        once: bool,
+    ) -> Result<(), Fault> {
+        if let Some(open) = &mut self.router.open {
+            open.once |= once;
             return self.inside_transaction(run, step, length);
         }
         self.flush_run(run);
@@ -280,16 +341,17 @@ impl Lane {
                     several: false,
                     special: false,
                     watched: false,
+                    once: false,
                 });
                 self.keep_open(length);
             }
             // The end of a transaction that was taken apart, or one that is not open: nothing to do.
             Step::Exec | Step::Discard => self.pass(length),
             Step::Slot(slot) => {
-                self.extend_run(run, slot, length);
+                self.extend_run(run, slot, length, once);
             }
             Step::Several => self.split_command(length)?,
-            Step::Anywhere => self.send_anywhere(length),
+            Step::Anywhere => self.send_anywhere(length, once),
             Step::Flush(kind) => {
                 let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
                 self.begin_flush(kind, bytes, length)?;
@@ -321,14 +383,21 @@ impl Lane {
 
     fn select(&mut self, database: u32) -> Result<(), Fault> {
         self.router.database = database;
+        if let Some(records) = &mut self.records {
+            records.select(self.scanned, database);
+        }
         self.router.target_database =
             self.router
                 .target_of(&self.config, &self.targets, database)?;
         Ok(())
     }
 
-    fn send_anywhere(&mut self, length: usize) {
-        let unit = self.unit_at_cursor(length, 1, Form::Command);
+    fn send_anywhere(&mut self, length: usize, once: bool) {
+        let mut unit = self.unit_at_cursor(length, 1, Form::Command);
+        // In a cluster it belongs to no slot.
+        if once && self.targets.is_single() {
+            unit.guard = Guard::Needed;
+        }
         self.pass(length);
         self.commands += 1;
         match self.targets.any() {
@@ -353,6 +422,7 @@ impl Lane {
             database: self.router.target_database.unwrap_or(0),
             asking: false,
             again: false,
+            guard: Guard::None,
         }
     }
 
@@ -363,10 +433,12 @@ impl Lane {
         self.split_into_slots(&bytes, begin, |lane, slot, part| {
             let database = lane.router.target_database.unwrap_or(0);
             let chunks = &mut lane.chunks;
-            lane.targets.stage(chunks, slot, begin, database, |out| {
-                out.extend_from_slice(part);
-                1
-            });
+            let end = begin.advanced(length);
+            lane.targets
+                .stage_for(chunks, slot, begin, end, database, |out| {
+                    out.extend_from_slice(part);
+                    1
+                });
         })?;
         self.status.count(ErrorCount::SplitCommands);
         self.commands += 1;
@@ -386,7 +458,7 @@ impl Lane {
         self.pass(length);
         let database = self.router.target_database;
         self.hold = Some(Hold::flush(begin, kind, bytes, database)?);
-        self.hold_on()
+        self.hold_on(None)
     }
 
     pub(super) fn split_into_slots(
@@ -523,6 +595,13 @@ impl Lane {
             }
             return self.rebuild_transaction(&bytes, begin, database);
         }
+        let slot = open.slot.unwrap_or(0);
+        if begin < self.targets.marks.skip_until && self.targets.marks.is_passed(slot, self.scanned)
+        {
+            self.status.count(ErrorCount::Skipped);
+            self.intake.close();
+            return Ok(());
+        }
         let range = self.intake.open_range();
         self.chunks.hold(range.chunk);
         let unit = Unit {
@@ -534,10 +613,13 @@ impl Lane {
             database,
             asking: false,
             again: false,
+            guard: match open.once {
+                true => Guard::Needed,
+                false => Guard::None,
+            },
         };
         self.intake.close();
-        self.targets
-            .send(&mut self.chunks, open.slot.unwrap_or(0), unit);
+        self.targets.send(&mut self.chunks, slot, unit);
         Ok(())
     }
 }
@@ -548,7 +630,19 @@ fn policy_is(frame: &Frame<'_>, policy: &[u8]) -> bool {
         .is_some_and(|arg| arg.eq_ignore_ascii_case(policy))
 }
 
-/// What the command asks for, and whether it must be looked at for a target that lacks `lacking`.
+/// Whether a command that ends at `end` is applied already. Those that go to several slots, and transactions, are asked
+/// about when it is known what of them goes where.
+#[cold]
+fn is_applied(targets: &mut Targets, step: &Step, end: Offset) -> bool {
+    let slot = match *step {
+        Step::Slot(slot) => slot,
+        Step::Anywhere | Step::Flush(_) if targets.is_single() => 0,
+        _ => return false,
+    };
+    targets.marks.is_passed(slot, end)
+}
+
+/// What the command asks for; it is watched if it must be looked at for a target that lacks `lacking`.
 #[inline]
 fn classify(
     frame: &Frame<'_>,
@@ -557,20 +651,29 @@ fn classify(
     config: &LaneConfig,
     lacking: Features,
     at: Offset,
-) -> Result<(Step, bool), Fault> {
+) -> Result<Found, Fault> {
     let Some(command) = command::find(frame).or_else(|| targets.learned.get(frame.verb())) else {
         let verb = frame.verb().to_vec();
-        return Ok((Step::Ask(LookupQuestion::Positions { verb }), false));
+        return Ok(Found {
+            step: Step::Ask(LookupQuestion::Positions { verb }),
+            watched: false,
+            once: true,
+        });
     };
     let watched = command.watch.wants(lacking, frame);
+    let once = !command::replay_safe(frame, command);
+    let found = |step| Found {
+        step,
+        watched,
+        once,
+    };
     if matches!(command.kind, Kind::Data) && command.key_is_first_argument() {
         // The plain course: one key, the first argument.
         if let Some(key) = frame.arg(1) {
-            return Ok((Step::Slot(targets.slot_of(key)), watched));
+            return Ok(found(Step::Slot(targets.slot_of(key))));
         }
     }
-    let step = step_of(frame, command, targets, router, config, at)?;
-    Ok((step, watched))
+    step_of(frame, command, targets, router, config, at).map(found)
 }
 
 /// What a command asks for that is not of the plain course.

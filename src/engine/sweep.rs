@@ -28,6 +28,7 @@ use super::targets::Targets;
 use crate::command::{self, Kind};
 use crate::fault::Fault;
 use crate::limits;
+use crate::position::Offset;
 use crate::resp::{Frame, push_command};
 use crate::slot::slot_of;
 use crate::target::Form;
@@ -41,8 +42,8 @@ pub(super) struct Sweep {
     swapped: Vec<(u32, u32)>,
     /// From the end of the copy on.
     listing: Option<Listing>,
-    /// Listed to the end; the removals are over when these connections have answered so much.
-    last: Option<Vec<(usize, u64)>>,
+    /// Where the stream stood when everything was listed: the removals begin no later.
+    last: Option<Offset>,
 }
 
 impl Sweep {
@@ -283,29 +284,17 @@ impl Lane {
 
     /// Ends the sweep when everything was listed and the removals are answered.
     fn end_sweep(&mut self, tick: Option<u64>) {
+        let routed = self.routed();
         let targets = &self.targets;
         let Some(sweep) = &mut self.sweep else { return };
-        // What is parked goes out later.
-        if !targets.parked.is_empty() {
-            sweep.last = None;
-        }
         if sweep.last.is_none() {
             let listing = sweep.listing.as_mut();
-            let listed = listing.is_some_and(|listing| listing.is_done(targets, tick));
-            if !listed || !targets.parked.is_empty() {
-                return;
+            if listing.is_some_and(|listing| listing.is_done(targets, tick)) {
+                sweep.last = Some(routed);
             }
         }
-        let numbers = || {
-            let nodes = targets.nodes.iter().enumerate();
-            nodes
-                .map(|(index, node)| (index, node.writer.next_number()))
-                .collect()
-        };
-        let last = sweep.last.get_or_insert_with(numbers);
-        let answered =
-            |&(index, number): &(usize, u64)| targets.nodes[index].writer.answered_to() >= number;
-        if last.iter().all(answered) {
+        let answered = |last| targets.acknowledged(routed) > last || targets.is_idle();
+        if sweep.last.is_some_and(answered) {
             self.sweep = None;
         }
     }

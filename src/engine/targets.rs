@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! unit, slot -> routes[slot] -> connection's ledger                  the plain course
+//!                            -> gathered, until what was sent before is answered    see `serial`
 //!                            -> parked[slot], until released         see `redirect`
 //! ```
 //!
@@ -11,9 +12,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::fence::Fence;
+use super::marks::Marks;
+use super::mending::Mends;
+use super::options::OnDivergence;
 use super::parked::Parked;
 use super::retry::Gate;
-use super::status::LaneStatus;
+use super::serial::{MULTI, Serial};
+use super::status::{ErrorCount, LaneStatus};
+use crate::checkpoint::Generation;
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
 use crate::fault::{Fault, FaultKind, Policy, Side};
@@ -21,12 +28,13 @@ use crate::limits;
 use crate::position::Offset;
 use crate::resp::{Frame, push_command, scan};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
-use crate::target::{Form, Greeting, Outcome, Unit, Writer, WriterError};
+use crate::target::{Form, Greeting, Guard, Outcome, Unit, Writer, WriterError};
 use crate::topology::{Node, Topology, TopologyKind};
 
 /// Marks in `routes` beside indices of `nodes`.
 pub(super) const PARKED: u16 = u16::MAX;
 pub(super) const NOBODY: u16 = u16::MAX - 1;
+pub(super) const GATED: u16 = u16::MAX - 2;
 
 /// No database of any server: the next unit is preceded by a `SELECT`.
 const UNKNOWN_DATABASE: u32 = u32::MAX;
@@ -45,6 +53,15 @@ pub(super) struct Target {
     pub node: Node,
     pub writer: Writer,
     pub link: Link,
+    pub fence: Fence,
+    /// Not to be asked about before, in milliseconds.
+    pub fence_again_ms: u64,
+    /// Which run of the server was last written to.
+    pub run_id: Option<String>,
+    /// Transactions that must not be repeated are without an answer, and their watermarks are not known.
+    pub uncertain: bool,
+    /// What is queued shall go elsewhere as soon as they are.
+    pub leaving: bool,
     /// For what it refused for now.
     pub gate: Gate,
     failures: u32,
@@ -77,6 +94,9 @@ pub struct Targets {
     /// In the order of slots: nothing that the lane does may hang on chance.
     pub(super) parked: BTreeMap<Slot, Parked>,
     pub(super) later: Vec<Later>,
+    /// Slots that gather what comes, until what they sent is answered.
+    pub(super) serial: Serial,
+    pub(super) marks: Marks,
     /// The slot that last tried whether a refusal has passed: the next one is another's turn.
     pub(super) probed: Slot,
     /// Slots that a redirect gave to a connection, and until when that counts more than the topology.
@@ -87,7 +107,7 @@ pub struct Targets {
     pub learned: Learned,
     /// Slots of commands whose keys only the source could tell, by where they begin in the stream.
     pub told: BTreeMap<Offset, Slot>,
-    pub(super) continue_on_divergence: bool,
+    pub(super) mends: Mends,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
     /// A flush could not be applied where it was sent: it must be planned again.
@@ -96,10 +116,20 @@ pub struct Targets {
     pub(super) changes: u64,
     /// Where commands are built for connections, a few of which share one: neighbours of one connection should be
     /// neighbours in memory, but a chunk for each of many masters would be more memory than a lane may have.
-    stagings: [Option<ChunkId>; limits::STAGING_CHUNKS],
+    pub(super) stagings: [Option<ChunkId>; limits::STAGING_CHUNKS],
     /// Built commands that belong to no connection yet.
     pub(super) staging: Option<ChunkId>,
     outcomes: Vec<Outcome>,
+    /// Whether connections are written to only when the fence has said so.
+    pub(super) fenced: bool,
+    /// How many questions the fence was asked.
+    pub(super) fences: u64,
+    /// A master took another's place.
+    pub(super) rewound: Option<Fault>,
+    /// Records that the target refused.
+    pub(super) records_refused: u64,
+    /// Whatever of the stream begins before this offset may have been applied already.
+    pub(super) repeated_until: Offset,
     /// Replies of questions, by connection.
     pub(super) answers: Vec<(usize, Vec<u8>)>,
 }
@@ -109,7 +139,8 @@ impl Targets {
         topology: Arc<Topology>,
         slots: SlotSet,
         greeting: Greeting,
-        continue_on_divergence: bool,
+        marks: Marks,
+        on_divergence: OnDivergence,
         status: Arc<LaneStatus>,
     ) -> Self {
         let mut targets = Self {
@@ -121,12 +152,14 @@ impl Targets {
             reconcile_at_ms: 0,
             parked: BTreeMap::new(),
             later: Vec::new(),
+            serial: Serial::new(),
+            marks,
             probed: 0,
             redirected: BTreeMap::new(),
             slots,
             learned: Learned::default(),
             told: BTreeMap::new(),
-            continue_on_divergence,
+            mends: Mends::new(on_divergence),
             status,
             hint: false,
             flush_displaced: false,
@@ -134,6 +167,11 @@ impl Targets {
             stagings: [None; limits::STAGING_CHUNKS],
             staging: None,
             outcomes: Vec::new(),
+            fenced: false,
+            fences: 0,
+            rewound: None,
+            records_refused: 0,
+            repeated_until: Offset::default(),
             answers: Vec::new(),
         };
         targets.learn_nodes(&topology);
@@ -194,6 +232,11 @@ impl Targets {
             node,
             writer: Writer::new(self.greeting.clone()),
             link: Link::Down { redial_at_ms: 0 },
+            fence: Fence::Quiet,
+            fence_again_ms: 0,
+            run_id: None,
+            uncertain: false,
+            leaving: false,
             gate: Gate::default(),
             failures: 0,
             needed: false,
@@ -209,7 +252,7 @@ impl Targets {
         }
         for slot in self.slots.iter() {
             let mut route = self.routes[usize::from(slot)];
-            if route == PARKED {
+            if route == PARKED || route == GATED {
                 route = self.owners[usize::from(slot)];
             }
             if let Some(target) = self.nodes.get_mut(usize::from(route)) {
@@ -222,14 +265,28 @@ impl Targets {
 
     /// Hands a unit, with one hold on its chunk, to the owner of `slot`.
     #[inline]
-    pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+    pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, mut unit: Unit) {
+        unit.again |= unit.begin < self.repeated_until;
+        match self.mends.watches(slot) {
+            true => self.send_mended(chunks, slot, unit),
+            false => self.deliver(chunks, slot, unit),
+        }
+    }
+
+    /// The same, whatever is mended: for what has been looked at.
+    #[inline]
+    pub(super) fn deliver(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
         let route = self.routes[usize::from(slot)];
         if usize::from(route) < self.nodes.len() {
-            if self.nodes[usize::from(route)].gate.is_open() {
+            if !self.nodes[usize::from(route)].gate.is_open() {
+                self.hold_back(chunks, slot, usize::from(route), unit);
+            } else if unit.guard == Guard::None {
                 self.push(chunks, usize::from(route), unit);
             } else {
-                self.hold_back(chunks, slot, usize::from(route), unit);
+                self.send_guarded(chunks, slot, usize::from(route), unit);
             }
+        } else if route == GATED {
+            self.serial.gather(chunks, slot, unit);
         } else {
             self.park(slot).queued.push_back(unit);
         }
@@ -266,7 +323,35 @@ impl Targets {
             end: like.begin,
             asking: false,
             again: false,
+            guard: Guard::None,
             ..like
+        }
+    }
+
+    /// A unit of these commands, in no database's or connection's place yet.
+    pub(super) fn built_unit(
+        &mut self,
+        chunks: &mut Chunks,
+        form: Form,
+        at: Offset,
+        database: u32,
+        commands: &[u8],
+        frames: usize,
+    ) -> Unit {
+        let (range, frames) = append_staged(chunks, &mut self.staging, |out| {
+            out.extend_from_slice(commands);
+            frames
+        });
+        Unit {
+            range,
+            form,
+            frames: frames as u32,
+            begin: at,
+            end: at,
+            database,
+            asking: false,
+            again: false,
+            guard: Guard::None,
         }
     }
 
@@ -280,10 +365,10 @@ impl Targets {
         database: u32,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
-        self.stage_for(chunks, slot, at, at, database, write);
+        self.stage_as(chunks, slot, at..at, database, false, write);
     }
 
-    /// Builds what stands for the stream from `begin` to `end`; see [`Targets::stage`].
+    /// Builds what stands for the stream from `begin` to `end`, unless that is applied already; see [`Targets::stage`].
     pub fn stage_for(
         &mut self,
         chunks: &mut Chunks,
@@ -291,6 +376,22 @@ impl Targets {
         begin: Offset,
         end: Offset,
         database: u32,
+        write: impl FnOnce(&mut Vec<u8>) -> usize,
+    ) {
+        if begin < self.marks.skip_until && self.marks.is_passed(slot, end) {
+            self.status.count(ErrorCount::Skipped);
+        } else {
+            self.stage_as(chunks, slot, begin..end, database, true, write);
+        }
+    }
+
+    fn stage_as(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        at: std::ops::Range<Offset>,
+        database: u32,
+        of_stream: bool,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
         let route = usize::from(self.routes[usize::from(slot)]);
@@ -305,18 +406,23 @@ impl Targets {
             return;
         }
         let form = match chunks.get(range) {
-            bytes if bytes.starts_with(b"*1\r\n$5\r\nMULTI\r\n") => Form::Transaction,
+            bytes if bytes.starts_with(MULTI) => Form::Transaction,
             _ => Form::Command,
+        };
+        let guard = match of_stream {
+            true => self.guard_of(chunks.get(range)),
+            false => Guard::None,
         };
         let unit = Unit {
             range,
             form,
             frames: frames as u32,
-            begin,
-            end,
+            begin: at.start,
+            end: at.end,
             database,
             asking: false,
             again: false,
+            guard,
         };
         self.send(chunks, slot, unit);
     }
@@ -342,6 +448,7 @@ impl Targets {
             database: 0,
             asking: false,
             again: false,
+            guard: Guard::None,
         };
         for index in 0..self.nodes.len() {
             if !self.nodes[index].needed || !wanted(&self.nodes[index].node.id) {
@@ -351,7 +458,20 @@ impl Targets {
                 write(out);
                 1
             });
-            self.push(chunks, index, unit);
+            match self.is_single() {
+                // There everything keeps its order.
+                true => self.send(chunks, 0, unit),
+                false => self.push(chunks, index, unit),
+            }
+        }
+    }
+
+    /// Everything that a master holds in database 0 will be removed, the watermarks with it.
+    pub fn forget_watermarks(&mut self, index: usize) {
+        for slot in 0..SLOT_COUNT as Slot {
+            if usize::from(self.owners[usize::from(slot)]) == index {
+                self.marks.removed(slot);
+            }
         }
     }
 
@@ -362,7 +482,12 @@ impl Targets {
 
     pub(super) fn park(&mut self, slot: Slot) -> &mut Parked {
         self.routes[usize::from(slot)] = PARKED;
-        self.parked.entry(slot).or_default()
+        let parked = self.parked.entry(slot).or_default();
+        if let Some((queue, target, number)) = self.serial.leave(slot) {
+            parked.queued = queue;
+            parked.wait_for(target, number);
+        }
+        parked
     }
 
     // Progress.
@@ -372,25 +497,37 @@ impl Targets {
         let sent = self.nodes.iter().filter_map(|t| t.writer.unanswered_from());
         let parked = self.parked.values().filter_map(Parked::begin);
         let later = self.later.iter().map(|later| later.unit.begin);
-        sent.chain(parked).chain(later).fold(routed, Offset::min)
+        let waiting = parked.chain(later).chain(self.serial.begin());
+        let waiting = waiting.chain(self.mends.begin());
+        sent.chain(waiting).fold(routed, Offset::min)
     }
 
     /// Whether everything sent is answered.
     pub fn is_idle(&self) -> bool {
         self.parked.is_empty()
             && self.later.is_empty()
+            && self.serial.is_idle()
+            && self.mends.is_quiet()
             && self.nodes.iter().all(|target| target.writer.is_idle())
     }
 
-    /// Whether something is parked: the lane then looks after it more often than once a tick.
-    pub fn is_waiting(&self) -> bool {
-        !self.parked.is_empty() || !self.later.is_empty()
+    /// A history begins of which nothing is applied.
+    pub fn set_generation(&mut self, generation: Generation) {
+        self.marks.begin(generation);
     }
 
     /// Gives everything up, for a lane that begins anew with a snapshot. What is on its way is followed by the new copy
     /// on the same connection: were the connection cut instead, the target could execute old commands after new ones.
     pub fn abandon(&mut self, chunks: &mut Chunks) {
+        self.mends.abandon(chunks);
         let parked = std::mem::take(&mut self.parked);
+        // All that is on its way for a slot that gathers is with one connection, and the copy goes behind it.
+        for (slot, target, queue) in self.serial.clear() {
+            self.routes[usize::from(slot)] = target as u16;
+            for unit in queue {
+                chunks.release(unit.range.chunk);
+            }
+        }
         for later in self.later.drain(..) {
             chunks.release(later.unit.range.chunk);
         }
@@ -398,6 +535,7 @@ impl Targets {
         self.told.clear();
         for target in &mut self.nodes {
             target.writer.abandon(chunks);
+            (target.uncertain, target.leaving) = (false, false);
             // A `SELECT` may have been given up.
             target.database = UNKNOWN_DATABASE;
         }
@@ -470,16 +608,20 @@ impl Targets {
     ) -> Result<(), Fault> {
         let target = &mut self.nodes[index];
         let fault = fault.at(format_args!("target {}", target.node.name()));
-        if fault.policy() == Policy::Stop {
+        if fault.policy() != Policy::Retry {
             return Err(fault);
         }
         self.changes += 1;
         if target.link == Link::Up {
-            self.status.count(super::status::ErrorCount::TargetLost);
+            self.status.count(ErrorCount::TargetLost);
             target.writer.lost(chunks);
+            self.note_uncertain(chunks, index);
             // Sent again by itself, what is in flight of a parked slot would overtake what was refused.
             if self.parked.values().any(|parked| parked.waits_on(index)) {
-                self.evacuate(chunks, index);
+                match self.nodes[index].uncertain {
+                    true => self.nodes[index].leaving = true,
+                    false => self.evacuate(chunks, index),
+                }
             }
         }
         let target = &mut self.nodes[index];
@@ -512,7 +654,10 @@ impl Targets {
         let mut fault = None;
         for outcome in outcomes.drain(..) {
             match outcome {
-                Outcome::Greeted => self.nodes[index].failures = 0,
+                Outcome::Greeted => {
+                    self.nodes[index].failures = 0;
+                    self.greeted(index);
+                }
                 Outcome::Answer(bytes) => self.answers.push((index, bytes)),
                 Outcome::Rejected { unit, kind, text } => {
                     let rejected = self.rejected(chunks, index, unit, kind, &text, now_ms);
@@ -522,14 +667,17 @@ impl Targets {
                     let passed = self.passed(chunks, index, unit);
                     fault = fault.or(passed.err());
                 }
-                Outcome::FailedInside { unit, text } => {
-                    let diverged = self.diverged(chunks, index, unit, &text);
+                // Repeated behind what it overtook, see [`Targets::passed`].
+                Outcome::FailedInside { unit, .. } if self.has_overtaken(chunks, index, unit) => {}
+                Outcome::FailedInside { unit, behind, text } => {
+                    let diverged = self.diverged(chunks, index, unit, Some(behind), &text);
                     fault = fault.or(diverged.err());
                 }
             }
         }
         self.outcomes = outcomes;
-        if self.is_waiting() {
+        self.go_on(chunks, index, now_ms);
+        if !self.parked.is_empty() || !self.later.is_empty() {
             self.release_ready(chunks, now_ms);
         }
         result.map_err(|error| writer_fault(&self.nodes[index].node.name(), error))?;
@@ -540,6 +688,9 @@ impl Targets {
     pub(super) fn slot_of_unit(&self, chunks: &Chunks, unit: Unit) -> Option<Slot> {
         if self.is_single() {
             return Some(0);
+        }
+        if unit.form == Form::Question {
+            return None;
         }
         let mut rest = chunks.get(unit.range);
         while let Ok(Some(frame)) = scan(rest) {
@@ -580,7 +731,7 @@ fn writer_fault(who: &str, error: WriterError) -> Fault {
     }
 }
 
-/// Appends to the staging chunk. One that had to grow is kept no longer than what it holds.
+/// Appends to the staging chunk.
 fn append_staged(
     chunks: &mut Chunks,
     staging: &mut Option<ChunkId>,
@@ -588,11 +739,15 @@ fn append_staged(
 ) -> (Range, usize) {
     let chunk = staging_chunk(chunks, staging);
     let appended = chunks.append(chunk, write);
-    if chunks.is_oversized(chunk) {
-        chunks.release(chunk);
-        *staging = None;
-    }
+    keep_staging(chunks, staging);
     appended
+}
+
+/// Gives a staging chunk that had to grow up.
+pub(super) fn keep_staging(chunks: &mut Chunks, staging: &mut Option<ChunkId>) {
+    if let Some(chunk) = staging.take_if(|chunk| chunks.is_oversized(*chunk)) {
+        chunks.release(chunk);
+    }
 }
 
 /// A chunk with room to append to: the current one, or a fresh one when that is half full.

@@ -51,6 +51,8 @@ pub(super) enum PieceRecord {
     Consumer {
         name: usize,
         group_last_id: StreamId,
+        seen_at_ms: i64,
+        active_at_ms: Option<i64>,
     },
     Pending {
         consumer: usize,
@@ -104,10 +106,14 @@ impl PieceRecord {
             PieceRecord::Consumer {
                 name,
                 group_last_id,
+                seen_at_ms,
+                active_at_ms,
             } => StreamPiece::Consumer {
                 group: batch.text(name - 1),
                 name: batch.text(name),
                 group_last_id,
+                seen_at_ms,
+                active_at_ms,
             },
             PieceRecord::Pending {
                 consumer,

@@ -5,7 +5,7 @@ use super::batch::{Batch, PieceRecord};
 use super::error::{Halt, Problem};
 use super::flow::Flow;
 use super::gather::Gathered;
-use super::grammar::{Op, Role};
+use super::grammar::{self, Op, Role};
 use super::packed::{Element, LongString, Packing, Read};
 use super::part::{Content, NO_DEADLINE, StreamPieces};
 use super::stream::NodeReader;
@@ -48,6 +48,37 @@ pub(super) fn has_elements(type_code: u8, lineage: Lineage) -> bool {
     Kind::of(type_code, lineage).is_some()
 }
 
+/// Whether a field of a serialized hash ends before `until_ms`. Asked of values that a server restores; other types have no
+/// such fields, nor have damaged values.
+pub fn has_near_field(type_code: u8, lineage: Lineage, value: &[u8], until_ms: u64) -> bool {
+    if until_ms == 0 || !grammar::restores_field_deadlines(type_code, lineage) {
+        return false;
+    }
+    let Some(program) = grammar::value_program(type_code, lineage) else {
+        return false;
+    };
+    let mut walk = Walk::new(program);
+    let mut cursor = Cursor::new(value, 0);
+    loop {
+        match walk.next(&mut cursor) {
+            Ok(Token::Number(Role::DeadlineBase, earliest)) => return earliest < until_ms,
+            Ok(Token::Number(Role::DeadlineAfter, at)) if deadline_after(at) < until_ms => {
+                return true;
+            }
+            Ok(Token::End) | Err(_) => return false,
+            Ok(_) => {}
+        }
+    }
+}
+
+/// -1 for none; a negative one lies in the past.
+fn deadline_after(stored: u64) -> u64 {
+    match stored as i64 {
+        -1 => NO_DEADLINE,
+        other => other.max(0) as u64,
+    }
+}
+
 /// A delivered entry that no consumer has acknowledged.
 struct Delivery {
     id: StreamId,
@@ -69,6 +100,8 @@ struct StreamState {
     /// Of the current group, ascending by id.
     deliveries: Vec<Delivery>,
     consumer: Vec<u8>,
+    consumer_seen_ms: i64,
+    consumer_active_ms: Option<i64>,
     /// Whether the last piece of the batch is the current consumer's.
     consumer_is_last: bool,
     producer_seconds: u64,
@@ -516,7 +549,7 @@ impl Elements {
                     self.flow.skip(size);
                     long_bytes = self.longest_text();
                 }
-                // Before it is asked what it is good for: where less had arrived, its length was not seen to be long.
+                // It would never be whole, whatever it is good for.
                 Ok(Read::Long(string)) if string.stored_bytes() > self.flow.left() => {
                     return Err(pack.packing.corrupt().into());
                 }
@@ -587,12 +620,7 @@ impl Elements {
             Role::NodeForm => self.node_is_plain = value == 1,
             Role::DeadlineBase => self.deadline_base = value,
             Role::DeadlineAfter => {
-                // -1 for none; a negative one lies in the past.
-                let deadline = match value as i64 {
-                    -1 => NO_DEADLINE,
-                    other => other.max(0) as u64,
-                };
-                self.batch.deadlines.push(deadline);
+                self.batch.deadlines.push(deadline_after(value));
                 return Ok(true);
             }
             Role::DeadlineBeforeRelative | Role::DeadlineBeforeAbsolute => {
@@ -606,6 +634,8 @@ impl Elements {
                 self.batch.deadlines.push(deadline);
             }
             Role::StreamEntriesAdded => self.stream.entries_added = value,
+            Role::ConsumerSeen => self.stream.consumer_seen_ms = value as i64,
+            Role::ConsumerActive => self.stream.consumer_active_ms = Some(value as i64),
             Role::GroupEntriesRead => self.stream.group_entries_read = Some(value as i64),
             Role::PendingTime => {
                 if let Some(delivery) = self.stream.deliveries.last_mut() {
@@ -691,6 +721,8 @@ impl Elements {
                 PieceRecord::Consumer {
                     name: batch.push_name(&stream.consumer),
                     group_last_id: stream.group_last_id,
+                    seen_at_ms: stream.consumer_seen_ms,
+                    active_at_ms: stream.consumer_active_ms.take(),
                 }
             }
             _ => return false,

@@ -7,8 +7,9 @@ use std::fmt::{self, Write};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("snapshot byte {offset}: {problem}")]
 pub struct RdbError {
-    /// Bytes from the start of the snapshot to the number or string that is wrong; before a value, to the record. Inside a
-    /// compressed or packed string this is where that string starts. It does not depend on how the input was cut.
+    /// Bytes from the start of the snapshot to the number or string that is wrong; before a value, to the record, but in data
+    /// of modules to the item of it. Inside a compressed or packed string this is where that string starts. It does not
+    /// depend on how the input was cut.
     pub offset: u64,
     pub problem: Problem,
 }

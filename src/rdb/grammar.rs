@@ -49,6 +49,7 @@ pub(super) enum Role {
     DeadlineBeforeRelative,
     /// The same, absolute.
     DeadlineBeforeAbsolute,
+    /// The earliest deadline of a hash's fields.
     DeadlineBase,
     /// Strings that hold packed elements.
     ListZiplist,
@@ -77,6 +78,9 @@ pub(super) enum Role {
     PendingTime,
     PendingDeliveries,
     ConsumerName,
+    /// When a consumer last asked, and when it last got something: Unix time in milliseconds, -1 for never.
+    ConsumerSeen,
+    ConsumerActive,
     ConsumerPending,
     ConsumerPendingId,
     /// How many entries of a group were given back by their consumers, then the ids.
@@ -259,7 +263,7 @@ const STREAM_1: &[Op] = &linked([
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
+    Bytes8(Role::ConsumerSeen),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,
@@ -288,7 +292,7 @@ const STREAM_2: &[Op] = &linked([
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
+    Bytes8(Role::ConsumerSeen),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,
@@ -318,8 +322,8 @@ const STREAM_3_HEAD: [Op; 26] = [
     Again,
     repeat(Ignored), // consumers
     Text(Role::ConsumerName),
-    Bytes8(Ignored), // last seen
-    Bytes8(Ignored), // last active
+    Bytes8(Role::ConsumerSeen),
+    Bytes8(Role::ConsumerActive),
     repeat(Role::ConsumerPending),
     Bytes16(Role::ConsumerPendingId),
     Again,
@@ -353,7 +357,11 @@ const STREAM_5: &[Op] = &linked::<42>(joined(
     ),
     STREAM_PRODUCERS,
 ));
-const HASH_PACK_DEADLINES: &[Op] = &[Bytes8(Ignored), Text(Role::HashPackDeadlines), End];
+const HASH_PACK_DEADLINES: &[Op] = &[
+    Bytes8(Role::DeadlineBase),
+    Text(Role::HashPackDeadlines),
+    End,
+];
 /// The names of the fields with the hash, as only DUMP writes them: a listpack, or one by one.
 const TEMPLATE_FIELDS: [Op; 6] = [
     Either { one: 3 },
@@ -470,6 +478,14 @@ pub(super) fn value_program(type_code: u8, lineage: Lineage) -> Option<&'static 
         (23, Lineage::Valkey) => PATH_HASH,
         _ => return None,
     })
+}
+
+/// Whether values of a type hold deadlines of fields in a form that a server restores.
+pub(super) fn restores_field_deadlines(type_code: u8, lineage: Lineage) -> bool {
+    matches!(
+        (type_code, lineage),
+        (24 | 25, Lineage::Redis) | (22, Lineage::Valkey)
+    )
 }
 
 /// What a value of a type is called that only RESTORE can write.

@@ -16,6 +16,8 @@
 //!   hashes, up to 8 MiB.
 //! - Nothing is allocated by a length that the input merely claims; nothing is read twice, however small the pieces of
 //!   input are; a key that passes whole costs no allocation.
+//! - What is handed out, and which error ends it, does not depend on how the input was cut. Only of a compressed string that is
+//!   broken as much is handed out as had arrived before the break was met, and something wrong in it may be told instead.
 //! - The whole state between two pieces of input is in [`Decoder`]: it owns no input and no output.
 
 mod batch;
@@ -33,6 +35,7 @@ mod naming;
 mod options;
 mod packed;
 mod part;
+mod payload;
 mod stream;
 mod target;
 mod template;
@@ -43,11 +46,13 @@ mod wire;
 
 pub use crc::crc64;
 pub use decoder::{Decoder, Item, Reader, Unsupported};
+pub use element::has_near_field;
 pub use error::{LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 pub use gather::Gathered;
 pub use naming::{ValueName, value_name};
 pub use options::{Form, Options};
 pub use part::{Content, NO_DEADLINE, Part, StreamPiece, Texts};
+pub use payload::Payload;
 pub use target::{Modules, Passage, TargetFormat};
 pub use value::Value;
 pub use walk::StreamId;

@@ -16,6 +16,9 @@ pub struct Options {
     /// Strings of elements longer than this come in pieces.
     pub long_text_bytes: usize,
     pub form: Form,
+    /// Hashes of which a field ends before this Unix time in milliseconds come as [`Part`](super::Part)s whatever the target
+    /// takes, so that these deadlines can be altered. 0: none.
+    pub fields_near_until_ms: u64,
 }
 
 /// How values are handed out.
@@ -38,6 +41,7 @@ impl Options {
             target,
             long_text_bytes: limits::LONG_TEXT_BYTES,
             form: Form::ForTarget,
+            fields_near_until_ms: 0,
         }
     }
 

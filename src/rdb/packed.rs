@@ -83,7 +83,8 @@ impl Packing {
         }
     }
 
-    /// Reads what stands at the front of `bytes`. A string longer than `long` is only measured.
+    /// Reads what stands at the front of `bytes`. A string longer than `long` is only measured, as soon as its length is
+    /// there: nobody should wait for the whole of it.
     pub fn read(
         self,
         bytes: &[u8],
@@ -92,8 +93,7 @@ impl Packing {
         long: usize,
     ) -> Result<Read<'_>, Halt> {
         let mut cursor = Cursor::new(bytes, 0);
-        if bytes.len() > LONG_HEAD_BYTES
-            && let Some(string) = self.long_string(bytes, is_value)
+        if let Some(string) = self.long_string(bytes, is_value)
             && string.bytes > long
         {
             return Ok(Read::Long(string));
@@ -111,11 +111,12 @@ impl Packing {
         })
     }
 
-    /// The string at the front, if its length is stored in four bytes.
+    /// The string at the front, if its length is stored in four bytes, and all that stands before it is there.
     fn long_string(self, bytes: &[u8], is_value: bool) -> Option<LongString> {
         let four = |at: usize| bytes.get(at..)?.first_chunk::<4>().copied();
+        let first = *bytes.first()?;
         Some(match self {
-            Packing::Listpack if bytes[0] == 0xf0 => {
+            Packing::Listpack if first == 0xf0 => {
                 let length = u32::from_le_bytes(four(1)?) as usize;
                 LongString {
                     before: 5,
@@ -124,8 +125,8 @@ impl Packing {
                 }
             }
             Packing::Ziplist => {
-                let at = if bytes[0] == 0xfe { 5 } else { 1 };
-                if bytes[0] == 0xff || !(0x80..0xc0).contains(bytes.get(at)?) {
+                let at = if first == 0xfe { 5 } else { 1 };
+                if first == 0xff || !(0x80..0xc0).contains(bytes.get(at)?) {
                     return None;
                 }
                 LongString {
@@ -134,7 +135,7 @@ impl Packing {
                     behind: 0,
                 }
             }
-            Packing::Zipmap if bytes[0] == 0xfe => LongString {
+            Packing::Zipmap if first == 0xfe => LongString {
                 before: 5 + usize::from(is_value),
                 bytes: u32::from_le_bytes(four(1)?) as usize,
                 behind: if is_value {
@@ -186,9 +187,6 @@ impl LongString {
         self.bytes.saturating_add(self.before + self.behind)
     }
 }
-
-/// The most bytes before a string whose length is stored in four.
-const LONG_HEAD_BYTES: usize = 10;
 
 fn sign_extended(bytes: &[u8]) -> i64 {
     let mut wide = [0u8; 8];
@@ -403,12 +401,23 @@ mod tests {
             }))
         };
         let listpack = [&[0xf0, 0, 0, 1, 0][..], &[7; 6]].concat();
-        let read = |packing: Packing, bytes| packing.read(bytes, 0, true, 1000);
-        assert_eq!(read(Packing::Listpack, &listpack), long(5, 65536, 3));
         let ziplist = [&[0xfe, 9, 9, 0, 0, 0x80, 0, 1, 0, 0][..], &[7; 6]].concat();
-        assert_eq!(read(Packing::Ziplist, &ziplist), long(10, 65536, 0));
         let zipmap = [&[0xfe, 0, 0, 1, 0, 2][..], &[7; 6]].concat();
-        assert_eq!(read(Packing::Zipmap, &zipmap), long(6, 65536, 2));
+        for (packing, bytes, before, behind) in [
+            (Packing::Listpack, &listpack, 5, 3),
+            (Packing::Ziplist, &ziplist, 10, 0),
+            (Packing::Zipmap, &zipmap, 6, 2),
+        ] {
+            for end in 0..=bytes.len() {
+                let read = packing.read(&bytes[..end], 0, true, 1000);
+                if end >= before {
+                    assert_eq!(read, long(before, 65536, behind));
+                } else {
+                    // Of the string itself nothing is asked for.
+                    assert!(matches!(read, Err(Halt::More { needed }) if needed <= before as u64));
+                }
+            }
+        }
         let more = Packing::Listpack.read(&listpack, 0, true, 1 << 20);
         assert_eq!(more, Err(Halt::More { needed: 65541 }));
     }

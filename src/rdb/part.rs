@@ -150,6 +150,10 @@ pub enum StreamPiece<'a> {
         group: &'a [u8],
         name: &'a [u8],
         group_last_id: StreamId,
+        /// When it last asked for something: Unix time in milliseconds.
+        seen_at_ms: i64,
+        /// When it last got something, where the source noted that; -1 for never.
+        active_at_ms: Option<i64>,
     },
     /// Entries delivered to a consumer at the same time, equally often, and not acknowledged.
     Pending {

@@ -15,7 +15,7 @@
 use super::batch::Batch;
 use super::command::CommandWriter;
 use super::error::Problem;
-use super::part::StreamPiece;
+use super::part::{StreamPiece, Texts};
 use super::unpack::{Placed, integer, push};
 use super::{StreamId, TargetFormat};
 
@@ -200,79 +200,29 @@ impl NodeReader {
 /// A group that exists only while an empty stream is made.
 const PLACEHOLDER_GROUP: &[u8] = b"slotstream";
 
-/// Appends the commands for one piece and returns their number; an error when there are none for this target. Long: one arm
-/// for each kind of piece.
+/// Appends the commands for one piece and returns their number; an error when there are none for this target.
 pub(super) fn write_piece(
     key: &[u8],
     piece: StreamPiece<'_>,
     out: &mut Vec<u8>,
     target: &TargetFormat,
 ) -> Result<usize, Problem> {
-    Ok(match piece {
-        StreamPiece::Entry { id, pairs } => {
-            let mut command = CommandWriter::new(out, 3 + pairs.len());
-            command.arg(b"XADD").arg(key).stream_id(id);
-            for text in pairs.iter() {
-                command.arg(text);
-            }
-            1
-        }
+    match piece {
+        StreamPiece::Entry { id, pairs } => write_entry(key, id, pairs, out),
         StreamPiece::Properties {
             last_id,
             counters,
             is_empty,
         } => {
-            let mut commands = 1;
-            if is_empty {
-                let create = [
-                    b"XGROUP",
-                    b"CREATE",
-                    key,
-                    PLACEHOLDER_GROUP,
-                    b"0",
-                    b"MKSTREAM",
-                ];
-                CommandWriter::all(out, &create);
-                CommandWriter::all(out, &[b"XGROUP", b"DESTROY", key, PLACEHOLDER_GROUP]);
-                commands += 2;
-            }
-            write_properties(key, last_id, counters, out, target);
-            commands
+            write_properties(key, last_id, counters, is_empty, out, target);
+            return Ok(if is_empty { 3 } else { 1 });
         }
         StreamPiece::Group {
             name,
             last_id,
             entries_read,
-        } => {
-            let entries_read = entries_read.filter(|_| target.knows_stream_counters());
-            let mut command = CommandWriter::new(out, if entries_read.is_some() { 7 } else { 5 });
-            command.arg(b"XGROUP").arg(b"CREATE").arg(key).arg(name);
-            command.stream_id(last_id);
-            if let Some(count) = entries_read {
-                command.arg(b"ENTRIESREAD").number(count);
-            }
-            1
-        }
-        StreamPiece::Consumer { group, name, .. } => {
-            if target.knows_stream_counters() {
-                CommandWriter::all(out, &[b"XGROUP", b"CREATECONSUMER", key, group, name]);
-            } else {
-                // Reading its history makes a consumer, and changes nothing else.
-                let read: [&[u8]; 9] = [
-                    b"XREADGROUP",
-                    b"GROUP",
-                    group,
-                    name,
-                    b"COUNT",
-                    b"1",
-                    b"STREAMS",
-                    key,
-                    b"0",
-                ];
-                CommandWriter::all(out, &read);
-            }
-            1
-        }
+        } => write_group(key, name, last_id, entries_read, out, target),
+        StreamPiece::Consumer { group, name, .. } => write_consumer(key, group, name, out, target),
         StreamPiece::Pending {
             group,
             consumer,
@@ -281,13 +231,9 @@ pub(super) fn write_piece(
             deliveries,
             ids,
         } => {
-            let mut command = CommandWriter::new(out, 5 + ids.len() + 8);
-            command
-                .arg(b"XCLAIM")
-                .arg(key)
-                .arg(group)
-                .arg(consumer)
-                .arg(b"0");
+            let mut command = CommandWriter::new(out, 13 + ids.len());
+            command.arg(b"XCLAIM").arg(key).arg(group);
+            command.arg(consumer).arg(b"0");
             for id in ids {
                 command.stream_id(*id);
             }
@@ -295,17 +241,15 @@ pub(super) fn write_piece(
             command.arg(b"RETRYCOUNT").number(deliveries);
             command.arg(b"FORCE").arg(b"JUSTID");
             command.arg(b"LASTID").stream_id(group_last_id);
-            1
         }
         StreamPiece::Returned { .. } => return Err(Problem::ReturnedEntries),
         // A target without the feature has nothing to configure.
-        StreamPiece::Producers { .. } if !target.knows_stream_producers() => 0,
+        StreamPiece::Producers { .. } if !target.knows_stream_producers() => return Ok(0),
         StreamPiece::Producers { seconds, entries } => {
             let mut command = CommandWriter::new(out, 6);
             command.arg(b"XCFGSET").arg(key);
             command.arg(b"IDMP-DURATION").number(seconds);
             command.arg(b"IDMP-MAXSIZE").number(entries);
-            1
         }
         StreamPiece::Produced { .. } if !target.knows_stream_producers() => {
             return Err(Problem::TargetLacksProducers);
@@ -314,18 +258,33 @@ pub(super) fn write_piece(
             let mut command = CommandWriter::new(out, 5);
             command.arg(b"XIDMPRECORD").arg(key).arg(producer).arg(name);
             command.stream_id(id);
-            1
         }
-    })
+    }
+    Ok(1)
 }
 
+fn write_entry(key: &[u8], id: StreamId, pairs: Texts<'_>, out: &mut Vec<u8>) {
+    let mut command = CommandWriter::new(out, 3 + pairs.len());
+    command.arg(b"XADD").arg(key).stream_id(id);
+    for text in pairs.iter() {
+        command.arg(text);
+    }
+}
+
+/// Three commands for a stream without entries, otherwise one.
 fn write_properties(
     key: &[u8],
     last_id: StreamId,
     counters: Option<(u64, StreamId)>,
+    is_empty: bool,
     out: &mut Vec<u8>,
     target: &TargetFormat,
 ) {
+    if is_empty {
+        let group = PLACEHOLDER_GROUP;
+        CommandWriter::all(out, &[b"XGROUP", b"CREATE", key, group, b"0", b"MKSTREAM"]);
+        CommandWriter::all(out, &[b"XGROUP", b"DESTROY", key, group]);
+    }
     let counters = counters.filter(|_| target.knows_stream_counters());
     let mut command = CommandWriter::new(out, if counters.is_some() { 7 } else { 3 });
     command.arg(b"XSETID").arg(key).stream_id(last_id);
@@ -333,4 +292,37 @@ fn write_properties(
         command.arg(b"ENTRIESADDED").number(entries_added);
         command.arg(b"MAXDELETEDID").stream_id(max_deleted);
     }
+}
+
+fn write_group(
+    key: &[u8],
+    name: &[u8],
+    last_id: StreamId,
+    entries_read: Option<i64>,
+    out: &mut Vec<u8>,
+    target: &TargetFormat,
+) {
+    let entries_read = entries_read.filter(|_| target.knows_stream_counters());
+    let mut command = CommandWriter::new(out, if entries_read.is_some() { 7 } else { 5 });
+    command.arg(b"XGROUP").arg(b"CREATE").arg(key).arg(name);
+    command.stream_id(last_id);
+    if let Some(count) = entries_read {
+        command.arg(b"ENTRIESREAD").number(count);
+    }
+}
+
+fn write_consumer(key: &[u8], group: &[u8], name: &[u8], out: &mut Vec<u8>, target: &TargetFormat) {
+    if target.knows_stream_counters() {
+        CommandWriter::all(out, &[b"XGROUP", b"CREATECONSUMER", key, group, name]);
+        return;
+    }
+    // Reading its history makes a consumer, and changes nothing else.
+    let mut command = CommandWriter::new(out, 9);
+    command
+        .arg(b"XREADGROUP")
+        .arg(b"GROUP")
+        .arg(group)
+        .arg(name);
+    command.arg(b"COUNT").arg(b"1");
+    command.arg(b"STREAMS").arg(key).arg(b"0");
 }

@@ -7,6 +7,9 @@ use super::grammar::{Op, Role};
 use super::packed::Packing;
 use super::wire::{Cursor, Text};
 
+/// The most bytes that a piece that is wrong can ask for before that is known, if it is no string: a score as text.
+const LONGEST_CLAIM_OF_DAMAGE: usize = 1 + 255;
+
 /// Streams nest deepest: groups, their consumers, their pending entries.
 pub(super) const MAX_LOOP_DEPTH: usize = 3;
 
@@ -216,6 +219,18 @@ impl Walk {
                 }
             }
         }
+    }
+
+    /// Up to where the next piece, which starts at `at` and is wrong, could ask for bytes before that is known.
+    pub fn claim_of_damage(&self, bytes: &[u8], at: usize) -> u64 {
+        let least = at + LONGEST_CLAIM_OF_DAMAGE;
+        let mut cursor = Cursor::new(bytes, at);
+        let end = match self.text_role().map(|_| cursor.text()) {
+            // What is in a string is looked at once all of it is there.
+            Some(Ok(_)) => least.max(cursor.at()),
+            _ => least,
+        };
+        end as u64
     }
 
     /// What the next piece means, if it is a string.

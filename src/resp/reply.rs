@@ -16,9 +16,9 @@ use crate::limits;
 pub trait ReplySink {
     /// `count` replies in a row that are no errors and hold none.
     fn succeeded(&mut self, count: u64);
-    /// One reply that is an error (`nested` false), or one error inside an array reply (`nested` true; the
-    /// array itself is reported by `succeeded` when it ends). `text` is without `-` and CRLF.
-    fn failed(&mut self, text: &[u8], nested: bool);
+    /// One reply that is an error (`behind` is `None`), or one error inside an array reply, which is itself reported by
+    /// `succeeded` when it ends; `behind` is how many elements of that array follow. `text` is without `-` and CRLF.
+    fn failed(&mut self, text: &[u8], behind: Option<usize>);
 }
 
 /// Why bytes cannot be replies.
@@ -85,11 +85,11 @@ impl ReplyScanner {
             match event {
                 Event::Nothing => {}
                 Event::Reply => ok += 1,
-                Event::Failed { nested, reply_ends } => {
+                Event::Failed { behind, reply_ends } => {
                     flush(&mut ok, sink);
-                    sink.failed(&self.line[1..], nested);
+                    sink.failed(&self.line[1..], behind);
                     self.line.clear();
-                    ok += u64::from(nested && reply_ends);
+                    ok += u64::from(behind.is_some() && reply_ends);
                 }
             }
         }
@@ -143,7 +143,16 @@ impl ReplyScanner {
             b'-' => {
                 let nested = !self.open.is_empty();
                 let reply_ends = self.element_done();
-                return Ok(Event::Failed { nested, reply_ends });
+                // Of an array within, the outer one has counted it only when that is complete.
+                let behind = match self.open[..] {
+                    [] => 0,
+                    [left] => left,
+                    [left, ..] => left - 1,
+                };
+                return Ok(Event::Failed {
+                    behind: nested.then_some(behind),
+                    reply_ends,
+                });
             }
             b'$' => {
                 if let Some(length) = self.claimed_length(limits::MAX_FRAME_BYTES)? {
@@ -200,7 +209,10 @@ impl ReplyScanner {
 enum Event {
     Nothing,
     Reply,
-    Failed { nested: bool, reply_ends: bool },
+    Failed {
+        behind: Option<usize>,
+        reply_ends: bool,
+    },
 }
 
 fn flush(ok: &mut u64, sink: &mut impl ReplySink) {
@@ -347,16 +359,16 @@ mod tests {
     #[derive(Debug, Default, PartialEq, Eq)]
     struct Log {
         ok: u64,
-        errors: Vec<(u64, String, bool)>,
+        errors: Vec<(u64, String, Option<usize>)>,
     }
 
     impl ReplySink for Log {
         fn succeeded(&mut self, count: u64) {
             self.ok += count;
         }
-        fn failed(&mut self, text: &[u8], nested: bool) {
+        fn failed(&mut self, text: &[u8], behind: Option<usize>) {
             self.errors
-                .push((self.ok, String::from_utf8_lossy(text).into_owned(), nested));
+                .push((self.ok, String::from_utf8_lossy(text).into_owned(), behind));
         }
     }
 
@@ -372,9 +384,9 @@ mod tests {
         assert_eq!(
             whole.errors,
             [
-                (6, "MOVED 5 1.2.3.4:7000".to_owned(), false),
-                (6, "WRONGTYPE x".to_owned(), true),
-                (7, "ERR last".to_owned(), true),
+                (6, "MOVED 5 1.2.3.4:7000".to_owned(), None),
+                (6, "WRONGTYPE x".to_owned(), Some(1)),
+                (7, "ERR last".to_owned(), Some(0)),
             ]
         );
         for step in 1..MIXED.len() {

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::lane_task::{LaneTask, Order, Surroundings, Turn};
 use super::ring::Ring;
+use super::spool_files::{LaneDesk, LaneFiles};
 use crate::engine::lane::Lane;
 use crate::engine::shared::Shared;
 use crate::engine::status::LaneStatus;
@@ -24,6 +25,7 @@ pub(super) struct NewLane {
     pub build: Box<dyn FnOnce() -> Lane + Send>,
     pub status: Arc<LaneStatus>,
     pub orders: Receiver<Order>,
+    pub spool: LaneFiles,
 }
 
 /// The thread of a core. It ends when it is closed and its lanes are done.
@@ -152,6 +154,7 @@ fn take_in(
                     shared: Arc::clone(shared),
                     orders: new.orders,
                     ring: ring.clone(),
+                    spool: LaneDesk::new(new.spool),
                 };
                 lanes.push(LaneTask::new((new.build)(), around));
             }

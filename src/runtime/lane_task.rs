@@ -1,7 +1,7 @@
 //! One lane's task: turns of reading, advancing, writing, until the lane is done.
 //!
 //! ```text
-//! turn:  tick -> dials that came through -> one read from the source -> writes to each target
+//! turn:  tick -> dials that came through -> results of the spool's files -> one read from the source -> writes to each target
 //!        -> replies of each target -> advance -> writes to each target -> writes to the source
 //! ```
 //!
@@ -9,6 +9,7 @@
 //! anything, the core sleeps until a socket or the tick. So at low rates each byte is passed on in the turn that its arrival
 //! wakes, without a timer on its way, and at high rates each turn moves as much as a read brings.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -16,10 +17,10 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, Dial};
 use super::ring::Ring;
-use crate::engine::desk::Request;
+use super::spool_files::LaneDesk;
 use crate::engine::lane::Lane;
 use crate::engine::shared::Shared;
-use crate::engine::status::LaneStatus;
+use crate::engine::status::{LaneState, LaneStatus};
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::topology::Node;
@@ -38,6 +39,7 @@ pub(super) struct Surroundings {
     pub shared: Arc<Shared>,
     pub orders: Receiver<Order>,
     pub ring: Ring,
+    pub spool: LaneDesk,
 }
 
 /// What a turn came to.
@@ -66,8 +68,12 @@ pub(super) struct LaneTask {
     targets: Vec<Socket>,
     replies: Box<[u8]>,
     target_version: u64,
-    /// Number of the last question to the source.
+    /// Ticket of the last question to the source.
     ticket: u64,
+    /// Tickets of questions about target connections: connection, and the lane's number.
+    fences: HashMap<u64, (usize, u64)>,
+    /// Tickets of questions about keys: the lane's number.
+    mends: HashMap<u64, u64>,
     /// When the lane was told to stop; it then has so long to finish.
     stopping_since: Option<Instant>,
 }
@@ -97,6 +103,8 @@ impl LaneTask {
             around,
             target_version: 0,
             ticket: 0,
+            fences: HashMap::new(),
+            mends: HashMap::new(),
             source: Socket::None,
             targets: Vec::new(),
             replies: vec![0; limits::REPLY_READ_BYTES].into(),
@@ -107,6 +115,12 @@ impl LaneTask {
     /// Does what can be done now; `tick` says that it is time for what no socket tells of.
     pub fn turn(&mut self, now: Instant, tick: bool) -> Turn {
         match self.try_turn(now, tick) {
+            Err(fault) if fault.policy() == Policy::Restart => {
+                self.around.status.set_message(&fault.message);
+                self.around.status.set_state(LaneState::Recovering);
+                self.around.shared.ask_restart(self.around.status.id, fault);
+                Turn::Done
+            }
             Err(fault) => {
                 self.fail(fault);
                 Turn::Done
@@ -130,6 +144,10 @@ impl LaneTask {
             self.tick(now_ms)?;
         }
         let mut busy = tick | self.dial(now, now_ms)?;
+        if self.around.spool.has_results() {
+            self.hear_spool(now_ms)?;
+            busy = true;
+        }
         // What the source brings is passed on before anything else is looked at: that is the lag.
         if self.read_source(now_ms)? {
             self.write_targets(now_ms)?;
@@ -141,6 +159,7 @@ impl LaneTask {
         if busy {
             let advanced = self.lane.advance();
             self.or_lose_source(advanced, now_ms)?;
+            self.order_spool();
         }
         for index in self.lane.take_cut() {
             self.targets[index] = Socket::None;
@@ -152,6 +171,20 @@ impl LaneTask {
             self.set_read_floors();
         }
         Ok(busy)
+    }
+
+    fn hear_spool(&mut self, now_ms: u64) -> Result<(), Fault> {
+        for (ticket, result) in self.around.spool.take_results() {
+            let heard = self.lane.spool_done(ticket, result);
+            self.or_lose_source(heard, now_ms)?;
+        }
+        Ok(())
+    }
+
+    fn order_spool(&mut self) {
+        while let Some((ticket, order)) = self.lane.take_spool_order() {
+            self.around.spool.submit(&self.around.ring, ticket, order);
+        }
     }
 
     /// Instants never jump, the wall clock may: their distance is told anew with every tick.
@@ -195,24 +228,55 @@ impl LaneTask {
             desk.take_answers(lane)
         };
         for (ticket, answer) in answers {
-            // A lane that began anew in the meantime waits for something else.
+            // It may have asked for something else in the meantime.
             if ticket == self.ticket {
                 let answered = self.lane.answer(answer);
                 self.or_lose_source(answered, now_ms)?;
             }
         }
+        self.talk_of_mends(now_ms)?;
         if let Some(question) = self.lane.take_question() {
-            self.ticket += 1;
-            self.around.shared.lookup.ask(Request {
-                lane: self.around.status.id,
-                ticket: self.ticket,
-                question,
-            });
+            let desk = &self.around.shared.lookup;
+            self.ticket = desk.ask(self.around.status.id, question);
         }
+        self.hear_fence(now_ms)?;
         let ticked = self.lane.tick(now_ms);
         self.or_lose_source(ticked, now_ms)?;
         if self.lane.take_hint() {
             self.around.shared.hint();
+        }
+        Ok(())
+    }
+
+    /// Passes questions about target connections on, and answers back.
+    fn hear_fence(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let (desk, lane) = (&self.around.shared.fence, self.around.status.id);
+        while let Some((index, number, question)) = self.lane.take_fence_question() {
+            self.fences
+                .insert(desk.ask(lane, question), (index, number));
+        }
+        for (ticket, answer) in desk.take_answers(lane) {
+            // The answers to a lane that had this number before are not among them.
+            if let Some((index, number)) = self.fences.remove(&ticket) {
+                self.lane.fenced(index, number, answer, now_ms)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers about keys that are to be mended, and the next questions.
+    fn talk_of_mends(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let lane = self.around.status.id;
+        for (ticket, answer) in self.around.shared.mend.take_answers(lane) {
+            // The answers to a lane that had this number before are not among them.
+            if let Some(number) = self.mends.remove(&ticket) {
+                let answered = self.lane.mend_answered(number, answer);
+                self.or_lose_source(answered, now_ms)?;
+            }
+        }
+        for (number, question) in self.lane.take_mend_questions() {
+            let ticket = self.around.shared.mend.ask(lane, question);
+            self.mends.insert(ticket, number);
         }
         Ok(())
     }
@@ -237,7 +301,10 @@ impl LaneTask {
     }
 
     fn stop(&mut self) {
-        self.lane.stop();
+        match self.around.shared.ends_for_good() {
+            true => self.lane.stop(),
+            false => self.lane.stop_for_now(),
+        }
         self.stopping_since.get_or_insert_with(Instant::now);
     }
 
@@ -335,7 +402,7 @@ impl LaneTask {
         };
         if let Err(fault) = result {
             // What stops the lane is not a matter of this connection.
-            if fault.policy() == Policy::Stop {
+            if fault.policy() != Policy::Retry {
                 return Err(fault);
             }
             self.lose_target(index, fault, now_ms)?;

@@ -9,6 +9,7 @@
 //! | `supervisor` | which lanes there are: follows the source's topology |
 //! | `lane_task` | turns of one lane: read, advance, write |
 //! | `connection` | one socket: dial, read, vectored write |
+//! | `spool_files` | the files of the lanes' spools, on a thread of their own |
 //! | `ring` | which sockets are ready: io_uring |
 //!
 //! Reads and writes are plain system calls, tried when the ring has told that they will find something: in bulk that costs
@@ -22,6 +23,7 @@ mod connection;
 mod executor;
 mod lane_task;
 mod ring;
+pub mod spool_files;
 mod supervisor;
 
 pub use ring::check;

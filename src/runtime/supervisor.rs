@@ -1,24 +1,33 @@
 //! Which lanes there are: one per source master, spread over the cores, following the source's topology.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
+
+use tracing::warn;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
+use super::spool_files::{Directory, SpoolFiles};
+use crate::checkpoint::{Generation, writer_name};
+use crate::control::takeover::{self, Claim};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{Existing, OnDivergence, OnExisting, OnUnsupported, SyncPlan};
+use crate::engine::options::{Existing, OnExisting, OnUnsupported, SyncPlan};
+use crate::engine::records::Generations;
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
+use crate::engine::status::{LaneState, LaneStatus};
 use crate::engine::watched;
-use crate::fault::{Fault, FaultKind};
+use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
+use crate::spool::{Budget, Settings};
 use crate::target;
-use crate::topology::{Credentials, Node};
+use crate::topology::{Credentials, Node, TopologyKind};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -46,6 +55,16 @@ impl RuntimeHandle {
     }
 }
 
+/// A lane that has to be started.
+struct Opening {
+    status: Arc<LaneStatus>,
+    master: Node,
+    slots: SlotSet,
+    /// What the target knows, if it was just read.
+    known: Option<Claim>,
+    not_before: Instant,
+}
+
 struct Supervisor {
     plan: SyncPlan,
     shared: Arc<Shared>,
@@ -55,24 +74,36 @@ struct Supervisor {
     functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
-    /// What new lanes may remove.
+    spool_files: SpoolFiles,
+    spool_budget: Arc<Budget>,
+    generations: Generations,
+    /// What lanes may remove of which no record speaks.
     existing: Existing,
+    statuses: HashMap<u32, Arc<LaneStatus>>,
+    openings: Vec<Opening>,
 }
 
-/// Starts an executor on every core of the plan, and a lane for every source master.
+/// Starts an executor on every core of the plan, and a lane for every source master. `claim`: what the target knows, and
+/// that nobody else writes to it for this link.
 ///
 /// # Errors
 /// When the machine refuses executors; nothing runs then.
-pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault> {
+pub fn start(plan: SyncPlan, claim: Claim, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault> {
     let executors = plan
         .options
         .cores
         .iter()
         .map(|&core| Executor::start(core, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
+    let directory = Directory::new(
+        plan.options.spool_directory.clone(),
+        plan.options.link.as_str(),
+    );
+    let spool_files = SpoolFiles::start(directory, &[])?;
+    let spool_budget = Arc::new(Budget::new(plan.options.spool_max));
     let mut supervisor = Supervisor {
         format: plan.target.format(Some(&plan.source.modules()))?,
-        existing: existing(&plan),
+        existing: existing(&plan, &claim),
         plan,
         shared,
         executors,
@@ -80,8 +111,14 @@ pub fn start(plan: SyncPlan, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault
         functions: Arc::default(),
         orders: HashMap::new(),
         source_version: 0,
+        generations: Generations::new(claim.epoch),
+        openings: Vec::new(),
+        statuses: HashMap::new(),
+        spool_files,
+        spool_budget,
     };
-    supervisor.follow();
+    supervisor.follow(Some(&claim));
+    supervisor.open_lanes();
     // A master that comes later takes slots over whose keys are on the target already.
     if supervisor.existing == Existing::None {
         supervisor.existing = Existing::Replace;
@@ -103,16 +140,23 @@ impl Supervisor {
         while !self.executors.iter().all(Executor::has_ended) {
             std::thread::sleep(limits::TICK);
             if self.shared.stop_requested() {
+                for opening in self.openings.drain(..) {
+                    opening.status.set_state(LaneState::Stopped);
+                }
                 self.executors.iter_mut().for_each(Executor::close);
             } else {
-                self.follow();
+                self.follow(None);
+                self.begin_again();
+                self.open_lanes();
             }
         }
-        self.executors.iter_mut().try_for_each(Executor::join)
+        let joined = self.executors.iter_mut().try_for_each(Executor::join);
+        self.spool_files.finish();
+        joined
     }
 
     /// Starts, moves and ends lanes as the source's topology has it.
-    fn follow(&mut self) {
+    fn follow(&mut self, known: Option<&Claim>) {
         if self.shared.source.version() == self.source_version {
             return;
         }
@@ -126,35 +170,112 @@ impl Supervisor {
             self.order(lane, Order::End);
         }
         for (master, slots) in changes.new {
-            self.add_lane(master, slots);
+            let status = self.shared.add_lane(&master.id, &master.name());
+            self.statuses.insert(status.id, Arc::clone(&status));
+            self.roster.add(Place {
+                lane: status.id,
+                master: master.clone(),
+                slots: slots.clone(),
+            });
+            self.openings.push(Opening {
+                status,
+                master,
+                slots,
+                known: known.cloned(),
+                not_before: Instant::now(),
+            });
         }
     }
 
-    fn order(&self, lane: u32, order: Order) {
-        if let Some(orders) = self.orders.get(&lane) {
+    fn order(&mut self, lane: u32, order: Order) {
+        if let Some(place) = self.openings.iter().position(|open| open.status.id == lane) {
+            match order {
+                Order::Follow(node) => self.openings[place].master = node,
+                Order::End => {
+                    let ended = self.openings.swap_remove(place);
+                    ended.status.set_state(LaneState::Stopped);
+                }
+            }
+        } else if let Some(orders) = self.orders.get(&lane) {
             // A lane that has ended hears nothing, and needs not.
             let _ = orders.send(order);
         }
     }
 
-    fn add_lane(&mut self, master: Node, slots: SlotSet) {
-        let status = self.shared.add_lane(&master.id, &master.name());
+    /// Lanes that ended because the target may have lost something begin again from what it has.
+    fn begin_again(&mut self) {
+        for (lane, why) in self.shared.take_restarts() {
+            warn!("{why}");
+            let place = self.roster.place(lane).cloned();
+            let status = self.statuses.get(&lane).cloned();
+            let (Some(place), Some(status)) = (place, status) else {
+                continue;
+            };
+            self.openings.push(Opening {
+                status,
+                master: place.master,
+                slots: place.slots,
+                known: None,
+                not_before: Instant::now(),
+            });
+        }
+    }
+
+    /// Starts lanes whose time has come.
+    fn open_lanes(&mut self) {
+        let now = Instant::now();
+        let (due, later) = std::mem::take(&mut self.openings)
+            .into_iter()
+            .partition(|opening| opening.not_before <= now);
+        self.openings = later;
+        let due: Vec<Opening> = due;
+        for mut opening in due {
+            let found = match opening.known.take() {
+                Some(known) => Ok(known),
+                None => self.ask_target(&opening),
+            };
+            match found {
+                Ok(claim) => self.open_lane(opening, &claim),
+                Err(fault) if fault.policy() == Policy::Retry => {
+                    opening.status.set_message(&fault.message);
+                    opening.not_before = now + limits::REOPEN_INTERVAL;
+                    self.openings.push(opening);
+                }
+                Err(fault) => opening.status.fail(fault),
+            }
+        }
+    }
+
+    /// Shuts former connections of a lane out, and reads what the target knows.
+    fn ask_target(&self, opening: &Opening) -> Result<Claim, Fault> {
+        let options = &self.plan.options;
+        let (_, topology) = self.shared.target.load();
+        let (epoch, lane) = (self.generations.epoch(), opening.status.id);
+        takeover::reclaim(&options.link, epoch, lane, &options.target, &topology)
+    }
+
+    fn open_lane(&mut self, opening: Opening, claim: &Claim) {
+        let status = opening.status;
         let (orders, heard) = channel();
         self.orders.insert(status.id, orders);
-        self.roster.add(Place {
-            lane: status.id,
-            master: master.clone(),
-            slots: slots.clone(),
-        });
+        let target = Arc::new(claim.topology.clone());
+        let owner = |slot| target.master_of(slot).map(|node| node.id.as_str());
+        let single = target.kind == TopologyKind::Single;
+        let start = claim.bookkeeping.start(&opening.slots, owner, single);
         let options = &self.plan.options;
-        let config = LaneConfig {
-            source: master,
+        let name = writer_name(&options.link, self.generations.epoch(), status.id);
+        let mut config = LaneConfig {
+            link: options.link.clone(),
+            generation: Generation::default(),
+            passed: BTreeMap::new(),
+            owned: SlotSet::new(),
+            source: opening.master,
             source_auth: auth(&options.source.credentials),
-            slots,
+            slots: opening.slots,
             listening_port: limits::SHOWN_PORT,
             target: target::Greeting {
                 auth: auth(&options.target.credentials),
-                name: format!("slotstream:{}:{}", options.link, status.id),
+                name,
             },
             format: self.format,
             lacking: watched(&self.plan.source, &self.plan.target),
@@ -163,16 +284,23 @@ impl Supervisor {
             database_map: options.database_map.clone(),
             existing: self.existing,
             skip_unknown: options.skip_unknown,
-            continue_on_divergence: options.on_divergence == OnDivergence::Continue,
+            on_divergence: options.on_divergence,
             functions: Arc::clone(&self.functions),
+            generations: Some(self.generations.clone()),
+            resume: None,
+            runs: claim.runs.clone(),
+            spool: Settings::new(options.link.to_string(), Arc::clone(&self.spool_budget)),
+            spooled: None,
+            ack: options.ack,
         };
-        let (_, target) = self.shared.target.load();
+        config.begin(start, single, &status);
         let lane_status = Arc::clone(&status);
         let executor = &self.executors[status.id as usize % self.executors.len()];
         let taken = executor.add(NewLane {
             build: Box::new(move || Lane::new(config, target, lane_status)),
             status: Arc::clone(&status),
             orders: heard,
+            spool: self.spool_files.lane(status.id),
         });
         if !taken {
             status.fail(Fault::new(
@@ -188,15 +316,14 @@ fn auth(credentials: &Credentials) -> Option<(Option<String>, String)> {
     Some((credentials.user.clone(), password.reveal().to_owned()))
 }
 
-fn existing(plan: &SyncPlan) -> Existing {
-    let holds_keys = plan
-        .target
-        .servers
-        .iter()
-        .any(|(_, server)| server.keys() > 0);
+fn existing(plan: &SyncPlan, claim: &Claim) -> Existing {
+    let records = &claim.bookkeeping.records;
+    let ours = !records.is_empty() && records.iter().all(|found| found.record.exclusive);
     match plan.options.on_existing {
         OnExisting::Replace => Existing::Replace,
-        _ if holds_keys => Existing::Keep,
+        // Another lane of this link found the target empty: what is there came from here.
+        _ if ours => Existing::Replace,
+        _ if plan.target.keys() > 0 => Existing::Keep,
         _ => Existing::None,
     }
 }

@@ -6,6 +6,7 @@
 //! ```text
 //! us:      [AUTH] PING, REPLCONF listening-port, REPLCONF capa, REPLCONF version      (all at once)
 //! source:  one reply each                                  unknown REPLCONF options answer -ERR: harmless
+//! us:      INFO replication                                 only to go on where the stream was left
 //! us:      PSYNC <replid|?> <offset|-1>
 //! source:  \n \n ...                                        one each second while it prepares
 //!          +CONTINUE [replid]                            -> the stream goes on
@@ -17,4 +18,4 @@
 
 mod session;
 
-pub use session::{Event, Framing, Greeting, Session, SourceError, acknowledgement};
+pub use session::{Continued, Event, Framing, Greeting, Session, SourceError, acknowledgement};

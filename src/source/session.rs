@@ -35,8 +35,19 @@ pub enum Event {
     FullResync(Position),
     /// The snapshot's first byte is next.
     Snapshot(Framing),
-    /// A partial resync: the stream's next byte is next. The history may have a new name.
-    Continue(Option<ReplicationId>),
+    /// A partial resync: the stream's next byte is next.
+    Continue(Continued),
+}
+
+/// Where a partial resync goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Continued {
+    /// The name of the history from here on, if it was told.
+    pub id: Option<ReplicationId>,
+    /// The offset that comes next. Below the one that was asked for, the source had lost what came after it.
+    pub from: Offset,
+    /// The last offset that the history we knew and the source's present one have in common, if these differ.
+    pub shared_until: Option<Offset>,
 }
 
 /// Why the source does not serve us.
@@ -56,6 +67,10 @@ pub enum SourceError {
 enum State {
     /// Replies of the greeting still to come, by the command they answer.
     Greeting(VecDeque<&'static str>),
+    /// `INFO replication` is to be answered.
+    Info,
+    /// So many bytes of the answer, the line's end included, are to come.
+    InfoText(usize),
     Psync,
     AwaitSnapshot,
     Done,
@@ -66,6 +81,7 @@ enum State {
 pub struct Session {
     state: State,
     resume: Option<Position>,
+    shared_until: Option<Offset>,
 }
 
 impl Session {
@@ -95,6 +111,7 @@ impl Session {
         Self {
             state: State::Greeting(awaited),
             resume: greeting.resume,
+            shared_until: None,
         }
     }
 
@@ -110,6 +127,15 @@ impl Session {
         let mut used = 0;
         loop {
             let rest = &input[used..];
+            if let State::InfoText(length) = self.state {
+                let Some(text) = rest.get(..length) else {
+                    return Ok((used, Event::More));
+                };
+                self.hear_info(&String::from_utf8_lossy(text));
+                self.send_psync(out);
+                used += length;
+                continue;
+            }
             // Keepalives: bare newlines while the source prepares.
             if rest.first() == Some(&b'\n') {
                 used += 1;
@@ -138,11 +164,26 @@ impl Session {
                     .expect("left when the last was answered");
                 let last = awaited.is_empty();
                 check_greeting_reply(command, line)?;
-                if last {
+                if last && self.resume.is_some() {
+                    push_command(out, &[b"INFO", b"replication"]);
+                    self.state = State::Info;
+                } else if last {
                     self.send_psync(out);
                 }
                 Ok(Event::More)
             }
+            State::Info => {
+                match parse_framing(line) {
+                    Some(Framing::Length(length)) if length < limits::MAX_REPLY_LINE as u64 => {
+                        self.state = State::InfoText(length as usize + 2);
+                    }
+                    // Without permission to ask, `PSYNC` itself tells whether the source goes on.
+                    _ if line.first() == Some(&b'-') => self.send_psync(out),
+                    _ => return Err(self.protocol(line)),
+                }
+                Ok(Event::More)
+            }
+            State::InfoText(_) => unreachable!("taken whole, not by lines"),
             State::Psync => self.psync_reply(line),
             State::AwaitSnapshot => {
                 let framing = parse_framing(line).ok_or_else(|| self.protocol(line))?;
@@ -150,6 +191,29 @@ impl Session {
                 Ok(Event::Snapshot(framing))
             }
             State::Done => unreachable!("the lane reads the stream itself"),
+        }
+    }
+
+    /// A reader that is ahead of a node which was promoted, or which was restarted from its own snapshot, gets a snapshot
+    /// for the offset that it is at, but a partial resync for the last one that both have.
+    fn hear_info(&mut self, info: &str) {
+        let field = |name: &str| {
+            let mut lines = info.lines();
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+        };
+        let Some(resume) = &mut self.resume else {
+            return;
+        };
+        if field("master_replid2") != Some(resume.id.as_str())
+            || field("master_replid") == Some(resume.id.as_str())
+        {
+            return;
+        }
+        // `second_repl_offset` is the first one that the former history does not have.
+        let second = field("second_repl_offset").and_then(|text| text.parse::<u64>().ok());
+        if let Some(shared) = second.and_then(|second| second.checked_sub(1)) {
+            self.shared_until = Some(Offset(shared));
+            resume.offset = resume.offset.min(Offset(shared));
         }
     }
 
@@ -187,9 +251,16 @@ impl Session {
                     offset: Offset(offset),
                 }))
             }
-            Some(b"+CONTINUE") if self.resume.is_some() => {
+            Some(b"+CONTINUE") => {
+                let Some(resume) = self.resume else {
+                    return Err(self.protocol(line));
+                };
                 self.state = State::Done;
-                Ok(Event::Continue(words.next().and_then(ReplicationId::parse)))
+                Ok(Event::Continue(Continued {
+                    id: words.next().and_then(ReplicationId::parse),
+                    from: resume.offset,
+                    shared_until: self.shared_until,
+                }))
             }
             _ => Err(self.protocol(line)),
         }
@@ -198,6 +269,7 @@ impl Session {
     fn protocol(&self, line: &[u8]) -> SourceError {
         let command = match self.state {
             State::Greeting(_) => "the greeting",
+            State::Info | State::InfoText(_) => "INFO",
             _ => "PSYNC",
         };
         SourceError::Protocol {
@@ -320,16 +392,76 @@ mod tests {
         let mut out = Vec::new();
         let mut session = Session::start(&greeting(Some(position(99))), &mut out);
         out.clear();
-        let greeted = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+        let info = format!("role:master\r\nmaster_replid:{ID}\r\n");
+        let greeted = format!(
+            "+PONG\r\n+OK\r\n+OK\r\n+OK\r\n${}\r\n{info}\r\n",
+            info.len()
+        );
         assert_eq!(
-            session.handle(greeted, &mut out).unwrap(),
+            session.handle(greeted.as_bytes(), &mut out).unwrap(),
             (greeted.len(), Event::More)
         );
         assert!(out.ends_with(format!("{ID}\r\n$3\r\n100\r\n").as_bytes()));
         let reply = format!("+CONTINUE {ID}\r\n*1\r\n");
         let (used, event) = session.handle(reply.as_bytes(), &mut out).unwrap();
-        assert_eq!(event, Event::Continue(Some(position(0).id)));
+        let continued = Continued {
+            id: Some(position(0).id),
+            from: Offset(99),
+            shared_until: None,
+        };
+        assert_eq!(event, Event::Continue(continued));
         assert_eq!(&reply[used..], "*1\r\n");
+    }
+
+    /// What is asked for at a promoted node whose history is `new`, and what comes of it.
+    fn resumed(info: &str, offset: u64) -> (String, Continued) {
+        let mut out = Vec::new();
+        let mut session = Session::start(&greeting(Some(position(offset))), &mut out);
+        let greeted = format!(
+            "+PONG\r\n+OK\r\n+OK\r\n+OK\r\n${}\r\n{info}\r\n",
+            info.len()
+        );
+        // In pieces, as it may come.
+        let mut used = 0;
+        for end in 1..=greeted.len() {
+            let (took, event) = session
+                .handle(&greeted.as_bytes()[used..end], &mut out)
+                .unwrap();
+            assert_eq!(event, Event::More);
+            used += took;
+        }
+        let asked = String::from_utf8(out).unwrap();
+        let asked = asked.rsplit("\r\n").nth(1).unwrap().to_owned();
+        match session.handle(b"+CONTINUE\r\n", &mut Vec::new()).unwrap() {
+            (_, Event::Continue(continued)) => (asked, continued),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_reader_ahead_of_a_promoted_node_goes_back_to_what_both_have() {
+        let other = "f".repeat(40);
+        let promoted = |second: u64| {
+            format!(
+                "master_replid:{other}\r\nmaster_replid2:{ID}\r\nsecond_repl_offset:{second}\r\n"
+            )
+        };
+        let (asked, continued) = resumed(&promoted(91), 99);
+        assert_eq!((asked.as_str(), continued.from), ("91", Offset(90)));
+        assert_eq!(continued.shared_until, Some(Offset(90)));
+        let (asked, continued) = resumed(&promoted(200), 99);
+        assert_eq!((asked.as_str(), continued.from), ("100", Offset(99)));
+        assert_eq!(continued.shared_until, Some(Offset(199)));
+        let same =
+            format!("master_replid:{ID}\r\nmaster_replid2:{ID}\r\nsecond_repl_offset:91\r\n");
+        for info in [same, "role:master\r\n".into(), promoted(0), String::new()] {
+            let (asked, continued) = resumed(&info, 99);
+            assert_eq!(
+                (asked.as_str(), continued.shared_until),
+                ("100", None),
+                "{info}"
+            );
+        }
     }
 
     #[test]

@@ -14,5 +14,5 @@ mod run;
 mod tests;
 mod writer;
 
-pub use run::{Form, Unit};
+pub use run::{Form, Guard, Unit};
 pub use writer::{Greeting, Outcome, Writer, WriterError};

@@ -15,6 +15,18 @@ pub enum Form {
     Question,
 }
 
+/// What keeps the commands of a unit from being applied twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing, and nothing is needed: applying it again, with all that follows, ends in the same data.
+    None,
+    /// It may hold a command that must not be applied twice: nothing of its slot may be on its way together with it, and a
+    /// watermark must be set with it.
+    Needed,
+    /// It is a transaction that sets a watermark with its commands.
+    Given,
+}
+
 /// The smallest thing that is sent, rejected and sent again as one. Always contiguous in one chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unit {
@@ -31,6 +43,36 @@ pub struct Unit {
     pub asking: bool,
     /// It was sent on an earlier connection and its answer was lost: it may have been applied.
     pub again: bool,
+    pub guard: Guard,
+}
+
+impl Unit {
+    /// Takes `next` in, if the stream brought it right behind this unit and it stands right behind it in memory.
+    pub fn join(&mut self, next: &Unit, limit: usize) -> bool {
+        let plain = |unit: &Unit| {
+            unit.form == Form::Command
+                && !unit.asking
+                && unit.guard != Guard::Given
+                && is_verbatim(unit)
+        };
+        let joins = plain(self)
+            && plain(next)
+            && self.end == next.begin
+            && self.range.chunk == next.range.chunk
+            && self.range.end == next.range.start
+            && self.database == next.database
+            && self.again == next.again
+            && self.range.len() + next.range.len() <= limit;
+        if joins {
+            self.range.end = next.range.end;
+            self.frames += next.frames;
+            self.end = next.end;
+            if next.guard == Guard::Needed {
+                self.guard = Guard::Needed;
+            }
+        }
+        joins
+    }
 }
 
 /// Neighbouring commands, or one transaction or question, in the ledger.
@@ -62,6 +104,7 @@ impl Run {
         let joins = self.is_plain()
             && unit.form == Form::Command
             && !unit.asking
+            && self.unit.guard == unit.guard
             && self.unit.range.chunk == unit.range.chunk
             && self.unit.range.end == unit.range.start
             && self.unit.database == unit.database

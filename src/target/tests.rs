@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 
-use super::{Form, Greeting, Outcome, Unit, Writer, WriterError};
+use super::{Form, Greeting, Guard, Outcome, Unit, Writer, WriterError};
 use crate::chunk::Chunks;
 use crate::limits;
 use crate::position::Offset;
@@ -40,6 +40,7 @@ impl Rig {
                 .starts_with(b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME")
         );
         assert_eq!(self.reply(b"+OK\r\n"), [Outcome::Greeted]);
+        self.writer.clear();
     }
 
     /// A unit of these commands at the next offset of the stream.
@@ -58,6 +59,7 @@ impl Rig {
             database: 0,
             asking: false,
             again: false,
+            guard: Guard::None,
         }
     }
 
@@ -297,7 +299,14 @@ fn a_failure_inside_exec_is_told_and_the_transaction_counts() {
     rig.send();
     let outcomes = rig.reply(b"+OK\r\n+QUEUED\r\n*1\r\n-WRONGTYPE x\r\n");
     let text = "WRONGTYPE x".to_owned();
-    assert_eq!(outcomes, [Outcome::FailedInside { unit, text }]);
+    assert_eq!(
+        outcomes,
+        [Outcome::FailedInside {
+            unit,
+            behind: 0,
+            text
+        }]
+    );
     rig.assert_done();
 }
 
@@ -362,7 +371,7 @@ fn a_refused_greeting_ends_the_connection_but_a_refused_name_does_not() {
             .writer
             .replies(reply.as_bytes(), &mut rig.chunks, &mut outcomes);
         assert_eq!(result.is_ok(), serves, "{text}");
-        assert_eq!(rig.writer.is_ready(), serves);
+        assert_eq!(rig.writer.is_greeted(), serves);
     }
 }
 

@@ -29,8 +29,13 @@ pub enum Outcome {
         kind: ErrorKind,
         text: String,
     },
-    /// A command inside a transaction failed while the rest of it was applied. The receiver owns no hold.
-    FailedInside { unit: Unit, text: String },
+    /// A command inside a transaction failed while the rest of it was applied, `behind` commands before the `EXEC`. The
+    /// receiver owns no hold.
+    FailedInside {
+        unit: Unit,
+        behind: usize,
+        text: String,
+    },
     /// The target applied the unit although it was on its way behind one that was refused. Only told then. The receiver
     /// owns a hold on its chunk.
     Passed(Unit),
@@ -49,6 +54,15 @@ pub enum WriterError {
     Unasked,
 }
 
+/// Refusals of commands in a transaction that is not answered whole.
+#[derive(Debug, Clone)]
+struct Refusal {
+    /// The first one.
+    text: String,
+    /// How many said `ASK`.
+    asks: u32,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Link {
     Down,
@@ -62,6 +76,8 @@ enum Link {
 pub struct Writer {
     greeting: Greeting,
     link: Link,
+    /// Data may be sent; see [`Writer::clear`].
+    cleared: bool,
     scanner: ReplyScanner,
     /// Greeting bytes not sent yet, and the commands whose replies are due.
     hello: Vec<u8>,
@@ -83,7 +99,7 @@ pub struct Writer {
     /// Runs at the front that were given up after they were sent: their replies are counted and mean nothing.
     void: usize,
     /// Why the open transaction of the front run will be refused.
-    refused: Option<String>,
+    refused: Option<Refusal>,
     answer: Vec<u8>,
 }
 
@@ -92,6 +108,7 @@ impl Writer {
         Self {
             greeting,
             link: Link::Down,
+            cleared: false,
             scanner: ReplyScanner::default(),
             hello: Vec::new(),
             hello_due: VecDeque::new(),
@@ -141,8 +158,36 @@ impl Writer {
     }
 
     /// Whether the connection has been greeted and serves us.
-    pub fn is_ready(&self) -> bool {
+    pub fn is_greeted(&self) -> bool {
         self.link == Link::Ready
+    }
+
+    /// Data may be sent from now on, until the connection is lost: the owner has made sure that nobody else writes.
+    pub fn clear(&mut self) {
+        self.cleared = true;
+    }
+
+    /// Whether data is sent.
+    pub fn is_ready(&self) -> bool {
+        self.link == Link::Ready && self.cleared
+    }
+
+    /// How many runs there are.
+    pub fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// What run number `place` from the front holds.
+    pub fn unit_at(&self, place: usize) -> Unit {
+        self.runs[place].unit
+    }
+
+    /// Puts `unit` in the place of a run, none of which may be sent.
+    pub fn replace(&mut self, chunks: &mut Chunks, place: usize, unit: Unit) {
+        assert!(place >= self.touched(), "what is on its way stays as it is");
+        let former = std::mem::replace(&mut self.runs[place], Run::new(unit)).unit;
+        self.queued_bytes = self.queued_bytes - former.range.len() + unit.range.len();
+        chunks.release(former.range.chunk);
     }
 
     /// Bytes held: queued and on their way.
@@ -167,6 +212,11 @@ impl Writer {
         // Every other run begins no earlier than the one before it.
         let behind = self.behind.front().map_or(front, |(_, begin)| *begin);
         Some(front.min(behind))
+    }
+
+    /// What has no answer yet, runs of it as one; what was given up is not part of it.
+    pub fn units(&self) -> impl Iterator<Item = Unit> {
+        self.runs.range(self.void..).map(|run| run.unit)
     }
 
     /// Whether something was sent that has no answer yet.
@@ -215,6 +265,7 @@ impl Writer {
     /// The connection is gone: everything without an answer is queued again.
     pub fn lost(&mut self, chunks: &mut Chunks) {
         self.link = Link::Down;
+        self.cleared = false;
         self.scanner.reset();
         self.refused = None;
         self.watched_to = 0;
@@ -238,6 +289,18 @@ impl Writer {
     /// Takes back everything without an answer, in order, each unit with its hold; the connection must be down.
     pub fn withdraw(&mut self, chunks: &mut Chunks) -> Vec<Unit> {
         self.lost(chunks);
+        self.front += self.runs.len() as u64;
+        self.queued_bytes = 0;
+        self.behind.clear();
+        self.runs.drain(..).map(|run| run.unit).collect()
+    }
+
+    /// Takes back everything that is queued, in order, each unit with its hold; nothing may be on its way.
+    pub fn withdraw_queued(&mut self) -> Vec<Unit> {
+        assert!(
+            self.touched() == 0,
+            "what is on its way cannot be taken back"
+        );
         self.front += self.runs.len() as u64;
         self.queued_bytes = 0;
         self.behind.clear();
@@ -283,7 +346,7 @@ impl Writer {
             return 1;
         }
         // Data goes out only to a target that has accepted us.
-        if self.link != Link::Ready || self.queued_bytes == 0 {
+        if !self.is_ready() || self.queued_bytes == 0 {
             return 0;
         }
         let unfinished = self.sent_bytes > 0;
@@ -478,7 +541,7 @@ impl Writer {
                 }
             } else if unit.form == Form::Transaction && whole && refused && !void {
                 // What follows the `EXEC` succeeded, but the transaction itself did not.
-                let text = self.refused.take().unwrap_or_default();
+                let text = verdict(unit, self.refused.take(), String::new());
                 chunks.hold(unit.range.chunk);
                 self.reject(unit, text, outcomes);
             }
@@ -513,7 +576,7 @@ impl Writer {
     fn refused(
         &mut self,
         text: &[u8],
-        nested: bool,
+        behind: Option<usize>,
         chunks: &mut Chunks,
         outcomes: &mut Vec<Outcome>,
     ) -> Result<(), WriterError> {
@@ -527,7 +590,7 @@ impl Writer {
             }
             return Err(WriterError::Refused { command, text });
         }
-        if nested && (self.void > 0 || self.awaits_answer()) {
+        if behind.is_some() && (self.void > 0 || self.awaits_answer()) {
             return Ok(());
         }
         if self.void > 0 || self.awaits_answer() {
@@ -540,23 +603,22 @@ impl Writer {
         let Some((run, _)) = self.awaited() else {
             return Err(WriterError::Unasked);
         };
-        if nested {
+        if let Some(behind) = behind {
             let unit = run.unit;
-            outcomes.push(Outcome::FailedInside { unit, text });
+            outcomes.push(Outcome::FailedInside { unit, behind, text });
             return Ok(());
         }
         let last = run.answered + 1 == run.unit.frames;
         if !run.is_plain() && !last {
             // A refusal while the transaction is being queued (or of ASKING): the reply of the last command decides.
             run.answered += 1;
-            self.refused.get_or_insert(text);
+            let asks = matches!(ErrorKind::of(text.as_bytes()), ErrorKind::Ask { .. });
+            let refusal = self.refused.get_or_insert(Refusal { text, asks: 0 });
+            refusal.asks += u32::from(asks);
             return Ok(());
         }
         let unit = run.unanswered(chunks);
-        let text = match transaction_refusal {
-            Some(cause) if ErrorKind::of(text.as_bytes()) == ErrorKind::ExecAbort => cause,
-            _ => text,
-        };
+        let text = verdict(unit, transaction_refusal, text);
         chunks.hold(unit.range.chunk);
         run.answered += 1;
         self.reject(unit, text, outcomes);
@@ -571,6 +633,30 @@ impl Writer {
         }
         outcomes.push(Outcome::Rejected { unit, kind, text });
     }
+}
+
+/// Why a unit was refused whole, `last` being the last reply.
+///
+/// A transaction follows a slot on its way only when none of its keys is left where it came from: the importing master
+/// would take a key that it lacks for one that does not exist.
+fn verdict(unit: Unit, inside: Option<Refusal>, last: String) -> String {
+    if unit.form != Form::Transaction {
+        return last;
+    }
+    let commands = unit.frames - 2 - u32::from(unit.asking);
+    let (text, asks) = match inside {
+        Some(refusal) if aborts(&last) => (refusal.text, refusal.asks),
+        _ => (last, 0),
+    };
+    match ErrorKind::of(text.as_bytes()) {
+        ErrorKind::Ask { .. } if asks < commands => format!("TRYAGAIN for {text}"),
+        _ => text,
+    }
+}
+
+/// Whether the reply to an `EXEC` says no more than what was said of the commands before it.
+fn aborts(reply: &str) -> bool {
+    reply.is_empty() || ErrorKind::of(reply.as_bytes()) == ErrorKind::ExecAbort
 }
 
 /// Whether a refusal concerns one command and not the connection as such.
@@ -596,11 +682,11 @@ impl ReplySink for Sink<'_> {
         }
     }
 
-    fn failed(&mut self, text: &[u8], nested: bool) {
+    fn failed(&mut self, text: &[u8], behind: Option<usize>) {
         if self.error.is_none()
             && let Err(error) = self
                 .writer
-                .refused(text, nested, self.chunks, self.outcomes)
+                .refused(text, behind, self.chunks, self.outcomes)
         {
             self.error = Some(error);
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Every key of all these snapshots, without what depends on the server: databases, order of sets, encodings, counters that old
-/// versions lack.
+/// versions lack, times of consumers.
 fn content(snapshots: &[&[u8]], now_ms: u64) -> Result<BTreeMap<String, Json>> {
     let is_over = |json: &Json| {
         json["expires_at_ms"]
@@ -48,12 +48,8 @@ fn content(snapshots: &[&[u8]], now_ms: u64) -> Result<BTreeMap<String, Json>> {
                     let stream = value.as_object_mut().context("no object")?;
                     stream.remove("entries_added");
                     stream.remove("max_deleted_id");
-                    for group in stream["groups"].as_array_mut().context("no groups")? {
-                        group
-                            .as_object_mut()
-                            .context("no group")?
-                            .remove("entries_read");
-                    }
+                    let groups = stream["groups"].as_array_mut().context("no groups")?;
+                    groups.iter_mut().try_for_each(forget_what_is_not_written)?;
                 }
                 _ => {}
             }
@@ -61,6 +57,20 @@ fn content(snapshots: &[&[u8]], now_ms: u64) -> Result<BTreeMap<String, Json>> {
         }
     }
     Ok(all)
+}
+
+/// What old versions lack of a group, and what no command sets.
+fn forget_what_is_not_written(group: &mut Json) -> Result<()> {
+    let group = group.as_object_mut().context("no group")?;
+    group.remove("entries_read");
+    for consumer in group["consumers"].as_array_mut().context("no consumers")? {
+        let consumer = consumer.as_object_mut().context("no consumer")?;
+        consumer
+            .remove("seen_at_ms")
+            .context("a consumer was seen")?;
+        consumer.remove("active_at_ms");
+    }
+    Ok(())
 }
 
 /// Servers make 0 of a score of -0 when they pack it as an integer, some from 8.1 on.

@@ -208,6 +208,11 @@ impl Checked {
             ensure!(group["consumers"].array().len() == said.len());
             for (consumer, said) in consumers.zip(said) {
                 ensure!(consumer["name"].bytes() == Some(&bytes(&said["name"])?[..]));
+                let seen = consumer["seen-time"].integer();
+                ensure!(seen > Some(0) && seen == said["seen_at_ms"].as_i64());
+                // From 7.2 on.
+                let active = consumer.get("active-time").and_then(Value::integer);
+                ensure!(active == said["active_at_ms"].as_i64());
                 let pending = said["pending"].as_array().context("no pending")?;
                 let real = consumer.get("pending").or(consumer.get("pel"));
                 let real = real.context("no pending entries")?.array();

@@ -7,7 +7,7 @@ mod exact;
 use anyhow::{Context, Result, ensure};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
-    ServerOptions, Version, compare, load, version_or_skip,
+    ServerOptions, Version, compare, load, version_or_skip, wait_until,
 };
 use std::io::{Read, Write};
 use std::path::Path;
@@ -329,6 +329,35 @@ fn an_import_follows_a_slot_that_is_under_way() -> Result<()> {
     must_be_equal(&source.endpoint(), &moving.cluster.endpoint())
 }
 
+/// Imports, and does something in the middle of it: when so many bytes were given to it, which it may have read and written
+/// or not.
+fn import_around(
+    snapshot: &[u8],
+    uri: &str,
+    before: usize,
+    middle: impl FnOnce() -> Result<()>,
+) -> Result<String> {
+    let mut child = Command::new(program())
+        .args(["rdb", "-", "--import", uri])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut input = child.stdin.take().context("it was asked for")?;
+    input.write_all(&snapshot[..before])?;
+    input.flush()?;
+    std::thread::sleep(Duration::from_millis(500));
+    middle()?;
+    // If it has ended, its own words tell why.
+    let fed = input.write_all(&snapshot[before..]);
+    drop(input);
+    let output = child.wait_with_output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(0), "{complaint}");
+    fed?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 #[test]
 fn an_import_follows_a_slot_that_has_moved() -> Result<()> {
     let Some(version) = version_or_skip(Family::Redis70) else {
@@ -337,26 +366,58 @@ fn an_import_follows_a_slot_that_has_moved() -> Result<()> {
     let (source, snapshot) = one_slot(&version)?;
     let moving = Moving::start(&version, "{one}")?;
     let uri = moving.cluster.uri();
-    let mut child = Command::new(program())
-        .args(["rdb", "-", "--import", &uri])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut input = child.stdin.take().context("it was asked for")?;
     // With the first bytes it reads the topology at the latest, and then the slot moves.
-    input.write_all(&snapshot[..20])?;
-    input.flush()?;
-    std::thread::sleep(Duration::from_millis(500));
-    moving.finish()?;
-    input.write_all(&snapshot[20..])?;
-    drop(input);
-    let output = child.wait_with_output()?;
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(0), "{complaint}");
-    let printed = String::from_utf8_lossy(&output.stdout);
+    let printed = import_around(&snapshot, &uri, 20, || moving.finish())?;
     ensure!(printed.contains("writes repeated"), "{printed}");
     must_be_equal(&source.endpoint(), &moving.cluster.endpoint())
+}
+
+/// Replicas of both masters take over one after the other while an import is under way.
+fn import_survives_failovers(family: Family) -> Result<()> {
+    let Some(version) = version_or_skip(family) else {
+        return Ok(());
+    };
+    let source = start(&version)?;
+    let keys = 20_000;
+    load(
+        &mut Client::connect(&source.endpoint())?,
+        &LoadOptions {
+            keys,
+            ..LoadOptions::default()
+        },
+    )?;
+    let snapshot = snapshot_of(&source)?;
+    let cluster = Cluster::start(&version, 3, 1, ClusterOptions::default())?;
+    let replicas = &cluster.nodes()[cluster.masters().len()..];
+    let fail_over = || -> Result<()> {
+        for replica in &replicas[..2] {
+            let mut node = replica.connect()?;
+            // It is refused while the replica is not in step, and given up when the vote takes too long.
+            wait_until(Duration::from_secs(60), "the replica to take over", || {
+                if replica.info("replication", "role")? == "master" {
+                    return Ok(true);
+                }
+                node.call(&["CLUSTER", "FAILOVER"])?;
+                std::thread::sleep(Duration::from_millis(500));
+                Ok(false)
+            })?;
+        }
+        Ok(())
+    };
+    let middle = snapshot.len() / 2;
+    let printed = import_around(&snapshot, &cluster.uri(), middle, fail_over)?;
+    ensure!(printed.contains("writes repeated"), "{printed}");
+    must_be_equal(&source.endpoint(), &replicas[0].endpoint())
+}
+
+#[test]
+fn an_import_into_redis_7_0_goes_on_through_failovers() -> Result<()> {
+    import_survives_failovers(Family::Redis70)
+}
+
+#[test]
+fn an_import_into_valkey_9_goes_on_through_failovers() -> Result<()> {
+    import_survives_failovers(Family::Valkey9)
 }
 
 #[test]

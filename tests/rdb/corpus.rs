@@ -268,6 +268,45 @@ fn every_recorded_value_passes_whole_with_its_deadline_and_usage() {
     assert_eq!(used, 6 * 2 * 5);
 }
 
+/// The earliest deadline of a field.
+fn first_field_end(key: &Json) -> Option<u64> {
+    let Content::Hash(fields) = content(key) else {
+        return None;
+    };
+    fields.values().filter_map(|(_, deadline)| *deadline).min()
+}
+
+#[test]
+fn hashes_come_by_elements_when_one_of_their_fields_ends_before_the_time_that_was_given() {
+    let mut seen = BTreeSet::new();
+    for recorded in recorded() {
+        let with_value = |key: &&Json| !key["value"].is_null();
+        let keys = recorded.keys().iter().filter(with_value);
+        let ends: Vec<(Bytes, u64)> = keys
+            .filter_map(|key| Some((bytes(&key["key"]), first_field_end(key)?)))
+            .collect();
+        let moments: BTreeSet<u64> = ends.iter().flat_map(|(_, at)| [*at, at + 1]).collect();
+        for until_ms in moments {
+            let options = Options {
+                fields_near_until_ms: until_ms,
+                ..recorded.same_server()
+            };
+            let got = collect(&recorded.snapshot, options, || 1000).unwrap();
+            let parts: BTreeSet<&Bytes> = got.entries.iter().map(|entry| &entry.key).collect();
+            let near = ends.iter().filter(|(_, at)| *at < until_ms);
+            let near: BTreeSet<&Bytes> = near.map(|(key, _)| key).collect();
+            assert_eq!(parts, near, "{} before {until_ms}", recorded.name);
+            let whole = got.whole.iter().filter(|(key, ..)| {
+                let mut ends = ends.iter();
+                ends.any(|(other, _)| other == key)
+            });
+            seen.extend(whole.map(|(_, type_code, _)| (recorded.name.clone(), *type_code)));
+        }
+    }
+    let types: BTreeSet<u8> = seen.into_iter().map(|(_, type_code)| type_code).collect();
+    assert_eq!(types, [22, 24, 25].into());
+}
+
 #[test]
 fn the_recorded_snapshots_hold_every_encoding_that_their_servers_write() {
     let mut found: BTreeMap<String, BTreeSet<u8>> = BTreeMap::new();

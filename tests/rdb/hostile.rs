@@ -3,8 +3,9 @@
 use crate::collect::{Collected, collect};
 use crate::corpus::recorded;
 use crate::writer::{Bytes, Content, Writer, listpack};
-use crate::{REDIS, VALKEY, by_elements, same_server};
-use slotstream::rdb::{Decoder, Item, Options, Problem, RdbError};
+use crate::{REDIS, REDIS_NEWEST, VALKEY, by_elements, same_server};
+use slotstream::limits;
+use slotstream::rdb::{Decoder, Item, LeftOut, Options, Problem, RdbError};
 
 /// Decodes in steps of `step` bytes.
 fn decode(snapshot: &[u8], threshold: usize, step: usize) -> Result<Collected, RdbError> {
@@ -76,27 +77,52 @@ fn damage_is_told_where_its_string_starts_however_the_input_is_cut() {
     }
 }
 
-/// The commands up to an error, and the error.
-fn commands_before_error(snapshot: &[u8], options: Options, step: usize) -> (Bytes, RdbError) {
+/// What was told of a snapshot up to an error, or to where it breaks off.
+#[derive(Debug, PartialEq)]
+struct Told {
+    commands: Bytes,
+    left_out: Vec<LeftOut>,
+    error: Option<RdbError>,
+}
+
+/// Decodes in pieces of the lengths that `next_length` says.
+fn told(snapshot: &[u8], options: Options, mut next_length: impl FnMut() -> usize) -> Told {
     let mut decoder = Decoder::new(options);
-    let mut commands = Vec::new();
+    let mut told = Told {
+        commands: Vec::new(),
+        left_out: Vec::new(),
+        error: None,
+    };
     let (mut start, mut end) = (0, 0);
     loop {
         let mut reader = decoder.read(&snapshot[start..end]);
         loop {
             match reader.next() {
-                Err(error) => return (commands, error),
+                Err(error) => {
+                    told.error = Some(error);
+                    return told;
+                }
                 Ok(Item::NeedMore) => break,
                 Ok(Item::Part(part)) => {
-                    part.write_commands(&mut commands, &options.target).unwrap();
+                    part.write_commands(&mut told.commands, &options.target)
+                        .unwrap();
                 }
+                Ok(Item::LeftOut(what)) => told.left_out.push(what),
                 Ok(_) => {}
             }
         }
         start += reader.consumed_bytes();
-        assert!(end < snapshot.len(), "it is damaged");
-        end = (end + step).min(snapshot.len());
+        if end == snapshot.len() {
+            return told;
+        }
+        end = (end + next_length()).min(snapshot.len());
     }
+}
+
+/// The same, cut once.
+fn told_with_cut(snapshot: &[u8], options: Options, cut: usize) -> Told {
+    let mut lengths = [cut, snapshot.len()].into_iter();
+    told(snapshot, options, || lengths.next().unwrap())
 }
 
 /// Found by fuzzing: what came before was handed out, or another error told, where the whole of the length had arrived.
@@ -139,12 +165,139 @@ fn a_long_string_over_the_end_of_its_pack_is_told_alike_however_the_input_is_cut
         writer.out.push(pack.len() as u8);
         writer.out.extend(pack);
         let snapshot = writer.finish(|_| 0);
-        let at_once = commands_before_error(&snapshot, by_elements(), snapshot.len());
-        assert_eq!(at_once.1.problem, problem);
-        assert_eq!(at_once.1.offset, 9 + before.len() as u64);
+        let at_once = told(&snapshot, by_elements(), || snapshot.len());
+        let offset = 9 + before.len() as u64;
+        assert_eq!(at_once.error, Some(RdbError { offset, problem }));
         for step in 1..snapshot.len() {
-            let in_pieces = commands_before_error(&snapshot, by_elements(), step);
+            let in_pieces = told(&snapshot, by_elements(), || step);
             assert_eq!(at_once, in_pieces, "type {}, step {step}", before[0]);
+        }
+    }
+}
+
+/// A type and what stands before its pack; the pack, with a long string behind some elements; what is wrong with that string, if
+/// anything is. Pack and string claim hundreds of megabytes, and break off behind one piece of the string.
+fn breaking_off() -> Vec<(Bytes, Bytes, Option<Problem>)> {
+    let length = 0x2fff_ffffu32;
+    let (little, big) = (length.to_le_bytes(), length.to_be_bytes());
+    let text = vec![b'x'; limits::PART_BYTES + 20];
+    let pack = |elements: &[u8], length: [u8; 4], behind_length: &[u8]| {
+        [elements, &length, behind_length, &text].concat()
+    };
+    let in_listpack = pack(b"\0\0\0\0\0\0\x01\x01\x02\x01\xf0", little, b"");
+    let elements = [&[0; 10][..], b"\0\xf2\x02\xf3"].concat();
+    let near = pack(&[&elements[..], b"\x02\x80"].concat(), big, b"");
+    let far = pack(&[&elements[..], b"\xfe\x02\0\0\0\x80"].concat(), big, b"");
+    let zipmap_field = pack(b"\x02\x01a\x01\0b\xfe", little, b"");
+    let zipmap_value = pack(b"\x02\x01a\x01\0b\x01c\xfe", little, b"\x03");
+    // An entry of a stream, and another with this value.
+    let numbers = "2 0 1 name 0 2 0 0 value 4 2 0 1".split(' ');
+    let mut node = listpack(&numbers.map(Bytes::from).collect::<Vec<_>>());
+    *node.last_mut().unwrap() = 0xf0;
+    let node = pack(&node, little, b"");
+    let stream = [&[15, 1, b'k', 1, 16][..], &[0; 16]].concat();
+    vec![
+        (b"\x10\x01k".into(), in_listpack.clone(), None),
+        (b"\x11\x01k".into(), in_listpack.clone(), None),
+        (b"\x12\x01k\x01\x02".into(), in_listpack.clone(), None),
+        (b"\x14\x01k".into(), in_listpack.clone(), None),
+        (b"\x0a\x01k".into(), near.clone(), None),
+        (b"\x0a\x01k".into(), far.clone(), None),
+        (b"\x0c\x01k".into(), near.clone(), None),
+        (b"\x0d\x01k".into(), far, None),
+        (b"\x0e\x01k\x01".into(), near, None),
+        (b"\x09\x01k".into(), zipmap_field, None),
+        (b"\x09\x01k".into(), zipmap_value, None),
+        (stream.clone(), node, None),
+        // A number is wanted there.
+        (stream, in_listpack, Some(Problem::BadStream)),
+    ]
+}
+
+/// Found by fuzzing: cut right behind its length, what came before it was held back, and all of it that had arrived.
+#[test]
+fn a_long_string_is_told_of_wherever_its_pack_is_cut() {
+    for (before, pack, problem) in breaking_off() {
+        // Short runs, so that the length arrives before what is behind it.
+        let runs = pack.chunks(2);
+        let compressed = runs.flat_map(|run| [&[run.len() as u8 - 1], run].concat());
+        let long = b"\x80\x3f\xff\xff\xff";
+        for stored in [
+            [&long[..], &pack].concat(),
+            [&b"\xc3"[..], long, long, &compressed.collect::<Bytes>()].concat(),
+        ] {
+            let snapshot = [&REDIS[..], &before, &stored].concat();
+            let at_once = told(&snapshot, by_elements(), || snapshot.len());
+            assert_eq!(at_once.error.map(|error| error.problem), problem);
+            // The elements before it, and a piece of it.
+            assert_eq!(at_once.commands.is_empty(), problem.is_some());
+            assert_eq!(
+                at_once.commands.len() > limits::PART_BYTES,
+                problem.is_none()
+            );
+            // Somewhat farther than its length, which is within the first bytes of the pack.
+            for cut in 1..snapshot.len() - stored.len() + 150 {
+                let in_pieces = told_with_cut(&snapshot, by_elements(), cut);
+                assert!(at_once == in_pieces, "type {}, cut at {cut}", before[0]);
+            }
+        }
+    }
+}
+
+/// The names of a hash are looked into before it passes, when they are there as a whole.
+#[test]
+fn names_of_a_hash_that_are_wrong_are_told_alike_however_the_input_is_cut() {
+    let metadata = [243, 1, 1, 2, 3, 4, 0];
+    let broken_key = b"\xc3\x04\x05\x00a\x20\xff";
+    for type_code in [29, 31] {
+        for before in [
+            [&metadata[..], &[type_code, 1, b'k']].concat(),
+            [&[type_code][..], broken_key].concat(),
+        ] {
+            let mut writer = Writer::new(REDIS_NEWEST, 1);
+            writer.out.extend(before);
+            writer.out.push(0);
+            writer.out.extend([0x41, 0x90]);
+            writer.out.extend([0xfe; 400]);
+            let snapshot = writer.finish(|_| 0);
+            for threshold in [100, 255, 257, 300, 402, 403, 404, 1000] {
+                let options = same_server(REDIS_NEWEST, threshold);
+                let at_once = told(&snapshot, options, || snapshot.len());
+                assert!(at_once.error.is_some());
+                for cut in 1..snapshot.len() {
+                    let in_pieces = told_with_cut(&snapshot, options, cut);
+                    assert_eq!(at_once, in_pieces, "threshold {threshold}, cut at {cut}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn metadata_that_is_wrong_is_told_alike_however_the_input_is_cut() {
+    let limit = limits::MAX_KEY_METADATA_BYTES;
+    for text_bytes in [10, limit - 30, limit - 14, limit, 2 * limit] {
+        for damage in [&[9][..], &[5, 0x81, 255, 0, 0, 0, 0, 0, 0, 0]] {
+            let mut writer = Writer::new(REDIS_NEWEST, 1);
+            writer.out.extend([243, 1, 1, 2, 3, 4, 5]);
+            writer.length(text_bytes as u64);
+            writer.out.extend(vec![b'x'; text_bytes]);
+            let offset = writer.out.len() as u64;
+            writer.out.extend(damage);
+            let snapshot = writer.finish(|_| 0);
+            // One target takes metadata, the other does not.
+            for options in [same_server(REDIS_NEWEST, 100), same_server(REDIS, 100)] {
+                let at_once = told(&snapshot, options, || snapshot.len());
+                assert_eq!(at_once.error.map(|error| error.offset), Some(offset));
+                let places = [20, limit / 2, limit, 3 * limit / 2, offset as usize + 1];
+                for cut in places
+                    .into_iter()
+                    .chain(offset as usize - 10..snapshot.len())
+                {
+                    let in_pieces = told_with_cut(&snapshot, options, cut);
+                    assert_eq!(at_once, in_pieces, "{text_bytes} bytes, cut at {cut}");
+                }
+            }
         }
     }
 }

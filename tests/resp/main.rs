@@ -16,8 +16,8 @@ fn command() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A reply, its errors in order with whether they are nested, and whether the reply itself is an error.
-type Reply = (Vec<u8>, Vec<(String, bool)>, bool);
+/// A reply, its errors in order with how many elements of its array follow them, and whether the reply itself is an error.
+type Reply = (Vec<u8>, Vec<(String, Option<usize>)>, bool);
 
 fn reply() -> impl Strategy<Value = Reply> {
     let word = "[a-zA-Z0-9 ]{0,12}";
@@ -35,16 +35,21 @@ fn reply() -> impl Strategy<Value = Reply> {
             (out, Vec::new(), false)
         }),
         2 => word.prop_map(|text| {
-            (format!("-{text}\r\n").into_bytes(), vec![(text, false)], true)
+            (format!("-{text}\r\n").into_bytes(), vec![(text, None)], true)
         }),
     ];
     leaf.prop_recursive(4, 24, 5, |inner| {
         prop::collection::vec(inner, 0..5).prop_map(|items| {
             let mut out = format!("*{}\r\n", items.len()).into_bytes();
             let mut errors = Vec::new();
-            for (bytes, inside, _) in items {
+            let count = items.len();
+            for (at, (bytes, inside, _)) in items.into_iter().enumerate() {
                 out.extend_from_slice(&bytes);
-                errors.extend(inside.into_iter().map(|(text, _)| (text, true)));
+                errors.extend(
+                    inside
+                        .into_iter()
+                        .map(|(text, _)| (text, Some(count - at - 1))),
+                );
             }
             (out, errors, false)
         })
@@ -94,8 +99,8 @@ proptest! {
         let mut bytes = Vec::new();
         for (reply, errors, is_error) in replies {
             bytes.extend_from_slice(&reply);
-            for (text, nested) in errors {
-                expected.failed.push((expected.succeeded, text, nested));
+            for (text, behind) in errors {
+                expected.failed.push((expected.succeeded, text, behind));
             }
             expected.succeeded += u64::from(!is_error);
         }

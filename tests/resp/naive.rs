@@ -63,16 +63,16 @@ fn naive_number(rest: &mut &[u8], mark: u8) -> Result<Option<usize>, ()> {
 #[derive(Debug, Default, PartialEq)]
 pub struct Log {
     pub succeeded: u64,
-    pub failed: Vec<(u64, String, bool)>,
+    pub failed: Vec<(u64, String, Option<usize>)>,
 }
 
 impl ReplySink for Log {
     fn succeeded(&mut self, count: u64) {
         self.succeeded += count;
     }
-    fn failed(&mut self, text: &[u8], nested: bool) {
+    fn failed(&mut self, text: &[u8], behind: Option<usize>) {
         let text = String::from_utf8_lossy(text).into_owned();
-        self.failed.push((self.succeeded, text, nested));
+        self.failed.push((self.succeeded, text, behind));
     }
 }
 
@@ -89,7 +89,7 @@ pub enum ReplyEnd {
 pub fn naive_replies(mut bytes: &[u8]) -> (Log, ReplyEnd) {
     let mut log = Log::default();
     while !bytes.is_empty() {
-        match naive_reply(&mut bytes, &mut log, 0) {
+        match naive_reply(&mut bytes, &mut log, 0, None) {
             Ok(is_success) => log.succeeded += u64::from(is_success),
             Err(end) => return (log, end),
         }
@@ -97,8 +97,13 @@ pub fn naive_replies(mut bytes: &[u8]) -> (Log, ReplyEnd) {
     (log, ReplyEnd::Boundary)
 }
 
-/// Reads one reply; whether it counts as a success of its own.
-fn naive_reply(rest: &mut &[u8], log: &mut Log, depth: usize) -> Result<bool, ReplyEnd> {
+/// Reads one reply; whether it counts as a success of its own. `behind`: elements of the outermost array that follow.
+fn naive_reply(
+    rest: &mut &[u8],
+    log: &mut Log,
+    depth: usize,
+    behind: Option<usize>,
+) -> Result<bool, ReplyEnd> {
     let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
         let is_too_long = rest.len() > limits::MAX_REPLY_LINE;
         return Err(if is_too_long {
@@ -125,7 +130,7 @@ fn naive_reply(rest: &mut &[u8], log: &mut Log, depth: usize) -> Result<bool, Re
     match kind {
         b'+' | b':' => Ok(true),
         b'-' => {
-            log.failed(text, depth > 0);
+            log.failed(text, behind);
             Ok(depth > 0)
         }
         b'$' => {
@@ -139,8 +144,9 @@ fn naive_reply(rest: &mut &[u8], log: &mut Log, depth: usize) -> Result<bool, Re
             if count > 0 && depth == limits::MAX_REPLY_DEPTH {
                 return Err(ReplyEnd::Bad);
             }
-            for _ in 0..count {
-                naive_reply(rest, log, depth + 1)?;
+            for at in 0..count {
+                let behind = behind.unwrap_or(count - at - 1);
+                naive_reply(rest, log, depth + 1, Some(behind))?;
             }
             Ok(true)
         }

@@ -1,10 +1,16 @@
 //! A seed's world: what kind of deployment, network, workload and trouble it has, and one run of it.
 
-use slotstream::engine::options::Existing;
+use std::sync::Arc;
+
+use slotstream::engine::options::{Existing, OnDivergence};
+use slotstream::limits;
 use slotstream::slot::{Slot, SlotSet, slot_of};
+use slotstream::spool::{Budget, Settings};
 
 use crate::cluster::Cluster;
+use crate::disk;
 use crate::model::{Bytes, Value};
+use crate::restart::Saved;
 use crate::rng::Rng;
 use crate::source::Source;
 use crate::trace;
@@ -27,6 +33,10 @@ pub struct Trouble {
     /// How many bytes the source keeps for partial resyncs; none: all.
     pub backlog: Option<u64>,
     pub rename_history: usize,
+    /// The process dies.
+    pub crash: usize,
+    /// A target master is restarted from what it had saved a while ago.
+    pub restart: usize,
 }
 
 /// One run's nature.
@@ -41,11 +51,26 @@ pub struct Plan {
     pub steps: usize,
     pub writes_percent: usize,
     pub groups: usize,
+    /// The lane keeps records on the target.
+    pub records: bool,
     /// Keys of the lane that the target holds before it begins.
     pub stale_keys: usize,
     pub network: Network,
     pub mix: Mix,
     pub trouble: Trouble,
+}
+
+/// The spool of one run, and the trouble with its disk.
+#[derive(Debug, Clone)]
+pub struct SpoolPlan {
+    block_bytes: usize,
+    segment_blocks: u32,
+    budget: u64,
+    /// The most that the disk takes for one order.
+    delay_ms: usize,
+    /// Once in so many steps; 0: never.
+    refuses: usize,
+    damage: usize,
 }
 
 const REFUSALS: [&str; 9] = [
@@ -64,8 +89,9 @@ impl Plan {
     pub fn of(rng: &mut Rng) -> Self {
         let single_target = rng.percent(20);
         let single_source = rng.percent(40);
-        // Replies get lost: only what may be applied twice.
-        let lossy = rng.percent(40);
+        let records = rng.percent(60);
+        // Replies get lost: what became of their commands is known only by watermarks.
+        let lossy = records && rng.percent(60);
         let fallback = rng.percent(25);
         let cluster = !single_target;
         let mut often = |percent: usize, low: usize, high: usize| match rng.percent(percent) {
@@ -88,23 +114,26 @@ impl Plan {
             stale_views: often(40, 1, 1) == 1,
             backlog: (often(0, 1, 1) == 0 && fallback).then_some(300),
             rename_history: often(20, 200, 1000),
+            crash: if records { often(60, 50, 800) } else { 0 },
+            restart: 0,
         };
+        let mut trouble = trouble;
+        if records && trouble.migrate == 0 && trouble.fail_over == 0 && rng.percent(40) {
+            trouble.restart = rng.between(100, 800);
+        }
         let network = Network {
             chunk: *rng.pick(&[1, 7, 40, 200, 2_000, 100_000]),
             stall_percent: *rng.pick(&[0, 10, 50, 80]),
             step_ms: *rng.pick(&[1, 2, 5, 30]),
             commands: *rng.pick(&[1, 4, 30, 500]),
         };
-        let key_by_key = trouble.migrate > 0 && !trouble.whole_slots;
         let mix = Mix {
-            once_only: !lossy,
+            once_only: true,
             removals: true,
-            several_keys: rng.percent(70) && !key_by_key,
-            across_slots: single_source && rng.percent(70) && !key_by_key,
+            several_keys: rng.percent(70),
+            across_slots: single_source && rng.percent(70),
             transactions: rng.percent(70),
-            one_key_transactions: key_by_key,
-            // A flush misses keys that go to a master which was flushed before: not claimed by this version.
-            flushes: rng.percent(30) && trouble.migrate == 0,
+            flushes: rng.percent(30),
             unknown: rng.percent(30),
             functions: rng.percent(20),
             publish: single_source && rng.percent(30),
@@ -121,6 +150,7 @@ impl Plan {
             steps: rng.between(100, 1500),
             writes_percent: *rng.pick(&[20, 60, 200, 600]),
             groups: rng.between(1, 6),
+            records,
             stale_keys: if rng.percent(30) {
                 rng.between(1, 60)
             } else {
@@ -133,29 +163,90 @@ impl Plan {
     }
 }
 
-/// One run from a seed. Panics when anything is not as it must be.
-pub fn run(seed: u64) {
-    let mut rng = Rng::new(seed);
-    let plan = Plan::of(&mut rng);
-    trace::note(|| format!("{plan:?}"));
-    run_plan(&plan, rng);
+impl SpoolPlan {
+    /// What a seed makes of the disk, with chance of its own: the other events of a seed do not depend on it.
+    pub fn of_seed(seed: u64) -> (Self, Rng) {
+        let mut rng = Rng::new(!seed);
+        (Self::of(&mut rng), rng)
+    }
+
+    fn of(rng: &mut Rng) -> Self {
+        Self {
+            block_bytes: *rng.pick(&[80, 150, 1_000, 20_000]),
+            segment_blocks: rng.between(1, 5) as u32,
+            budget: *rng.pick(&[0, 2_000, 20_000, 1 << 30]),
+            delay_ms: *rng.pick(&[0, 3, 100]),
+            refuses: *rng.pick(&[0, 0, 30, 200]),
+            damage: *rng.pick(&[0, 0, 0, 100, 400]),
+        }
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            link: disk::LINK.into(),
+            budget: Arc::new(Budget::new(self.budget)),
+            block_bytes: self.block_bytes,
+            memory_blocks: limits::SPOOL_LEAST_BLOCKS,
+            segment_blocks: self.segment_blocks,
+        }
+    }
+
+    /// What happens to the disk in this step.
+    fn stir(&self, world: &mut World) {
+        let (disk, now_ms) = (&mut world.disk, world.now_ms);
+        if self.refuses > 0 && disk.rng.once_in(self.refuses) {
+            disk.refuses_until_ms = now_ms + disk.rng.below(3_000) as u64;
+        }
+        if self.damage > 0 && disk.rng.once_in(self.damage) {
+            disk.damage();
+        }
+    }
 }
 
-pub fn run_plan(plan: &Plan, mut rng: Rng) {
+/// One run from a seed; gives how many blocks of the spool went to disk. Panics when anything is not as it must be.
+pub fn run(seed: u64) -> u64 {
+    let mut rng = Rng::new(seed);
+    let plan = Plan::of(&mut rng);
+    let (spool, disk_rng) = SpoolPlan::of_seed(seed);
+    trace::note(|| format!("{plan:?} {spool:?}"));
+    run_plan(&plan, &spool, rng, disk_rng)
+}
+
+/// A plan's world before anything happens.
+pub fn begin(
+    plan: &Plan,
+    spool: &SpoolPlan,
+    mut rng: Rng,
+    disk_rng: Rng,
+    on_divergence: OnDivergence,
+) -> (World, Workload, SlotSet) {
     let slots = source_slots(plan, &mut rng);
     let mut workload = Workload::new(plan.mix.clone(), &mut rng, &slots, plan.groups, 4);
-    let mut world = build(plan, rng, &slots, &mut workload);
+    let mut world = build(plan, spool, rng, &slots, &mut workload, on_divergence);
+    world.disk.rng = disk_rng;
+    world.disk.delay_ms = spool.delay_ms;
+    (world, workload, slots)
+}
+
+/// A moment in which clients write, and trouble may come.
+pub fn one_step(world: &mut World, plan: &Plan, spool: &SpoolPlan, workload: &mut Workload) {
+    let mut writes = plan.writes_percent;
+    while writes >= 100 || world.rng.percent(writes) {
+        workload.act(&mut world.source, &mut world.tracker, &mut world.rng);
+        writes = writes.saturating_sub(100);
+    }
+    stir(world, plan, workload);
+    spool.stir(world);
+    world.step();
+    world.check_running();
+}
+
+fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> u64 {
+    let (mut world, mut workload, slots) = begin(plan, spool, rng, disk_rng, OnDivergence::Stop);
     let foreign = add_foreign_keys(&mut world, &slots);
     add_stale_keys(&mut world, plan, &workload);
     for _ in 0..plan.steps {
-        let mut writes = plan.writes_percent;
-        while writes >= 100 || world.rng.percent(writes) {
-            workload.act(&mut world.source, &mut world.tracker, &mut world.rng);
-            writes = writes.saturating_sub(100);
-        }
-        stir(&mut world, plan, &workload);
-        world.step();
-        world.check_running();
+        one_step(&mut world, plan, spool, &mut workload);
     }
     settle(&mut world);
     world.run_until_equal();
@@ -169,6 +260,7 @@ pub fn run_plan(plan: &Plan, mut rng: Rng) {
         );
     }
     finish(&mut world);
+    world.disk.written
 }
 
 /// A lane of a cluster source has some of the slots, one of a single source all.
@@ -182,8 +274,16 @@ fn source_slots(plan: &Plan, rng: &mut Rng) -> SlotSet {
     slots
 }
 
-fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) -> World {
+fn build(
+    plan: &Plan,
+    spool: &SpoolPlan,
+    mut rng: Rng,
+    slots: &SlotSet,
+    workload: &mut Workload,
+    on_divergence: OnDivergence,
+) -> World {
     let mut cluster = Cluster::new(plan.masters, plan.single_target);
+    cluster.on_divergence = on_divergence;
     cluster.old_redirects = plan.old_redirects;
     if plan.stale_keys > 0 {
         cluster.existing = Existing::Replace;
@@ -195,9 +295,20 @@ fn build(plan: &Plan, mut rng: Rng, slots: &SlotSet, workload: &mut Workload) ->
         source.password = Some("secret".into());
         cluster.password = Some("hidden".into());
     }
-    let mut world = World::new(rng, plan.network.clone(), source, cluster, slots.clone());
+    let network = plan.network.clone();
+    let mut world = World::with_spool(
+        rng,
+        network,
+        source,
+        cluster,
+        slots.clone(),
+        spool.settings(),
+    );
     world.lossy = plan.trouble.lossy;
     world.tracker.repeats = plan.trouble.lossy;
+    if plan.records {
+        world.keep_records();
+    }
     for _ in 0..world.rng.below(40) {
         let group = world.rng.below(plan.groups);
         workload.write(group, &mut world.source, &mut world.tracker, &mut world.rng);
@@ -286,9 +397,29 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     if due(world, trouble.fail_over) {
         fail_over(world);
     }
+    if due(world, trouble.crash) {
+        world.crash();
+    }
+    if trouble.restart > 0 {
+        restart_target(world, trouble.restart);
+    }
     if due(world, trouble.view) {
         let delay = world.rng.below(if trouble.stale_views { 1500 } else { 50 });
         world.publish_view(delay as u64);
+    }
+}
+
+/// A target master saves what it has, or is restarted with what it had saved.
+fn restart_target(world: &mut World, every: usize) {
+    let node = world.rng.below(world.cluster.nodes.len());
+    let of_this_copy = |saved: &Saved| saved.full_syncs == world.full_syncs;
+    world.saved = world.saved.take().filter(of_this_copy);
+    if world.rng.once_in(every) {
+        world.saved = Some(world.save(node));
+    } else if world.rng.once_in(every)
+        && let Some(saved) = world.saved.take()
+    {
+        world.restart_from_snapshot(&saved);
     }
 }
 
@@ -427,7 +558,7 @@ pub fn settle(world: &mut World) {
 }
 
 /// The lane is told to stop, and has nothing left to do.
-fn finish(world: &mut World) {
+pub fn finish(world: &mut World) {
     world.lane.stop();
     world.run_until(10_000, "the end", |world| world.lane.is_done());
     world.lane.finish();

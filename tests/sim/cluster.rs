@@ -5,17 +5,22 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use slotstream::engine::options::Existing;
+use slotstream::checkpoint::is_bookkeeping;
+use slotstream::engine::options::{Existing, OnDivergence};
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
-use crate::model::{Bytes, Key, Reply, Store, decode, key_places, show, verb};
+use crate::model::{
+    Bytes, Key, Reply, Store, decode, key_places, must_not_repeat, show, verb, watermark_of,
+};
 use crate::tracker::Tracker;
 
 pub struct Node {
     pub id: String,
     pub port: u16,
     pub alive: bool,
+    /// How often it was started.
+    pub runs: u32,
     pub store: Store,
     /// This node's view: owner of each slot, by index.
     view: Vec<usize>,
@@ -43,6 +48,8 @@ pub struct Cluster {
     pub lane: SlotSet,
     /// What it held before the lane began.
     pub existing: Existing,
+    /// What the lane does about keys that differ.
+    pub on_divergence: OnDivergence,
     pub counts: Counts,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
@@ -115,6 +122,7 @@ impl Cluster {
             id: format!("node{index}"),
             port: 7000 + index as u16,
             alive: true,
+            runs: 1,
             store: Store::default(),
             view: owners.clone(),
             migrating: BTreeMap::new(),
@@ -132,6 +140,7 @@ impl Cluster {
             password: None,
             lane: SlotSet::all(),
             existing: Existing::None,
+            on_divergence: OnDivergence::Stop,
             counts: Counts::default(),
             finish_later: Vec::new(),
         }
@@ -275,7 +284,9 @@ impl Cluster {
             let text = crate::trace::is_on().then(|| show(&args));
             let followed = !session.forsaken && session.old == 0;
             let reply = self.handle(session, args, followed, tracker);
-            session.old = session.old.saturating_sub(1);
+            // The rest of a transaction that was sent in part is as old as its beginning.
+            let goes_on = session.old == 1 && session.queue.is_some();
+            session.old = session.old.saturating_sub(usize::from(!goes_on));
             if let Some(text) = text {
                 let mark = if !followed { " (given up)" } else { "" };
                 crate::trace::note(|| format!("node {}{mark}: {text} -> {reply:?}", session.node));
@@ -310,7 +321,7 @@ impl Cluster {
                 session.named = true;
                 return Reply::Simple("OK");
             }
-            "SELECT" => {
+            "SELECT" if session.queue.is_none() => {
                 session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");
                 return Reply::Simple("OK");
             }
@@ -342,7 +353,10 @@ impl Cluster {
                         queue.push(args);
                         Reply::Simple("QUEUED")
                     }
-                    None => self.apply(session, &args, followed, tracker),
+                    None => {
+                        check_guard(&[&args], followed && !session.maybe_old);
+                        self.apply(session, &args, followed, tracker)
+                    }
                 }
             }
         }
@@ -370,12 +384,20 @@ impl Cluster {
                 false => format!("EXECABORT Transaction discarded because of: {error}"),
             });
         }
-        Reply::Array(
-            queue
-                .iter()
-                .map(|args| self.apply(session, args, followed, tracker))
-                .collect(),
-        )
+        let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
+        let session_is_old = session.maybe_old;
+        check_guard(&commands, followed && !session.maybe_old);
+        let watermark = commands.iter().find_map(|args| watermark_of(args));
+        let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
+            let (_, watermark) = watermark?;
+            (followed && !session_is_old).then(|| tracker.mends(database, args, watermark.offset.0))
+        };
+        let mut replies = Vec::new();
+        for args in &queue {
+            let mended = mends(tracker, session.database, args) == Some(true);
+            replies.push(self.apply(session, args, followed && !mended, tracker));
+        }
+        Reply::Array(replies)
     }
 
     /// Whether these commands may be executed here and now: refusals, then redirects.
@@ -460,6 +482,10 @@ impl Cluster {
     ) -> Reply {
         let name = verb(args);
         match name.as_str() {
+            "SELECT" => {
+                session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");
+                return Reply::Simple("OK");
+            }
             "SCAN" => self.counts.scans += 1,
             "PUBLISH" => self.counts.published += 1,
             "FUNCTION" => self.counts.functions += 1,
@@ -483,17 +509,47 @@ impl Cluster {
                     args[at]
                 );
             }
-            session.maybe_old =
-                tracker.executes(session.node, session.database, args, session.maybe_old);
+            let own = args.get(1).is_some_and(|key| is_bookkeeping(key));
+            match watermark_of(args) {
+                None if own => {}
+                Some((slot, watermark)) => {
+                    assert!(session.database == 0, "watermarks are in database 0");
+                    if !session.maybe_old {
+                        tracker.sets_watermark(slot, watermark);
+                    }
+                }
+                None => {
+                    session.maybe_old =
+                        tracker.executes(session.node, session.database, args, session.maybe_old);
+                }
+            }
         }
         let reply = node.store.execute(session.database, args);
         if let Reply::Error(error) = &reply {
             assert!(
-                tracker.repeats || !followed || session.maybe_old,
+                tracker.repeats
+                    || !followed
+                    || session.maybe_old
+                    || tracker.early
+                    || tracker.is_suspect(session.database, args),
                 "{} failed: {error}",
                 show(args)
             );
         }
         reply
     }
+}
+
+/// What must not be applied twice comes with a watermark, in one transaction.
+fn check_guard(commands: &[&Vec<Bytes>], followed: bool) {
+    let unsafe_one = commands.iter().find(|args| must_not_repeat(args));
+    let marks = commands.iter().filter(|args| watermark_of(args).is_some());
+    let Some(args) = unsafe_one.filter(|_| followed) else {
+        return;
+    };
+    assert!(
+        marks.count() == 1,
+        "{} came without a watermark",
+        show(args)
+    );
 }

@@ -11,17 +11,24 @@
 //! | `cluster` | target masters: redirects, refusals, slots that move |
 //! | `world`, `turn` | network, clock, and the lane's turns |
 //! | `tracker` | what is checked while a run goes |
+//! | `restart` | processes and masters that die and come again |
 //! | `workload`, `chaos` | what a seed makes happen |
-//! | `sequences` | named sequences of events |
+//! | `mends` | the same with keys that somebody breaks at the target |
+//! | `disk` | the disk below the lane's spool |
+//! | `sequences`, `spooling` | named sequences of events |
 
 mod chaos;
 mod cluster;
+mod disk;
+mod mends;
 mod model;
 mod rdb;
+mod restart;
 mod rng;
 mod sequences;
 
 mod source;
+mod spooling;
 mod trace;
 mod tracker;
 mod turn;
@@ -66,19 +73,19 @@ fn keep_panics() {
     });
 }
 
-/// Runs one seed; gives why it failed.
-fn failure(seed: u64) -> Option<String> {
+/// Runs one seed; gives how many blocks of the spool went to disk, or why it failed.
+fn outcome(run: fn(u64) -> u64, seed: u64) -> Result<u64, String> {
     keep_panics();
     PANIC.set(Some(String::new()));
-    let result = catch_unwind(AssertUnwindSafe(|| chaos::run(seed)));
+    let result = catch_unwind(AssertUnwindSafe(|| run(seed)));
     let said = PANIC.take();
-    result.is_err().then(|| said.unwrap_or_default())
+    result.map_err(|_| said.unwrap_or_default())
 }
 
 /// Runs a failed seed again and shows what happened.
-fn show(seed: u64) {
+fn show(run: fn(u64) -> u64, seed: u64) {
     trace::start();
-    let repeated = failure(seed);
+    let repeated = outcome(run, seed).err();
     let events = trace::take();
     eprintln!("\nthe last {} events of seed {seed}:", events.len());
     events.iter().for_each(|event| eprintln!("{event}"));
@@ -90,20 +97,39 @@ fn show(seed: u64) {
 
 #[test]
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
+    run_seeds(chaos::run, "seed_makes");
+}
+
+#[test]
+fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
+    run_seeds(mends::run, "mended");
+}
+
+/// `name`: what the test that runs them can be told by.
+fn run_seeds(run: fn(u64) -> u64, name: &str) {
     let seeds = match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 1..number("SIM_SEEDS").unwrap_or(SEEDS) + 1,
     };
+    let mut spooled = 0;
+    let many = seeds.end - seeds.start >= SEEDS;
     let failed: Vec<(u64, String)> = seeds
-        .filter_map(|seed| Some((seed, failure(seed)?)))
+        .filter_map(|seed| match outcome(run, seed) {
+            Ok(blocks) => {
+                spooled += blocks;
+                None
+            }
+            Err(why) => Some((seed, why)),
+        })
         .take(NAMED_FAILURES)
         .collect();
     let Some((first, _)) = failed.first() else {
+        assert!(spooled > 0 || !many, "no seed has used the disk");
         return;
     };
-    show(*first);
+    show(run, *first);
     for (seed, why) in &failed {
         eprintln!("seed {seed}: {}", why.replace('\n', " "));
     }
-    panic!("seed {first} failed; replay with: SIM_SEED={first} cargo test --test sim seed");
+    panic!("seed {first} failed; replay with: SIM_SEED={first} cargo test --test sim {name}");
 }

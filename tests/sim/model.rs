@@ -5,6 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use slotstream::checkpoint::{Watermark, bookkeeping_of};
+use slotstream::command;
+use slotstream::resp::scan;
+use slotstream::slot::{Slot, slot_of};
+
 use crate::rdb;
 
 pub type Bytes = Vec<u8>;
@@ -47,6 +52,28 @@ pub fn key_places(args: &[Bytes]) -> Vec<usize> {
         | "SREM" | "RESTORE" | "SIM.SET" => vec![1],
         _ => Vec::new(),
     }
+}
+
+/// Whether a command of the stream must not be applied twice.
+pub fn must_not_repeat(args: &[Bytes]) -> bool {
+    let bytes = encode(args);
+    let frame = scan(&bytes).expect("sound").expect("whole");
+    let known = command::find(&frame);
+    let own = args.get(1).is_some_and(|key| bookkeeping_of(key).is_some());
+    !own && !key_places(args).is_empty()
+        && known.is_none_or(|command| !command::replay_safe(&frame, command))
+}
+
+/// The slot and the watermark that a command sets, if it is such a one.
+pub fn watermark_of(args: &[Bytes]) -> Option<(Slot, Watermark)> {
+    let [verb, key, value] = args else {
+        return None;
+    };
+    if verb != b"SET" || bookkeeping_of(key)?.0 != 'w' {
+        return None;
+    }
+    let value = std::str::from_utf8(value).expect("a watermark is text");
+    Some((slot_of(key), value.parse().expect("a watermark")))
 }
 
 pub fn verb(args: &[Bytes]) -> String {
@@ -168,6 +195,9 @@ impl Store {
             "HSET" | "HDEL" => self.hash(key(1), args),
             "SADD" | "SREM" => self.set(key(1), args),
             "PUBLISH" => Reply::Integer(0),
+            "PING" => Reply::Simple("PONG"),
+            // Settles leases: no key of the model has a deadline.
+            "EVAL" => Reply::Bulk(None),
             "FUNCTION" => Reply::Simple("OK"),
             other => panic!("the model does not know {other}"),
         }

@@ -28,6 +28,16 @@ pub fn snapshot(store: &Store) -> Bytes {
     out
 }
 
+/// What `DUMP` gives.
+pub fn payload(value: &Value) -> Bytes {
+    let mut out = vec![type_of(value)];
+    push_value(&mut out, value);
+    out.extend_from_slice(&[9, 0]);
+    let checksum = crc64(&out);
+    out.extend_from_slice(&checksum.to_le_bytes());
+    out
+}
+
 /// The value in a payload as `DUMP` gives it; `None` if it is damaged.
 pub fn decode_payload(payload: &[u8]) -> Option<Value> {
     let (body, checksum) = payload.split_at_checked(payload.len().checked_sub(8)?)?;

@@ -226,6 +226,14 @@ impl Source {
                 out.extend_from_slice(b"-ERR Unrecognized REPLCONF option: version\r\n");
             }
             "REPLCONF" => out.extend_from_slice(b"+OK\r\n"),
+            "INFO" => {
+                let mut info = format!("role:master\r\nmaster_replid:{}\r\n", self.replid);
+                if let Some((id, until)) = &self.former {
+                    let second = until + 1;
+                    info += &format!("master_replid2:{id}\r\nsecond_repl_offset:{second}\r\n");
+                }
+                out.extend_from_slice(format!("${}\r\n{info}\r\n", info.len()).as_bytes());
+            }
             "PSYNC" => self.psync(session, args, tracker, now_ms),
             other => panic!("a replica does not say {other}"),
         }

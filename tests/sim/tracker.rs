@@ -6,17 +6,26 @@
 //! ```
 //!
 //! Invariants that it checks as the run goes: each key sees its commands in stream order; where no reply is ever lost,
-//! each exactly once; nothing outside the lane is touched; nothing is acknowledged before it was executed.
+//! each exactly once; nothing outside the lane is touched; nothing is acknowledged before it was executed; when a watermark
+//! is set, everything of its slot before it was executed, and nothing behind it.
+//!
+//! A command that may be applied twice may also be executed before one on the same key that was refused. That does not count:
+//! it must come again in its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::{Bytes, Key, hash, key_places, show, verb};
+use slotstream::checkpoint::{Watermark, is_bookkeeping};
+use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
+
+use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     /// Offset of the stream that must not be acknowledged before this is executed.
     end: u64,
     what: Mark,
+    /// Nothing may overtake it, nor may it overtake anything.
+    firm: bool,
 }
 
 /// What one command does to one key, short enough to be kept.
@@ -37,10 +46,34 @@ struct Line {
 pub struct Tracker {
     /// Commands may come again: replies are lost in this run.
     pub repeats: bool,
+    /// The target is a single server: all keys are one slot.
+    single: bool,
+    /// A master has lost what it had executed, and the lane has not begun again since.
+    lost: bool,
+    /// Keys and offsets at which the source told their values.
+    told: BTreeSet<(Key, u64)>,
+    /// Keys that were broken, and keys that commands have tied together.
+    broken: BTreeSet<Key>,
+    ties: BTreeSet<Vec<Key>>,
+    /// Keys of the transaction that the source is in.
+    transaction: Option<Vec<Key>>,
+    /// The watermark that comes next is that of a mend.
+    mending: bool,
+    /// The last command came before its turn.
+    pub early: bool,
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
     pub executed: u64,
+}
+
+/// How far the keys of some slots were at some moment.
+#[derive(Debug)]
+pub struct Reached {
+    slots: BTreeSet<Slot>,
+    next: BTreeMap<Key, usize>,
+    latest: BTreeMap<Slot, u64>,
+    marked: BTreeMap<Slot, u64>,
 }
 
 /// What is expected since one snapshot.
@@ -48,14 +81,26 @@ pub struct Tracker {
 struct Plan {
     lines: BTreeMap<Key, Line>,
     pending: BTreeSet<(u64, Key)>,
+    /// The highest offset that was executed in each slot, and the highest watermark.
+    latest: BTreeMap<Slot, u64>,
+    marked: BTreeMap<Slot, u64>,
 }
 
 impl Tracker {
+    pub fn new(single: bool) -> Self {
+        Self {
+            single,
+            ..Self::default()
+        }
+    }
+
     /// A snapshot of these keys, taken at offset `at`, replaces everything that was expected.
     pub fn begin_copy(&mut self, at: u64, keys: impl Iterator<Item = Key>) {
         let mut plan = Plan::default();
         for key in keys {
-            plan.expect(at + 1, key, Mark::new("RESTORE", &[]));
+            if !is_bookkeeping(&key.1) {
+                plan.expect(at + 1, key, Mark::new("RESTORE", &[]), false);
+            }
         }
         self.next = Some(plan);
     }
@@ -67,23 +112,30 @@ impl Tracker {
 
     /// The source wrote this command; its last byte is the one before `end`.
     pub fn wrote(&mut self, database: u32, args: &[Bytes], end: u64) {
+        let firm = must_not_repeat(args);
+        let keys = marks(database, args).into_iter().map(|(key, _)| key);
+        let keys: Vec<Key> = keys.collect();
+        match &mut self.transaction {
+            Some(open) => open.extend(keys),
+            None => self.tie(keys),
+        }
         for (key, mark) in marks(database, args) {
-            self.expect(end, key, mark);
+            self.expect(end, key, mark, firm);
         }
     }
 
     /// The source removed all keys, these.
     pub fn flushed(&mut self, keys: impl Iterator<Item = Key>, end: u64) {
         for key in keys {
-            self.expect(end, key, Mark::new("FLUSH", &[]));
+            self.expect(end, key, Mark::new("FLUSH", &[]), true);
         }
     }
 
-    fn expect(&mut self, end: u64, key: Key, what: Mark) {
+    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
         if let Some(next) = &mut self.next {
-            next.expect(end, key.clone(), what.clone());
+            next.expect(end, key.clone(), what.clone(), firm);
         }
-        self.now.expect(end, key, what);
+        self.now.expect(end, key, what, firm);
     }
 
     /// A target master executed this command. `maybe_old`: what was sent before the last snapshot may still come on its
@@ -96,6 +148,7 @@ impl Tracker {
         maybe_old: bool,
     ) -> bool {
         self.executed += 1;
+        self.early = false;
         if maybe_old && !self.is_awaited(database, args) {
             return true;
         }
@@ -132,9 +185,15 @@ impl Tracker {
                 mark.text
             );
         };
+        let slot = match self.single {
+            true => 0,
+            false => slot_of(&key.1),
+        };
+        let latest = self.now.latest.entry(slot).or_default();
         if line.awaits(mark) {
-            let end = line.entries[line.next].end;
-            self.now.pending.remove(&(end, key.clone()));
+            let entry = &line.entries[line.next];
+            *latest = entry.offset().max(*latest);
+            self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
         }
@@ -143,6 +202,17 @@ impl Tracker {
             || line.repeats_restore(mark)
             || self.repeats && before.iter().any(|entry| entry.is(mark))
         {
+            return;
+        }
+        // Which of two removals came early cannot be told.
+        let last = line.next.checked_sub(1).map(|last| &line.entries[last]);
+        if last.is_some_and(|last| last.is(mark) && matches!(mark.text.as_str(), "DEL" | "UNLINK"))
+        {
+            return;
+        }
+        if let Some(end) = line.awaits_later(mark) {
+            *latest = end.max(*latest);
+            self.early = true;
             return;
         }
         let around = line.next.saturating_sub(3)..(line.next + 4).min(line.entries.len());
@@ -155,8 +225,170 @@ impl Tracker {
         );
     }
 
+    // Mends.
+
+    /// Somebody has changed this key at the target.
+    pub fn suspect(&mut self, key: Key) {
+        self.broken.insert(key);
+    }
+
+    /// The source begins a transaction, or ends one.
+    pub fn in_transaction(&mut self, open: bool) {
+        let former = std::mem::replace(&mut self.transaction, open.then(Vec::new));
+        self.tie(former.unwrap_or_default());
+    }
+
+    fn tie(&mut self, keys: Vec<Key>) {
+        if keys.len() > 1 {
+            self.ties.insert(keys);
+        }
+    }
+
+    /// Keys that were broken, and all that are tied to them.
+    pub fn suspects(&self) -> BTreeSet<Key> {
+        let mut suspects = self.broken.clone();
+        loop {
+            let before = suspects.len();
+            for tie in &self.ties {
+                if tie.iter().any(|key| suspects.contains(key)) {
+                    suspects.extend(tie.iter().cloned());
+                }
+            }
+            if suspects.len() == before {
+                return suspects;
+            }
+        }
+    }
+
+    /// Whether a command touches a key that may be broken.
+    pub fn is_suspect(&self, database: u32, args: &[Bytes]) -> bool {
+        let suspects = self.suspects();
+        let mut keys = marks(database, args).into_iter();
+        keys.any(|(key, _)| suspects.contains(&key))
+    }
+
+    /// The source tells the value that a key has at this offset.
+    pub fn told_at(&mut self, key: Key, offset: u64) {
+        self.told.insert((key, offset));
+    }
+
+    /// Whether a command, in a transaction with the watermark `offset`, writes what the source told of that offset: then it
+    /// stands for everything on the key up to there, and nothing behind it may have been executed.
+    pub fn mends(&mut self, database: u32, args: &[Bytes], offset: u64) -> bool {
+        if !matches!(verb(args).as_str(), "RESTORE" | "UNLINK") {
+            return false;
+        }
+        let key = (database, args[1].clone());
+        if is_bookkeeping(&key.1) || !self.told.contains(&(key.clone(), offset)) {
+            return false;
+        }
+        self.mending = true;
+        let name = key.1.escape_ascii().to_string();
+        let Some(line) = self.now.lines.get_mut(&key) else {
+            return true;
+        };
+        while let Some(entry) = line
+            .entries
+            .get(line.next)
+            .filter(|entry| entry.offset() <= offset)
+        {
+            self.now.pending.remove(&(entry.end, key.clone()));
+            line.next += 1;
+        }
+        let last = line
+            .next
+            .checked_sub(1)
+            .map(|last| line.entries[last].offset());
+        assert!(
+            last.is_none_or(|end| end <= offset),
+            "{name} is mended as of {offset}, but has seen {last:?}"
+        );
+        true
+    }
+
+    /// A target master executed the command that sets this watermark, in `slot`.
+    pub fn sets_watermark(&mut self, slot: Slot, watermark: Watermark) {
+        let (single, offset) = (self.single, watermark.offset.0);
+        let slot = if single { 0 } else { slot };
+        let mending = std::mem::take(&mut self.mending);
+        let suspects = self.suspects();
+        let of_slot = |key: &Key| single || slot_of(&key.1) == slot;
+        let mut before = self
+            .now
+            .pending
+            .iter()
+            .take_while(|(end, _)| *end <= offset);
+        // What a mend stands for is owed until it is written.
+        if let Some((end, key)) = before.find(|(_, key)| of_slot(key) && !suspects.contains(key)) {
+            let key = key.1.escape_ascii();
+            panic!("slot {slot} has watermark {watermark}, but {key} has not seen offset {end}");
+        }
+        // Where commands come again, one that looks like a later one may be taken for that.
+        let latest = self.now.latest.get(&slot).copied().unwrap_or_default();
+        assert!(
+            latest <= offset || self.repeats,
+            "slot {slot} gets watermark {watermark}, but offset {latest} was executed in it"
+        );
+        let former = self.now.marked.insert(slot, offset).unwrap_or_default();
+        assert!(
+            former < offset || (self.repeats || mending) && former == offset,
+            "slot {slot} had watermark {former} before {watermark}"
+        );
+    }
+
+    /// How far the keys of these slots are.
+    pub fn progress(&self, is_there: impl Fn(Slot) -> bool) -> Reached {
+        let lines = self
+            .now
+            .lines
+            .iter()
+            .filter(|(key, _)| is_there(slot_of(&key.1)));
+        Reached {
+            slots: (0..SLOT_COUNT as Slot)
+                .filter(|slot| is_there(*slot))
+                .collect(),
+            next: lines.map(|(key, line)| (key.clone(), line.next)).collect(),
+            latest: self.now.latest.clone(),
+            marked: self.now.marked.clone(),
+        }
+    }
+
+    /// The keys of some slots are as they were; the lane does not know.
+    pub fn goes_back(&mut self, to: &Reached) {
+        self.lost = true;
+        for (key, line) in &mut self.now.lines {
+            let slot = slot_of(&key.1);
+            if !to.slots.contains(&slot) {
+                continue;
+            }
+            line.next = to.next.get(key).copied().unwrap_or(0);
+            let open = line.entries[line.next..].iter();
+            self.now
+                .pending
+                .extend(open.map(|entry| (entry.end, key.clone())));
+        }
+        let there = |slot: &Slot| self.single || to.slots.contains(slot);
+        for (now, then) in [
+            (&mut self.now.latest, &to.latest),
+            (&mut self.now.marked, &to.marked),
+        ] {
+            now.retain(|slot, _| !there(slot));
+            let back = then.iter().filter(|(slot, _)| there(slot));
+            now.extend(back.map(|(slot, offset)| (*slot, *offset)));
+        }
+    }
+
+    /// The lane begins again, and knows what the target has.
+    pub fn restarts(&mut self) {
+        self.lost = false;
+    }
+
     /// Panics if something up to `acknowledged` was not executed.
     pub fn check_acknowledged(&self, acknowledged: u64) {
+        // It was executed, and the lane has not heard yet that it is lost.
+        if self.lost {
+            return;
+        }
         if let Some((end, key)) = self.now.pending.first()
             && *end <= acknowledged
         {
@@ -177,6 +409,11 @@ impl Tracker {
 }
 
 impl Entry {
+    /// Where it stands in the stream. What a snapshot holds is of its offset, and counts as acknowledged behind that.
+    fn offset(&self) -> u64 {
+        self.end - u64::from(self.what.text == "RESTORE")
+    }
+
     fn is(&self, mark: &Mark) -> bool {
         // A flush that must not touch other keys removes one by one.
         self.what == *mark || (self.what.text == "FLUSH" && mark.text == "UNLINK")
@@ -188,6 +425,14 @@ impl Line {
         self.entries
             .get(self.next)
             .is_some_and(|entry| entry.is(mark))
+    }
+
+    /// The offset of a later command that this one is, if it may overtake what comes next.
+    fn awaits_later(&self, mark: &Mark) -> Option<u64> {
+        let mut later = self.entries[self.next..]
+            .iter()
+            .take_while(|entry| !entry.firm);
+        later.find(|entry| entry.is(mark)).map(Entry::offset)
     }
 
     /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.
@@ -210,10 +455,10 @@ impl Line {
 }
 
 impl Plan {
-    fn expect(&mut self, end: u64, key: Key, what: Mark) {
+    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
         self.pending.insert((end, key.clone()));
         let line = self.lines.entry(key).or_default();
-        line.entries.push(Entry { end, what });
+        line.entries.push(Entry { end, what, firm });
     }
 }
 

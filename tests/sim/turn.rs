@@ -1,4 +1,4 @@
-//! One turn of the lane, in the order in which `runtime::lane_task` takes its turns: timer, dials, one read from the source,
+//! One turn of the lane, in the order in which `runtime::lane_task` takes its turns: timer, dials, the disk, one read from the source,
 //! replies of each target, what can be done now, writes.
 
 use std::io::IoSlice;
@@ -12,6 +12,7 @@ use slotstream::topology::Topology;
 
 use crate::cluster;
 use crate::model::{self, Bytes};
+use crate::restart::FenceAsked;
 use crate::trace;
 use crate::world::{SOURCE_PORT, SourceSocket, TargetSocket, World};
 
@@ -22,12 +23,19 @@ impl World {
             self.tick()?;
         }
         self.dial()?;
+        while let Some((ticket, result)) = self.disk.next_done(self.now_ms) {
+            let heard = self.lane.spool_done(ticket, result);
+            self.or_lose_source(heard)?;
+        }
         self.read_source()?;
         for index in 0..self.sockets.len() {
             self.read_target(index)?;
         }
         let advanced = self.lane.advance();
         self.or_lose_source(advanced)?;
+        while let Some((ticket, order)) = self.lane.take_spool_order() {
+            self.disk.order(ticket, order, self.now_ms);
+        }
         for index in self.lane.take_cut() {
             self.close_target(index);
         }
@@ -67,6 +75,19 @@ impl World {
             self.questions += 1;
             self.asked = Some((now_ms + self.rng.below(200) as u64, question));
         }
+        while let Some((index, number, question)) = self.lane.take_fence_question() {
+            trace::note(|| format!("the lane asks about {question:?}"));
+            self.fences.push(FenceAsked {
+                at_ms: now_ms + self.rng.below(100) as u64,
+                index,
+                number,
+                question,
+            });
+        }
+        for (index, number, answer) in self.answer_fences() {
+            self.lane.fenced(index, number, answer, now_ms)?;
+        }
+        self.talk_of_mends()?;
         let ticked = self.lane.tick(now_ms);
         self.or_lose_source(ticked)?;
         if self.lane.take_hint() {
@@ -184,7 +205,7 @@ impl World {
         }
         let bytes: Bytes = session.output.drain(..count).collect();
         if let Err(fault) = self.lane.target_received(index, &bytes, self.now_ms) {
-            if fault.policy() == Policy::Stop {
+            if fault.policy() != Policy::Retry {
                 return Err(fault);
             }
             trace::note(|| format!("target connection {index} is given up: {fault}"));

@@ -22,8 +22,6 @@ pub struct Mix {
     pub across_slots: bool,
     /// Transactions, in one slot or (effects of scripts) in several.
     pub transactions: bool,
-    /// All commands of a transaction are on one key.
-    pub one_key_transactions: bool,
     pub flushes: bool,
     /// Commands that only the source knows.
     pub unknown: bool,
@@ -40,8 +38,6 @@ pub struct Workload {
     pub groups: Vec<Vec<Bytes>>,
     serial: u64,
     database: u32,
-    /// The place in its group of the key that an open transaction is about.
-    only: Option<usize>,
 }
 
 impl Workload {
@@ -64,7 +60,6 @@ impl Workload {
             groups: tags.iter().map(keys).collect(),
             serial: 0,
             database: 0,
-            only: None,
         }
     }
 
@@ -119,11 +114,10 @@ impl Workload {
 
     fn transaction(&mut self, source: &mut Source, tracker: &mut Tracker, rng: &mut Rng) {
         source.select(self.database);
+        tracker.in_transaction(true);
         source.say(&["MULTI"]);
         let group = rng.below(self.groups.len());
-        let several = rng.percent(30) && !self.mix.one_key_transactions;
-        let key = rng.below(self.groups[group].len());
-        self.only = self.mix.one_key_transactions.then_some(key);
+        let several = rng.percent(30);
         for _ in 0..rng.between(1, 6) {
             let group = if several {
                 rng.below(self.groups.len())
@@ -136,7 +130,7 @@ impl Workload {
                 source.say(&["REPLCONF", "GETACK", "*"]);
             }
         }
-        self.only = None;
+        tracker.in_transaction(false);
         source.say(&["EXEC"]);
     }
 
@@ -189,7 +183,7 @@ impl Workload {
 
     fn command(&mut self, group: usize, source: &Source, rng: &mut Rng) -> Vec<Bytes> {
         let place = rng.below(self.groups[group].len());
-        let key = self.groups[group][self.only.unwrap_or(place)].clone();
+        let key = self.groups[group][place].clone();
         let other = rng.pick(&self.groups[group]).clone();
         let there = source.store.keys.get(&(self.database, key.clone()));
         let value = self.value(rng);

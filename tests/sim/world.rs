@@ -12,25 +12,36 @@
 use std::io::IoSlice;
 use std::sync::Arc;
 
+use slotstream::checkpoint::{Generation, is_bookkeeping};
 use slotstream::command::rewrite::Features;
+use slotstream::engine::Spooled;
 use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::lookup::LookupQuestion;
 use slotstream::engine::options::DatabaseMap;
+use slotstream::engine::records::Generations;
 use slotstream::engine::status::{LaneState, LaneStatus};
-use slotstream::fault::{Fault, FaultKind};
+use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
 use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
+use slotstream::spool::{Budget, Settings};
 use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
 
 use crate::cluster::{self, Cluster};
+use crate::disk::{self, Disk};
+use crate::mends::Letter;
 use crate::model::{self, Bytes, Store};
+use crate::restart::{FenceAsked, Saved};
 use crate::rng::Rng;
 use crate::source::{self, Source};
 use crate::trace;
 use crate::tracker::Tracker;
 
+pub const GENERATION: Generation = Generation {
+    epoch: 1,
+    number: 1,
+};
 pub const SOURCE_PORT: u16 = 6400;
 
 /// How the network behaves.
@@ -75,6 +86,9 @@ pub struct World {
     pub rng: Rng,
     pub network: Network,
     pub lane: Lane,
+    /// What the lane was made from.
+    pub config: LaneConfig,
+    pub disk: Disk,
     pub status: Arc<LaneStatus>,
     pub source: Source,
     /// Nobody listens there until then.
@@ -91,10 +105,18 @@ pub struct World {
     pub adopted: Arc<Topology>,
     pub asked: Option<(u64, LookupQuestion)>,
     pub questions: u32,
+    /// Questions about keys and their answers, on their way.
+    pub letters: Vec<Letter>,
     pub next_tick_ms: u64,
     pub full_syncs: u64,
     /// The fault that ended the lane.
     pub ended: Option<Fault>,
+    pub epoch: u32,
+    pub generations: Generations,
+    /// Connections that were given up, with what is on their way.
+    pub forsaken: Vec<(cluster::Session, Bytes)>,
+    pub fences: Vec<FenceAsked>,
+    pub saved: Option<Saved>,
 }
 
 impl World {
@@ -103,13 +125,30 @@ impl World {
         rng: Rng,
         network: Network,
         source: Source,
+        cluster: Cluster,
+        slots: SlotSet,
+    ) -> Self {
+        let budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
+        let spool = Settings::new(disk::LINK.into(), budget);
+        Self::with_spool(rng, network, source, cluster, slots, spool)
+    }
+
+    pub fn with_spool(
+        rng: Rng,
+        network: Network,
+        source: Source,
         mut cluster: Cluster,
         slots: SlotSet,
+        spool: Settings,
     ) -> Self {
         let topology = cluster.topology();
         let status = Arc::new(LaneStatus::new(0, "source".into(), "10.0.0.2:6400".into()));
         let auth = |password: &Option<String>| password.clone().map(|password| (None, password));
         let config = LaneConfig {
+            link: "default".parse().expect("valid"),
+            generation: GENERATION,
+            passed: Default::default(),
+            owned: SlotSet::new(),
             source: Node::new("source", "10.0.0.2", SOURCE_PORT),
             source_auth: auth(&source.password),
             slots: slots.clone(),
@@ -128,21 +167,35 @@ impl World {
             lacking: Features::lacking_in(Lineage::Redis, 7, 0),
             leave_out: false,
             omissions: Default::default(),
-            continue_on_divergence: false,
+            on_divergence: cluster.on_divergence,
             skip_unknown: false,
             functions: Default::default(),
+            generations: None,
+            resume: None,
+            runs: Vec::new(),
+            spool,
+            spooled: None,
+            ack: Default::default(),
         };
         cluster.lane = slots;
+        let single = cluster.single;
         Self {
             now_ms: 0,
             rng,
             network,
-            lane: Lane::new(config, Arc::clone(&topology), Arc::clone(&status)),
+            lane: Lane::new(config.clone(), Arc::clone(&topology), Arc::clone(&status)),
+            config,
+            epoch: 1,
+            generations: Generations::new(1),
+            forsaken: Vec::new(),
+            fences: Vec::new(),
+            saved: None,
+            disk: Disk::new(),
             status,
             source,
             source_down_until_ms: 0,
             cluster,
-            tracker: Tracker::default(),
+            tracker: Tracker::new(single),
             lossy: false,
             frozen: false,
             source_socket: SourceSocket::None,
@@ -151,6 +204,7 @@ impl World {
             adopted: topology,
             asked: None,
             questions: 0,
+            letters: Vec::new(),
             next_tick_ms: 0,
             full_syncs: 0,
             ended: None,
@@ -159,15 +213,30 @@ impl World {
 
     /// One moment.
     pub fn step(&mut self) {
+        let before_ms = self.now_ms;
         self.now_ms += self.rng.below(self.network.step_ms + 1) as u64;
+        if self.now_ms / 1000 != before_ms / 1000 {
+            let (replid, offset) = (&self.source.replid, self.source.offset());
+            self.status.set_poll(replid, offset, self.now_ms);
+        }
         trace::at(self.now_ms);
         self.serve_source();
         if !self.frozen {
             (0..self.sockets.len()).for_each(|index| self.serve_target(index));
         }
-        if let Err(fault) = self.turn() {
-            trace::note(|| format!("the lane ends: {fault}"));
-            self.ended.get_or_insert(fault);
+        if !self.frozen && self.rng.percent(20) {
+            self.serve_forsaken();
+        }
+        match self.turn() {
+            Err(fault) if fault.policy() == Policy::Restart => {
+                trace::note(|| format!("the lane must begin again: {fault}"));
+                self.begin_again();
+            }
+            Err(fault) => {
+                trace::note(|| format!("the lane ends: {fault}"));
+                self.ended.get_or_insert(fault);
+            }
+            Ok(()) => {}
         }
         let progress = self.lane.progress();
         progress.check();
@@ -211,6 +280,26 @@ impl World {
         if let Some(fault) = &self.ended {
             panic!("the lane ended: {:?} {fault}", fault.kind);
         }
+    }
+
+    /// The process ends without warning, and another goes on from what is on disk. The target must stand still: what
+    /// it answers now would be lost.
+    pub fn restart(&mut self) {
+        trace::note(|| "the process starts anew".into());
+        let acknowledged = self.lane.progress().acknowledged;
+        self.disk.lose_process();
+        let recovered = self.disk.recover(acknowledged).expect("the spool is there");
+        let mut config = self.config.clone();
+        config.spool.budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
+        config.spooled = Some(Spooled {
+            recovered,
+            acknowledged,
+            database: 0,
+        });
+        self.source_socket = SourceSocket::None;
+        self.sockets.clear();
+        let status = Arc::clone(&self.status);
+        self.lane = Lane::new(config, Arc::clone(&self.adopted), status);
     }
 
     // Servers.
@@ -351,9 +440,11 @@ impl World {
             let told = self.rng.below(session.output.len() + 1);
             session.output.truncate(told);
         }
-        let result = self
-            .lane
-            .target_received(index, &session.output, self.now_ms);
+        let heard = std::mem::take(&mut session.output);
+        if self.lossy && self.config.generations.is_some() {
+            self.forsaken.push((session, wire));
+        }
+        let result = self.lane.target_received(index, &heard, self.now_ms);
         let fault = result.err().unwrap_or_else(lost);
         self.lose_target(index, fault);
     }
@@ -407,6 +498,9 @@ impl World {
         let mut union = Store::default();
         for (index, node) in self.cluster.nodes.iter().enumerate() {
             for (key, value) in &node.store.keys {
+                if is_bookkeeping(&key.1) {
+                    continue;
+                }
                 let slot = slotstream::slot::slot_of(&key.1);
                 let owner = self.cluster.owners[usize::from(slot)];
                 assert!(

@@ -15,6 +15,7 @@
 //!     stream  {"entries": [{"id": "1-1", "fields": ["name", "value", ...]}, ...], "last_id": "1-1",
 //!              "entries_added": 1, "max_deleted_id": "0-0",      from version 2 of the encoding on
 //!              "groups": [{"name": "g", "last_id": "1-1", "entries_read": 1, "consumers": [{"name": "c",
+//!                          "seen_at_ms": 1, "active_at_ms": 1,      the latter from version 3 on, -1 for never
 //!                          "pending": [{"id": "1-1", "delivered_at_ms": 1, "deliveries": 1}, ...]}, ...]}, ...]}
 //!     module  {"module": "name", "version": 1, "serialized": "hex, as in the snapshot"}
 //! "truncated": true, where the snapshot ended within the value
@@ -325,87 +326,21 @@ impl JsonWriter {
 
     fn piece(&mut self, piece: StreamPiece<'_>) {
         match piece {
-            StreamPiece::Entry { id, pairs } => {
-                self.comma();
-                self.raw(b"{\"id\":");
-                self.id(id);
-                self.raw(b",\"fields\":[");
-                self.has_items = false;
-                self.strings(pairs);
-                self.raw(b"]}");
-                self.has_items = true;
-            }
+            StreamPiece::Entry { id, pairs } => self.entry(id, pairs),
             StreamPiece::Properties {
                 last_id, counters, ..
-            } => {
-                self.close();
-                self.raw(b",\"last_id\":");
-                self.id(last_id);
-                if let Some((entries_added, max_deleted_id)) = counters {
-                    self.number(b",\"entries_added\":", entries_added);
-                    self.raw(b",\"max_deleted_id\":");
-                    self.id(max_deleted_id);
-                }
-                self.open(b",\"groups\":[", b"]");
-                self.section = Section::Groups;
-            }
+            } => self.properties(last_id, counters),
             StreamPiece::Group {
                 name,
                 last_id,
                 entries_read,
-            } => {
-                self.leave_to(Section::Groups);
-                self.comma();
-                self.open(b"{\"name\":", b"}");
-                self.string(name);
-                self.raw(b",\"last_id\":");
-                self.id(last_id);
-                if let Some(count) = entries_read {
-                    self.number(b",\"entries_read\":", count);
-                }
-                self.open(b",\"consumers\":[", b"]");
-                self.section = Section::Consumers;
-            }
-            StreamPiece::Consumer { name, .. } => {
-                self.leave_to(Section::Consumers);
-                self.comma();
-                self.open(b"{\"name\":", b"}");
-                self.string(name);
-                self.open(b",\"pending\":[", b"]");
-                self.section = Section::Pending;
-            }
-            StreamPiece::Returned { ids, .. } => {
-                self.leave_to(Section::Returned);
-                if self.section != Section::Returned {
-                    self.leave_to(Section::Consumers);
-                    self.close();
-                    self.open(b",\"returned\":[", b"]");
-                    self.section = Section::Returned;
-                }
-                for id in ids {
-                    self.comma();
-                    self.id(*id);
-                }
-            }
-            StreamPiece::Producers { seconds, entries } => {
-                self.leave_to(Section::Groups);
-                self.close();
-                self.open(b",\"producers\":{", b"}");
-                self.number(b"\"seconds\":", seconds);
-                self.number(b",\"entries\":", entries);
-                self.open(b",\"produced\":[", b"]");
-                self.section = Section::Entries;
-            }
-            StreamPiece::Produced { producer, name, id } => {
-                self.comma();
-                self.raw(b"{\"producer\":");
-                self.string(producer);
-                self.raw(b",\"name\":");
-                self.string(name);
-                self.raw(b",\"id\":");
-                self.id(id);
-                self.raw(b"}");
-            }
+            } => self.group(name, last_id, entries_read),
+            StreamPiece::Consumer {
+                name,
+                seen_at_ms,
+                active_at_ms,
+                ..
+            } => self.consumer(name, seen_at_ms, active_at_ms),
             StreamPiece::Pending {
                 delivered_at_ms,
                 deliveries,
@@ -421,7 +356,98 @@ impl JsonWriter {
                     self.raw(b"}");
                 }
             }
+            StreamPiece::Returned { ids, .. } => self.returned(ids),
+            StreamPiece::Producers { seconds, entries } => self.producers(seconds, entries),
+            StreamPiece::Produced { producer, name, id } => {
+                self.comma();
+                self.raw(b"{\"producer\":");
+                self.string(producer);
+                self.raw(b",\"name\":");
+                self.string(name);
+                self.raw(b",\"id\":");
+                self.id(id);
+                self.raw(b"}");
+            }
         }
+    }
+
+    fn entry(&mut self, id: StreamId, pairs: Texts<'_>) {
+        self.comma();
+        self.raw(b"{\"id\":");
+        self.id(id);
+        self.raw(b",\"fields\":[");
+        self.has_items = false;
+        self.strings(pairs);
+        self.raw(b"]}");
+        self.has_items = true;
+    }
+
+    /// Ends the entries, and begins the groups.
+    fn properties(&mut self, last_id: StreamId, counters: Option<(u64, StreamId)>) {
+        self.close();
+        self.raw(b",\"last_id\":");
+        self.id(last_id);
+        if let Some((entries_added, max_deleted_id)) = counters {
+            self.number(b",\"entries_added\":", entries_added);
+            self.raw(b",\"max_deleted_id\":");
+            self.id(max_deleted_id);
+        }
+        self.open(b",\"groups\":[", b"]");
+        self.section = Section::Groups;
+    }
+
+    /// Begins a group, up to its consumers.
+    fn group(&mut self, name: &[u8], last_id: StreamId, entries_read: Option<i64>) {
+        self.leave_to(Section::Groups);
+        self.comma();
+        self.open(b"{\"name\":", b"}");
+        self.string(name);
+        self.raw(b",\"last_id\":");
+        self.id(last_id);
+        if let Some(count) = entries_read {
+            self.number(b",\"entries_read\":", count);
+        }
+        self.open(b",\"consumers\":[", b"]");
+        self.section = Section::Consumers;
+    }
+
+    /// Begins a consumer, up to its pending entries.
+    fn consumer(&mut self, name: &[u8], seen_at_ms: i64, active_at_ms: Option<i64>) {
+        self.leave_to(Section::Consumers);
+        self.comma();
+        self.open(b"{\"name\":", b"}");
+        self.string(name);
+        self.number(b",\"seen_at_ms\":", seen_at_ms);
+        if let Some(active_at_ms) = active_at_ms {
+            self.number(b",\"active_at_ms\":", active_at_ms);
+        }
+        self.open(b",\"pending\":[", b"]");
+        self.section = Section::Pending;
+    }
+
+    fn returned(&mut self, ids: &[StreamId]) {
+        self.leave_to(Section::Returned);
+        if self.section != Section::Returned {
+            self.leave_to(Section::Consumers);
+            self.close();
+            self.open(b",\"returned\":[", b"]");
+            self.section = Section::Returned;
+        }
+        for id in ids {
+            self.comma();
+            self.id(*id);
+        }
+    }
+
+    /// Ends the groups, and begins what producers added.
+    fn producers(&mut self, seconds: u64, entries: u64) {
+        self.leave_to(Section::Groups);
+        self.close();
+        self.open(b",\"producers\":{", b"}");
+        self.number(b"\"seconds\":", seconds);
+        self.number(b",\"entries\":", entries);
+        self.open(b",\"produced\":[", b"]");
+        self.section = Section::Entries;
     }
 
     fn id(&mut self, id: StreamId) {

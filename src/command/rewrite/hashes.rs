@@ -1,8 +1,9 @@
 //! Deadlines of hash fields, and the commands that came with them.
 
 use super::lifetimes::{Lifetime, options};
-use super::{Features, Lack, Rewriting, Verdict};
+use super::{Features, Lack, Rewriting, Verdict, Whose};
 use crate::command::keys::{decimal, is_word};
+use crate::limits;
 use crate::resp::Frame;
 
 /// Where the fields of `... FIELDS n field ...` begin, and how many there are; `width` is 2 where values stand between.
@@ -32,7 +33,9 @@ pub fn hsetex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdic
     let mut altered = rewriting.lacks(Features::HSETEX);
     if let Lifetime::Until(at_ms) = &mut lifetime {
         let mut fields = frame.args().skip(first).step_by(2).take(count);
-        let given = rewriting.deadlines.of_fields(key, &mut fields, *at_ms);
+        let given = rewriting
+            .deadlines
+            .of_fields(key, &mut fields, *at_ms, Whose::All);
         altered |= given != *at_ms || !options.absolute;
         *at_ms = given;
     }
@@ -65,14 +68,13 @@ pub fn hsetex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdic
         drop(command);
         if let (true, Lifetime::Until(at_ms)) = (knows_deadlines, lifetime) {
             let fields = frame.args().skip(first).step_by(2).take(count);
-            expire_fields(b"HPEXPIREAT", key, at_ms, count, fields, rewriting);
+            expire_fields(key, at_ms, count, fields, rewriting);
         }
     }
     Ok(rewriting.rebuilt())
 }
 
 fn expire_fields<'a>(
-    verb: &[u8],
     key: &[u8],
     at_ms: u64,
     count: usize,
@@ -80,37 +82,28 @@ fn expire_fields<'a>(
     rewriting: &mut Rewriting<'_>,
 ) {
     let mut command = rewriting.begin(5 + count);
-    command.arg(verb).arg(key).number(at_ms);
+    command.arg(b"HPEXPIREAT").arg(key).number(at_ms);
     command.arg(b"FIELDS").number(count as u64);
     for field in fields {
         command.arg(field);
     }
 }
 
-/// `HEXPIRE key seconds [condition] FIELDS n field ...`
-pub fn hexpire(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1000, false, rewriting)
-}
+/// Sets a deadline where it is later (or earlier) than the one before, of which a grace that was added does not count.
+/// Arguments: the deadline, what to write for it, `gt` or `lt`, the fields.
+const COMPARE: &[u8] = b"local at,later=tonumber(ARGV[1]),ARGV[3]=='gt' for i=4,#ARGV do \
+local old=redis.call('HPEXPIRETIME',KEYS[1],'FIELDS',1,ARGV[i]) old=type(old)=='table' and old[1] or -2 \
+if old>=35184372088832 then old=old-35184372088832 end local holds=old>=0 and at<old or old==-1 \
+if later then holds=old>=0 and at>old end \
+if holds then redis.call('HPEXPIREAT',KEYS[1],ARGV[2],'FIELDS',1,ARGV[i]) end end";
 
-/// `HPEXPIRE key milliseconds [condition] FIELDS n field ...`
-pub fn hpexpire(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1, false, rewriting)
-}
+const _: () = assert!(limits::LEASE_GRACE_MS == 35_184_372_088_832);
 
-/// `HEXPIREAT key seconds [condition] FIELDS n field ...`
-pub fn hexpireat(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1000, true, rewriting)
-}
-
-/// `HPEXPIREAT key milliseconds [condition] FIELDS n field ...`
-pub fn hpexpireat(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1, true, rewriting)
-}
-
-fn expire_in(
+/// `HEXPIRE key seconds [condition] FIELDS n field ...`, with a number of another unit, or one that counts from 1970
+///
+/// A condition stays: Valkey replicates also the fields for which it does not hold, as long as it holds for one.
+pub fn expire<const UNIT_MS: u64, const ABSOLUTE: bool>(
     frame: &Frame<'_>,
-    unit_ms: u64,
-    absolute: bool,
     rewriting: &mut Rewriting<'_>,
 ) -> Result<Verdict, Lack> {
     if rewriting.lacks(Features::FIELD_TTL) {
@@ -121,27 +114,44 @@ fn expire_in(
     else {
         return Ok(Verdict::Same);
     };
-    let Some(at_ms) = rewriting.moment(time, unit_ms, absolute) else {
+    let Some(at_ms) = rewriting.moment(time, UNIT_MS, ABSOLUTE) else {
         return Ok(Verdict::Same);
     };
     let fields = || frame.args().skip(first).take(count);
-    let given = rewriting.deadlines.of_fields(key, &mut fields(), at_ms);
-    if absolute && given == at_ms {
+    let condition = frame.arg(3).filter(|arg| !is_word(arg, "fields"));
+    let whose = condition.map_or(Whose::All, |_| Whose::Matching);
+    let given = rewriting
+        .deadlines
+        .of_fields(key, &mut fields(), at_ms, whose);
+    // An altered deadline is not what the source's condition compared with.
+    let order = ["gt", "lt"].into_iter().find(|order| {
+        rewriting.lacks(Features::DEADLINE) && condition.is_some_and(|word| is_word(word, order))
+    });
+    if ABSOLUTE && given == at_ms && order.is_none() {
         return Ok(Verdict::Same);
     }
-    // A condition may hold for some fields only: it stays.
-    let condition = frame.arg(3).filter(|arg| !is_word(arg, "fields"));
-    match condition {
-        None => expire_fields(b"HPEXPIREAT", key, given, count, fields(), rewriting),
-        Some(condition) => {
+    let mut command = match (order, condition) {
+        (None, None) => {
+            expire_fields(key, given, count, fields(), rewriting);
+            return Ok(rewriting.rebuilt());
+        }
+        (Some(order), _) => {
+            let mut command = rewriting.begin(7 + count);
+            command.arg(b"EVAL").arg(COMPARE).arg(b"1").arg(key);
+            command.number(at_ms).number(given).arg(order.as_bytes());
+            command
+        }
+        (None, Some(condition)) => {
             let mut command = rewriting.begin(6 + count);
             command.arg(b"HPEXPIREAT").arg(key).number(given);
             command.arg(condition).arg(b"FIELDS").number(count as u64);
-            for field in fields() {
-                command.arg(field);
-            }
+            command
         }
+    };
+    for field in fields() {
+        command.arg(field);
     }
+    drop(command);
     Ok(rewriting.rebuilt())
 }
 
@@ -182,8 +192,10 @@ pub fn hgetex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdic
     if rewriting.lacks(Features::FIELD_TTL) {
         return rewriting.nothing(Lack::FieldTtl);
     }
-    let given = rewriting.deadlines.of_fields(key, &mut fields(), at_ms);
-    expire_fields(b"HPEXPIREAT", key, given, count, fields(), rewriting);
+    let given = rewriting
+        .deadlines
+        .of_fields(key, &mut fields(), at_ms, Whose::All);
+    expire_fields(key, given, count, fields(), rewriting);
     Ok(rewriting.rebuilt())
 }
 

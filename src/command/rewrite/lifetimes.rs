@@ -137,25 +137,15 @@ fn expire_key(key: &[u8], at_ms: u64, rewriting: &mut Rewriting<'_>) {
     command.arg(b"PEXPIREAT").arg(key).number(at_ms);
 }
 
-/// `SETEX key seconds value`
-pub fn setex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    set_relative(frame, 1000, rewriting)
-}
-
-/// `PSETEX key milliseconds value`
-pub fn psetex(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    set_relative(frame, 1, rewriting)
-}
-
-fn set_relative(
+/// `SETEX key seconds value`, `PSETEX key milliseconds value`
+pub fn setex<const UNIT_MS: u64>(
     frame: &Frame<'_>,
-    unit_ms: u64,
     rewriting: &mut Rewriting<'_>,
 ) -> Result<Verdict, Lack> {
     let (Some(key), Some(time), Some(value)) = (frame.arg(1), frame.arg(2), frame.arg(3)) else {
         return Ok(Verdict::Same);
     };
-    let Some(at_ms) = rewriting.moment(time, unit_ms, false) else {
+    let Some(at_ms) = rewriting.moment(time, UNIT_MS, false) else {
         return Ok(Verdict::Same);
     };
     let at_ms = rewriting.deadlines.of_key(key, at_ms);
@@ -163,43 +153,22 @@ fn set_relative(
     Ok(rewriting.rebuilt())
 }
 
-/// `EXPIRE key seconds [condition]`
-pub fn expire(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1000, false, rewriting)
-}
-
-/// `PEXPIRE key milliseconds [condition]`
-pub fn pexpire(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1, false, rewriting)
-}
-
-/// `EXPIREAT key seconds [condition]`
-pub fn expireat(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1000, true, rewriting)
-}
-
-/// `PEXPIREAT key milliseconds [condition]`
-pub fn pexpireat(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdict, Lack> {
-    expire_in(frame, 1, true, rewriting)
-}
-
-fn expire_in(
+/// `EXPIRE key seconds [condition]`, with a number of another unit, or one that counts from 1970
+pub fn expire<const UNIT_MS: u64, const ABSOLUTE: bool>(
     frame: &Frame<'_>,
-    unit_ms: u64,
-    absolute: bool,
     rewriting: &mut Rewriting<'_>,
 ) -> Result<Verdict, Lack> {
     let (Some(key), Some(time)) = (frame.arg(1), frame.arg(2)) else {
         return Ok(Verdict::Same);
     };
-    let Some(at_ms) = rewriting.moment(time, unit_ms, absolute) else {
+    let Some(at_ms) = rewriting.moment(time, UNIT_MS, ABSOLUTE) else {
         return Ok(Verdict::Same);
     };
     let given = rewriting.deadlines.of_key(key, at_ms);
     // An altered deadline is not what the condition compared with.
     let unknown_condition =
         frame.argc() > 3 && rewriting.lacks(Features::REDIS_7_0 | Features::DEADLINE);
-    if absolute && given == at_ms && !unknown_condition {
+    if ABSOLUTE && given == at_ms && !unknown_condition {
         return Ok(Verdict::Same);
     }
     // Without its condition: that it stands in the stream says that the condition held.

@@ -29,7 +29,7 @@ pub(super) mod streams;
 pub(super) mod structures;
 
 pub use features::{Features, Lack};
-pub use restore::{lack_behind, without_lost_deadlines};
+pub use restore::{lack_behind, with_altered_deadlines, without_lost_deadlines};
 
 use super::Command;
 use crate::rdb::TargetFormat;
@@ -95,14 +95,25 @@ pub trait Deadlines {
         at_ms
     }
 
-    /// The deadline to write for some fields of the hash `key`.
+    /// The deadline to write for these fields of the hash `key`.
     fn of_fields(
         &mut self,
         _key: &[u8],
         _fields: &mut dyn Iterator<Item = &[u8]>,
         at_ms: u64,
+        _whose: Whose,
     ) -> u64 {
         at_ms
+    }
+
+    /// The same for a field whose name is not at hand.
+    fn of_nameless_field(&mut self, at_ms: u64) -> u64 {
+        at_ms
+    }
+
+    /// Deadlines of fields before this may be altered: a serialized hash that has one cannot pass as it is.
+    fn fields_near_until(&self) -> u64 {
+        0
     }
 
     /// The value of `from`, and its deadline with it, is found under `to` as well from now on, or instead.
@@ -110,6 +121,14 @@ pub trait Deadlines {
 
     /// Values, and their deadlines with them, go where they cannot be followed.
     fn lost_track(&mut self) {}
+}
+
+/// Which of the fields that a command names get its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whose {
+    All,
+    /// Those for which its condition holds.
+    Matching,
 }
 
 /// Deadlines as the source has them.

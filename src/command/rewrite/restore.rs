@@ -1,66 +1,33 @@
 //! Serialized values inside the stream: `RESTORE` by a client of the source, and the library dumps of `FUNCTION RESTORE`.
 //!
 //! A payload passes as it is where the target reads its version, with the version in its footer rewritten where only that
-//! is too new, and as the commands that rebuild the value where the target does not know its type.
-//!
-//! ```text
-//! type:u8 | value | version:u16 LE | CRC-64 of all before, LE
-//! ```
+//! is too new, and as the commands that rebuild the value where the target does not know its type, or where a field of a hash
+//! has a deadline that may be altered.
 
-use super::{Features, Lack, Rewriting, Verdict};
+use super::{Deadlines, Features, Lack, Rewriting, Verdict, Whose};
 use crate::command::keys::is_word;
 use crate::rdb::{
-    Content, Decoder, Item, Lineage, NO_DEADLINE, Options, Part, Passage, Problem, TargetFormat,
-    crc64,
+    Content, Decoder, Item, NO_DEADLINE, Options, Part, Passage, Payload, Problem, TargetFormat,
+    has_near_field,
 };
 use crate::resp::{Frame, scan};
-
-const FOOTER_BYTES: usize = 10;
 
 /// The type of all values of modules; which module it is stands inside. A target without that module must never see one: it
 /// killed Redis 6.0.
 const TYPE_MODULE: u8 = 7;
 
-/// From this version on a payload is of Valkey; those between the last common one and it are of Redis.
-const FIRST_VALKEY_VERSION: u16 = 80;
-
-/// What is in a payload.
-struct Payload<'a> {
-    type_code: u8,
-    value: &'a [u8],
-    version: u16,
+fn passage(payload: &Payload<'_>, target: TargetFormat) -> Passage {
+    target.passage(payload.type_code, payload.lineage(), payload.version)
 }
 
-fn payload(bytes: &[u8]) -> Option<Payload<'_>> {
-    let (rest, footer) = bytes.split_at_checked(bytes.len().checked_sub(FOOTER_BYTES)?)?;
-    let (&type_code, value) = rest.split_first()?;
-    Some(Payload {
-        type_code,
-        value,
-        version: u16::from_le_bytes([footer[0], footer[1]]),
-    })
-}
-
-impl Payload<'_> {
-    fn lineage(&self) -> Lineage {
-        match self.version >= FIRST_VALKEY_VERSION {
-            true => Lineage::Valkey,
-            false => Lineage::Redis,
-        }
-    }
-
-    fn passage(&self, target: TargetFormat) -> Passage {
-        target.passage(self.type_code, self.lineage(), self.version)
-    }
-}
-
-/// The payload with another version in its footer.
-fn with_version(payload: &[u8], version: u16) -> Vec<u8> {
-    let mut bytes = payload[..payload.len() - FOOTER_BYTES].to_vec();
-    bytes.extend_from_slice(&version.to_le_bytes());
-    let checksum = crc64(0, &bytes);
-    bytes.extend_from_slice(&checksum.to_le_bytes());
-    bytes
+fn payload_has_near_field(payload: &Payload<'_>, deadlines: &dyn Deadlines) -> bool {
+    let until_ms = deadlines.fields_near_until();
+    has_near_field(
+        payload.type_code,
+        payload.lineage(),
+        payload.value,
+        until_ms,
+    )
 }
 
 /// `RESTORE key ttl payload [REPLACE] [ABSTTL] [IDLETIME s] [FREQ f]`, also as `RESTORE-ASKING`
@@ -69,7 +36,7 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
     let [verb, key, ttl, bytes, options @ ..] = args.as_slice() else {
         return Ok(Verdict::Same);
     };
-    let Some(payload) = payload(bytes) else {
+    let Some(payload) = Payload::split(bytes) else {
         return Ok(Verdict::Same);
     };
     let absolute = options.iter().any(|arg| is_word(arg, "absttl"));
@@ -88,8 +55,11 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
     {
         return rewriting.nothing(lack);
     }
-    let version = match payload.passage(rewriting.target.format) {
+    let version = match passage(&payload, rewriting.target.format) {
         Passage::Elements => {
+            return by_elements(key, &payload, deadline, rewriting);
+        }
+        Passage::Payload { .. } if payload_has_near_field(&payload, rewriting.deadlines) => {
             return by_elements(key, &payload, deadline, rewriting);
         }
         Passage::Payload { footer_version } => footer_version,
@@ -99,7 +69,7 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
     }
     let bytes = match version == payload.version {
         true => bytes.to_vec(),
-        false => with_version(bytes, version),
+        false => payload.with_version(version),
     };
     // Without REPLACE nothing was in its way, and nothing is here.
     let keeps = |arg: &&&[u8]| !is_word(arg, "replace") && !is_word(arg, "absttl");
@@ -116,7 +86,7 @@ pub fn restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Result<Verdi
 
 /// Why the value of a module cannot be sent; `None` if it can.
 fn module_lack(key: &[u8], payload: &Payload<'_>, target: TargetFormat) -> Option<Lack> {
-    let snapshot = snapshot_of(key, payload);
+    let snapshot = payload.as_snapshot(key);
     let mut decoder = Decoder::new(Options {
         value_threshold_bytes: usize::MAX,
         ..Options::new(target)
@@ -132,7 +102,7 @@ fn module_lack(key: &[u8], payload: &Payload<'_>, target: TargetFormat) -> Optio
     }
 }
 
-/// The commands that rebuild a value whose type the target does not know: it is decoded as a snapshot of one key.
+/// The commands that rebuild a value: it is decoded as a snapshot of one key.
 fn by_elements(
     key: &[u8],
     payload: &Payload<'_>,
@@ -142,8 +112,12 @@ fn by_elements(
     let format = rewriting.target.format;
     let mut written = Vec::new();
     let mut lost_deadlines = false;
-    let snapshot = snapshot_of(key, payload);
-    let mut decoder = Decoder::new(Options::new(format));
+    let snapshot = payload.as_snapshot(key);
+    let mut decoder = Decoder::new(Options {
+        fields_near_until_ms: rewriting.deadlines.fields_near_until(),
+        ..Options::new(format)
+    });
+    let mut altered = Vec::new();
     let mut reader = decoder.read(&snapshot);
     loop {
         let written_part = match reader.next().map_err(|error| error.problem) {
@@ -152,6 +126,7 @@ fn by_elements(
             Ok(Item::Part(part)) => {
                 let (part, lost) = without_lost_deadlines(part, format);
                 lost_deadlines |= lost;
+                let part = with_altered_deadlines(part, rewriting.deadlines, &mut altered);
                 part.write_commands(&mut written, &format)
             }
             Ok(Item::Unsupported(unsupported)) => Err(unsupported.problem),
@@ -185,24 +160,6 @@ fn by_elements(
     Ok(rewriting.rebuilt())
 }
 
-fn snapshot_of(key: &[u8], payload: &Payload<'_>) -> Vec<u8> {
-    let mut bytes = match payload.lineage() {
-        Lineage::Redis => format!("REDIS{:04}", payload.version),
-        Lineage::Valkey => format!("VALKEY{:03}", payload.version),
-    }
-    .into_bytes();
-    bytes.push(payload.type_code);
-    // A length of 32 bits.
-    bytes.push(0x80);
-    bytes.extend_from_slice(&(key.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(key);
-    bytes.extend_from_slice(payload.value);
-    // The end, and no checksum.
-    bytes.push(0xff);
-    bytes.extend_from_slice(&[0; 8]);
-    bytes
-}
-
 /// The part without deadlines of fields where the target keeps none, and whether it had any.
 pub fn without_lost_deadlines(mut part: Part<'_>, target: TargetFormat) -> (Part<'_>, bool) {
     if let Content::Hash { pairs, deadlines } = part.content
@@ -216,6 +173,34 @@ pub fn without_lost_deadlines(mut part: Part<'_>, target: TargetFormat) -> (Part
         return (part, true);
     }
     (part, false)
+}
+
+/// The part with the deadlines of its fields as they are to be written; these are put into `altered`.
+pub fn with_altered_deadlines<'a>(
+    mut part: Part<'a>,
+    whose: &mut dyn Deadlines,
+    altered: &'a mut Vec<u64>,
+) -> Part<'a> {
+    let Content::Hash { pairs, deadlines } = part.content else {
+        return part;
+    };
+    altered.clear();
+    altered.extend(deadlines);
+    let is_gathered = |text| part.gathered.iter().any(|gathered| gathered.text == text);
+    let fields = pairs.iter().step_by(2).enumerate();
+    for ((number, field), at_ms) in fields.zip(altered.iter_mut()) {
+        *at_ms = match *at_ms {
+            NO_DEADLINE => NO_DEADLINE,
+            // Too long for one command: it was sent in pieces before.
+            at_ms if is_gathered(2 * number) => whose.of_nameless_field(at_ms),
+            at_ms => whose.of_fields(part.key, &mut [field].into_iter(), at_ms, Whose::All),
+        };
+    }
+    part.content = Content::Hash {
+        pairs,
+        deadlines: altered,
+    };
+    part
 }
 
 /// What the target lacks when a value cannot be taken apart.
@@ -248,7 +233,7 @@ pub fn function_restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Res
     let [function, restore, bytes, policy @ ..] = args.as_slice() else {
         return Ok(Verdict::Same);
     };
-    let Some(payload) = payload(bytes) else {
+    let Some(payload) = Payload::split(bytes) else {
         return Ok(Verdict::Same);
     };
     let target = rewriting.target.format;
@@ -262,7 +247,7 @@ pub fn function_restore(frame: &Frame<'_>, rewriting: &mut Rewriting<'_>) -> Res
     let Some(version) = version else {
         return rewriting.nothing(Lack::Type);
     };
-    let bytes = with_version(bytes, version);
+    let bytes = payload.with_version(version);
     let mut words: Vec<&[u8]> = vec![function, restore, &bytes];
     words.extend(policy);
     rewriting.push(&words);

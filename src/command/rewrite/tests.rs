@@ -242,9 +242,14 @@ impl Deadlines for Later {
         key: &[u8],
         fields: &mut dyn Iterator<Item = &[u8]>,
         at_ms: u64,
+        whose: Whose,
     ) -> u64 {
+        let mark = match whose {
+            Whose::All => "",
+            Whose::Matching => " (perhaps)",
+        };
         for field in fields {
-            let name = format!("{}.{}", key.escape_ascii(), field.escape_ascii());
+            let name = format!("{}.{}{mark}", key.escape_ascii(), field.escape_ascii());
             self.0.push(name);
         }
         at_ms + 1000
@@ -274,9 +279,9 @@ fn deadlines_can_be_altered_in_every_command_that_has_one() {
             "h.f",
         ),
         (
-            "HPEXPIREAT h 5000 GT FIELDS 1 f",
-            "HPEXPIREAT h 6000 GT FIELDS 1 f",
-            "h.f",
+            "HPEXPIREAT h 5000 NX FIELDS 1 f",
+            "HPEXPIREAT h 6000 NX FIELDS 1 f",
+            "h.f (perhaps)",
         ),
         (
             "HGETEX h PXAT 5000 FIELDS 1 f",
@@ -292,6 +297,32 @@ fn deadlines_can_be_altered_in_every_command_that_has_one() {
         assert_eq!(got.as_deref(), Ok(expected), "{line}");
         assert_eq!(later.0.join(" "), whose, "{line}");
     }
+}
+
+#[test]
+fn deadlines_of_fields_are_compared_by_who_can_tell_what_was_altered() {
+    let mut target = target_of(REDIS_8_0, false);
+    let line = "HPEXPIREAT h 5000 GT FIELDS 2 f g";
+    let got = rewrite(line, target, &mut Unaltered);
+    assert_eq!(got.as_deref(), Ok(line));
+    target.lacking = target.lacking | Features::DEADLINE;
+    for (line, expected) in [
+        (line, "1 h 5000 6000 gt f g"),
+        (
+            "HEXPIRE h 5 lt FIELDS 1 f",
+            "1 h 1700000005000 1700000006000 lt f",
+        ),
+    ] {
+        let got = rewrite(line, target, &mut Later::default()).expect("known");
+        let script = got
+            .strip_suffix(expected)
+            .expect("the arguments")
+            .trim_end();
+        assert!(script.starts_with("EVAL local at,later="), "{got}");
+        assert!(script.ends_with("end end"), "{got}");
+    }
+    let unaltered = rewrite(line, target, &mut Unaltered).expect("known");
+    assert!(unaltered.ends_with("1 h 5000 5000 gt f g"), "{unaltered}");
 }
 
 #[test]
@@ -418,11 +449,18 @@ fn lists_and_sorted_sets_are_put_into_the_words_of_6_0() {
 
 /// Rewrites a command of raw arguments.
 fn rewrite_raw(args: &[&[u8]], target: Target) -> Result<Option<Vec<u8>>, Lack> {
+    rewrite_raw_with(args, target, &mut Unaltered)
+}
+
+fn rewrite_raw_with(
+    args: &[&[u8]],
+    target: Target,
+    deadlines: &mut dyn Deadlines,
+) -> Result<Option<Vec<u8>>, Lack> {
     let bytes = crate::command::testing::encode(args);
     let frame = scan(&bytes).expect("valid").expect("whole");
     let mut out = Vec::new();
-    let mut unaltered = Unaltered;
-    let mut rewriting = Rewriting::new(target, NOW_MS, &mut unaltered, &mut out);
+    let mut rewriting = Rewriting::new(target, NOW_MS, deadlines, &mut out);
     let verdict = rewriting.look(&frame, find(&frame).expect("known"))?;
     Ok(match verdict {
         Verdict::Same => None,
@@ -483,6 +521,59 @@ fn payloads_of_unknown_types_become_commands() {
     let args: Vec<&[u8]> = vec![b"RESTORE", b"k", b"5", &payload];
     let got = rewrite_raw(&args, target_of(REDIS_7_0, false));
     assert_eq!(got, Err(Lack::Type), "cut short");
+}
+
+/// Puts off what ends before 1000.
+struct Held;
+
+impl Deadlines for Held {
+    fn of_fields(
+        &mut self,
+        _: &[u8],
+        _: &mut dyn Iterator<Item = &[u8]>,
+        at_ms: u64,
+        _: Whose,
+    ) -> u64 {
+        if at_ms < 1000 { at_ms + 5000 } else { at_ms }
+    }
+
+    fn fields_near_until(&self) -> u64 {
+        1000
+    }
+}
+
+#[test]
+fn payloads_of_hashes_become_commands_when_a_deadline_in_them_is_altered() {
+    let dump = |deadlines: [i64; 2]| {
+        // The hash of f and g as Valkey 9 stores it with deadlines; -1 is none.
+        let mut payload = b"\x16\x02".to_vec();
+        for (field, deadline) in [b"\x01f\x01v", b"\x01g\x01w"].into_iter().zip(deadlines) {
+            payload.extend_from_slice(field);
+            payload.extend_from_slice(&deadline.to_le_bytes());
+        }
+        payload.extend_from_slice(&80u16.to_le_bytes());
+        let checksum = crate::rdb::crc64(0, &payload);
+        payload.extend_from_slice(&checksum.to_le_bytes());
+        payload
+    };
+    let restore = |version, deadlines| {
+        let payload = dump(deadlines);
+        let args: Vec<&[u8]> = vec![b"RESTORE", b"h", b"9000", &payload, b"ABSTTL", b"REPLACE"];
+        let got = rewrite_raw_with(&args, target_of(version, false), &mut Held);
+        got.expect("known").map(|bytes| words(&bytes))
+    };
+    assert_eq!(restore(VALKEY_9_1, [-1, 1000]), None);
+    let expected = [
+        "UNLINK h",
+        "HSET h f v g w",
+        "HPEXPIREAT h 5999 FIELDS 1 g",
+        "PEXPIREAT h 9000",
+    ];
+    let expected = expected.map(str::to_owned).to_vec();
+    assert_eq!(restore(VALKEY_9_1, [-1, 999]), Some(expected.clone()));
+    assert_eq!(restore(REDIS_8_0, [-1, 999]), Some(expected));
+    let far = restore(REDIS_8_0, [2000, 999]).expect("rebuilt");
+    assert_eq!(far[2], "HPEXPIREAT h 2000 FIELDS 1 f");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A cluster of servers on loopback ports.
 
 use crate::client::{Client, Endpoint, SLOT_COUNT};
+use crate::proxy::Proxy;
 use crate::resp::Connection;
-use crate::server::{Server, ServerOptions};
+use crate::server::{BUS_PORT_DISTANCE, Server, ServerOptions, free_port};
 use crate::version::Version;
 use crate::{Result, wait_until};
 use anyhow::{Context, bail};
@@ -35,6 +36,45 @@ impl Cluster {
         replicas_per_master: usize,
         options: ClusterOptions,
     ) -> Result<Cluster> {
+        let as_it_is = |_: &mut ServerOptions| Ok(());
+        Cluster::start_adapted(version, masters, replicas_per_master, options, as_it_is)
+    }
+
+    /// The same with a proxy before each node, in the order of the nodes: the cluster tells its clients of the
+    /// proxies, not of itself.
+    pub fn start_behind_proxies(
+        version: &Version,
+        masters: usize,
+        replicas_per_master: usize,
+        options: ClusterOptions,
+    ) -> Result<(Cluster, Vec<Proxy>)> {
+        let mut proxies = Vec::new();
+        let behind_proxy = |server: &mut ServerOptions| {
+            let port = match server.port {
+                Some(port) => port,
+                None => free_port()?,
+            };
+            let proxy = Proxy::start(&format!("127.0.0.1:{port}"))?;
+            server.port = Some(port);
+            server.extra.extend([
+                format!("cluster-announce-port {}", proxy.port()),
+                format!("cluster-announce-bus-port {}", port + BUS_PORT_DISTANCE),
+            ]);
+            proxies.push(proxy);
+            Ok(())
+        };
+        let cluster =
+            Cluster::start_adapted(version, masters, replicas_per_master, options, behind_proxy)?;
+        Ok((cluster, proxies))
+    }
+
+    fn start_adapted(
+        version: &Version,
+        masters: usize,
+        replicas_per_master: usize,
+        options: ClusterOptions,
+        mut adapt: impl FnMut(&mut ServerOptions) -> Result<()>,
+    ) -> Result<Cluster> {
         let slots = options.slots.clone().unwrap_or_else(|| even_slots(masters));
         if slots.len() != masters {
             bail!(
@@ -50,6 +90,7 @@ impl Cluster {
                 Some(first) => Some(first + u16::try_from(index)?),
                 None => None,
             };
+            adapt(&mut server)?;
             nodes.push(Server::start(version, server)?);
         }
         let cluster = Cluster { nodes, masters };

@@ -3,10 +3,11 @@
 //! Both are expected to be at rest, but for keys and fields whose time runs out meanwhile: what differs
 //! is looked at again after a pause, so that only what stays different counts.
 //!
-//! Not compared: what one of the two versions does not keep, such as times of hash fields; and, because servers
+//! Not compared: what the program keeps on a target for itself; what one of the two versions does not keep, such as times of hash fields; and, because servers
 //! do not replicate it, idle and delivery times of pending entries, access times and frequencies, encodings,
 //! and consumers that hold nothing (an `XREADGROUP` that finds nothing makes one on the master only). Redis
 //! 7.0 does not replicate how many entries a group has read either (its `XCLAIM` carries the last id only).
+//! Keys in which slotstream keeps its own state are no data.
 
 use crate::Result;
 use crate::client::{Client, Endpoint};
@@ -97,7 +98,7 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
     let (keys_a, keys_b) = both(&mut a, &mut b, Side::keys)?;
     let ignored = |key: &&Vec<u8>| {
         let prefixes = &options.ignored_prefixes;
-        prefixes.iter().any(|prefix| key.starts_with(prefix))
+        is_bookkeeping(key) || prefixes.iter().any(|prefix| key.starts_with(prefix))
     };
     let keys: BTreeSet<&Vec<u8>> = keys_a.union(&keys_b).filter(|key| !ignored(key)).collect();
     let mut diff = Diff {
@@ -137,6 +138,16 @@ pub fn compare(first: &Endpoint, second: &Endpoint, options: &CompareOptions) ->
     }
     compare_functions(&mut a, &mut b, &mut diff)?;
     Ok(diff)
+}
+
+/// Whether a key is one in which slotstream keeps its state: `{TAG}slotstream:`, a letter of `ermw`, and `:LINK`.
+pub fn is_bookkeeping(key: &[u8]) -> bool {
+    const MARK: &[u8] = b"}slotstream:";
+    // Tags have one to three letters.
+    let mark = (2..=4).find(|at| key.get(*at..).is_some_and(|rest| rest.starts_with(MARK)));
+    let kind = mark.and_then(|at| key.get(at + MARK.len()..at + MARK.len() + 2));
+    key.starts_with(b"{")
+        && kind.is_some_and(|kind| [&b"e:"[..], b"r:", b"m:", b"w:"].contains(&kind))
 }
 
 /// Does the same on both sides at the same time.
@@ -187,6 +198,51 @@ fn libraries(list: &Value) -> BTreeMap<String, String> {
             (text("library_name"), text("library_code"))
         })
         .collect()
+}
+
+/// What keys of one deployment held at one moment, to be compared with what they hold later.
+pub struct Capture {
+    states: Vec<State>,
+}
+
+impl Capture {
+    /// Looks at `keys`; those that are not there count too.
+    pub fn of(endpoint: &Endpoint, keys: &[Vec<u8>]) -> Result<Capture> {
+        let mut side = Side::connect(endpoint)?;
+        let families = [side.family; 2];
+        let mut states = Vec::with_capacity(keys.len());
+        for chunk in keys.chunks(CHUNK_KEYS) {
+            states.extend(side.states(chunk, families)?);
+        }
+        Ok(Capture { states })
+    }
+
+    /// How key `index` differs from what it is in `later`, in words.
+    pub fn difference(
+        &self,
+        later: &Capture,
+        index: usize,
+        options: &CompareOptions,
+    ) -> Option<String> {
+        let found = difference(&self.states[index], &later.states[index], options)?;
+        Some(found.text)
+    }
+
+    /// The same without the times of keys and fields.
+    pub fn without_expiry(mut self) -> Capture {
+        for state in &mut self.states {
+            state.expiry = Expiry::Never;
+            let fields = state.parts.get_mut("fields");
+            if let Some(Value::Array(fields)) = fields {
+                for field in fields {
+                    if let Value::Array(field) = field {
+                        field.truncate(2);
+                    }
+                }
+            }
+        }
+        self
+    }
 }
 
 struct Difference {
@@ -687,6 +743,23 @@ mod tests {
             text_of(&a, &missing).unwrap(),
             "list, only in the first, Never"
         );
+    }
+
+    #[test]
+    fn slotstreams_own_keys_are_told_from_data() {
+        for key in ["{a}slotstream:e:default", "{06S}slotstream:w:x"] {
+            assert!(is_bookkeeping(key.as_bytes()), "{key}");
+        }
+        for key in [
+            "",
+            "{}slotstream:w:default",
+            "slotstream:w:default",
+            "{06S}slotstream:x:default",
+            "{06S}slotstream:w",
+            "{0123}slotstream:w:default",
+        ] {
+            assert!(!is_bookkeeping(key.as_bytes()), "{key}");
+        }
     }
 
     #[test]

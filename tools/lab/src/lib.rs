@@ -10,8 +10,9 @@
 //! - [`load`]: fills a deployment with data of every type and encoding that its version knows.
 //! - [`writers`]: live traffic, every kind of write command in a random mix.
 //! - [`compare`]: two deployments of any shape, key by key.
-//! - [`proxy`]: a TCP proxy that pauses, cuts, delays and slows down.
+//! - [`proxy`]: a TCP proxy that pauses, cuts, delays, slows down and loses.
 //! - [`slotstream`]: runs the program itself and watches its status page.
+//! - [`torture`]: crashes it over and over, and shows that nothing is lost or done twice.
 //! - [`quickstart`]: a first look at the program, for a newcomer at a terminal.
 //!
 //! Everything that is random comes from a seed. Everything that is started dies with the process that
@@ -27,13 +28,14 @@ pub mod quickstart;
 pub mod resp;
 pub mod server;
 pub mod slotstream;
+pub mod torture;
 pub mod version;
 pub mod wait;
 pub mod writers;
 
 pub use client::{Client, Endpoint};
 pub use cluster::{Cluster, ClusterOptions};
-pub use compare::{CompareOptions, Diff, compare};
+pub use compare::{Capture, CompareOptions, Diff, compare};
 pub use load::{LoadOptions, LoadReport, load};
 pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};

@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use lab::torture::{self, Variant};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
     ServerOptions, Version, WriterOptions, Writers,
@@ -96,6 +97,44 @@ enum Job {
         /// How long to go on after the copy
         #[arg(long, default_value_t = 10)]
         seconds: u64,
+    },
+    /// Break things around slotstream, over and over, and see that it writes everything exactly once
+    Torture {
+        #[command(subcommand)]
+        kind: Torture,
+    },
+}
+
+#[derive(Subcommand)]
+enum Torture {
+    /// Crash slotstream, its connections to the target, or have two of it; exits with 1 where anything is wrong
+    Crash {
+        /// The slotstream program
+        #[arg(long)]
+        program: PathBuf,
+        /// What breaks: kill, copy, proxy, twice, stop
+        #[arg(long, default_value = "kill")]
+        variant: Variant,
+        #[arg(long, value_name = "VERSION", default_value = "redis-7.0")]
+        server: Family,
+        /// Of everything random; another each time if not given
+        #[arg(long)]
+        seed: Option<u64>,
+        /// How long things break [default: 60, unless --kills is given]
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// How often things break [default: without an end; 10 for copy]
+        #[arg(long)]
+        kills: Option<u64>,
+        /// In the source before the first copy [default: 10000; 300000 for copy]
+        #[arg(long)]
+        keys: Option<usize>,
+        /// Commands that are written in a second
+        #[arg(long, default_value_t = 5_000)]
+        rate: u64,
+        /// Directory for logs, which stay if anything is wrong [default: a new one for temporary files]
+        #[arg(long)]
+        logs: Option<PathBuf>,
     },
 }
 
@@ -204,7 +243,34 @@ fn run(job: Job) -> Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
+        Job::Torture { kind } => crash(kind),
     }
+}
+
+fn crash(kind: Torture) -> Result<ExitCode> {
+    let Torture::Crash {
+        program,
+        variant,
+        server,
+        seed,
+        seconds,
+        kills,
+        keys,
+        rate,
+        logs,
+    } = kind;
+    let seed = seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
+    let mut options = torture::Options::new(program, variant, server, seed);
+    let seconds = seconds.or(kills.is_none().then_some(60));
+    options.duration = seconds.map(Duration::from_secs);
+    options.strikes = kills;
+    options.keys = keys.unwrap_or(options.keys);
+    options.commands_per_second = rate;
+    options.logs = logs.unwrap_or(options.logs);
+    options.verbose = true;
+    let summary = torture::run(&options)?;
+    println!("{summary}");
+    Ok(ExitCode::from(u8::from(!summary.is_clean())))
 }
 
 fn list_versions() -> Result<ExitCode> {

@@ -1,10 +1,20 @@
-//! A TCP proxy on loopback for one upstream, which can be paused, cut, delayed and slowed down.
+//! A TCP proxy on loopback for one upstream, which can be paused, cut, delayed and slowed down, and which loses
+//! replies or delivers requests late.
+//!
+//! | fault | the client sees | the upstream sees |
+//! |---|---|---|
+//! | [`Proxy::pause`] | silence | silence |
+//! | [`Proxy::cut`] | the end | the end |
+//! | [`Proxy::cut_after`] | the end | the end, behind the first half of a request |
+//! | [`Proxy::hold_replies`] | silence | every request |
+//! | [`Proxy::lose_replies`], then a cut | silence, then the end | every request, then the end |
+//! | [`Proxy::hold_requests`], [`Proxy::orphan`], [`Proxy::release_requests`] | silence, the end | nothing; later what was held, beside what the client sends on its next connection |
 
 use crate::Result;
 use anyhow::anyhow;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -32,7 +42,26 @@ struct Faults {
     bytes_per_second: AtomicU64,
     bytes_passed: AtomicU64,
     connections: AtomicU64,
-    open: Mutex<Vec<TcpStream>>,
+    replies_held: AtomicBool,
+    /// Connections numbered below this get no replies any more.
+    replies_lost_below: AtomicU64,
+    /// Of connections numbered below this, requests are held.
+    requests_held_below: AtomicU64,
+    /// Bytes of requests that may pass until everything is cut; negative means no end.
+    requests_left: AtomicI64,
+    open: Mutex<Vec<Open>>,
+}
+
+/// Both ends of a connection.
+struct Open {
+    client: TcpStream,
+    server: TcpStream,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Requests,
+    Replies,
 }
 
 impl Proxy {
@@ -49,6 +78,10 @@ impl Proxy {
             bytes_per_second: AtomicU64::new(0),
             bytes_passed: AtomicU64::new(0),
             connections: AtomicU64::new(0),
+            replies_held: AtomicBool::new(false),
+            replies_lost_below: AtomicU64::new(0),
+            requests_held_below: AtomicU64::new(0),
+            requests_left: AtomicI64::new(-1),
             open: Mutex::new(Vec::new()),
         });
         let shared = faults.clone();
@@ -80,16 +113,57 @@ impl Proxy {
 
     /// Closes every connection; new ones are welcome.
     pub fn cut(&self) -> Result<()> {
-        let mut open = self
-            .faults
-            .open
-            .lock()
-            .map_err(|_| anyhow!("a proxy thread panicked"))?;
-        for stream in open.drain(..) {
+        self.faults.cut()
+    }
+
+    /// Lets so many more bytes of requests pass, in the middle of whatever that is, and then cuts.
+    pub fn cut_after(&self, bytes: u32) {
+        self.faults
+            .requests_left
+            .store(i64::from(bytes), Ordering::Relaxed);
+    }
+
+    /// Whether the cut that [`Proxy::cut_after`] asked for is still to come.
+    pub fn is_to_cut(&self) -> bool {
+        self.faults.requests_left.load(Ordering::Relaxed) >= 0
+    }
+
+    /// Holds replies back, while requests pass; or lets them go.
+    pub fn hold_replies(&self, hold: bool) {
+        self.faults.replies_held.store(hold, Ordering::Relaxed);
+    }
+
+    /// Throws away what the upstream still answers on the connections that are open. They are of no use after
+    /// that: to be followed by [`Proxy::cut`].
+    pub fn lose_replies(&self) {
+        let next = self.faults.connections.load(Ordering::Relaxed);
+        self.faults
+            .replies_lost_below
+            .store(next, Ordering::Relaxed);
+    }
+
+    /// Holds requests of the connections that are open; those of later ones pass.
+    pub fn hold_requests(&self) {
+        let next = self.faults.connections.load(Ordering::Relaxed);
+        self.faults
+            .requests_held_below
+            .store(next, Ordering::Relaxed);
+    }
+
+    /// Closes the clients' side of the connections that are open. What was received and is held reaches the
+    /// upstream once it is released, as it does when a server that was busy comes to read what lies there.
+    pub fn orphan(&self) -> Result<()> {
+        self.lose_replies();
+        for connection in self.faults.take_open()? {
             // It may be closed already, which is what is wanted.
-            let _ = stream.shutdown(Shutdown::Both);
+            let _ = connection.client.shutdown(Shutdown::Both);
         }
         Ok(())
+    }
+
+    /// Lets requests go that were held.
+    pub fn release_requests(&self) {
+        self.faults.requests_held_below.store(0, Ordering::Relaxed);
     }
 
     /// Closes new connections at once, or welcomes them again.
@@ -133,6 +207,48 @@ impl Drop for Proxy {
     }
 }
 
+impl Faults {
+    fn cut(&self) -> Result<()> {
+        for connection in self.take_open()? {
+            // It may be closed already, which is what is wanted.
+            let _ = connection.client.shutdown(Shutdown::Both);
+            let _ = connection.server.shutdown(Shutdown::Both);
+        }
+        Ok(())
+    }
+
+    fn take_open(&self) -> Result<Vec<Open>> {
+        let mut open = self
+            .open
+            .lock()
+            .map_err(|_| anyhow!("a proxy thread panicked"))?;
+        Ok(std::mem::take(&mut *open))
+    }
+
+    /// Waits while something holds back what connection `number` sends in this direction.
+    fn wait(&self, number: u64, direction: Direction) {
+        let held = || {
+            let by_direction = match direction {
+                Direction::Requests => number < self.requests_held_below.load(Ordering::Relaxed),
+                Direction::Replies => self.replies_held.load(Ordering::Relaxed),
+            };
+            by_direction || self.paused.load(Ordering::Relaxed)
+        };
+        while held() && !self.stopped.load(Ordering::Relaxed) {
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// How many of `length` bytes of requests may pass before the cut; `None` where no cut is due.
+    fn before_cut(&self, length: usize) -> Option<usize> {
+        let left = self.requests_left.load(Ordering::Relaxed);
+        let allowed = usize::try_from(left).ok()?;
+        let rest = left - i64::try_from(length).unwrap_or(i64::MAX);
+        self.requests_left.store(rest.max(-1), Ordering::Relaxed);
+        (allowed < length).then_some(allowed)
+    }
+}
+
 fn accept(listener: &TcpListener, faults: &Arc<Faults>) {
     for client in listener.incoming() {
         if faults.stopped.load(Ordering::Relaxed) {
@@ -142,25 +258,34 @@ fn accept(listener: &TcpListener, faults: &Arc<Faults>) {
         if faults.refusing.load(Ordering::Relaxed) {
             continue;
         }
-        faults.connections.fetch_add(1, Ordering::Relaxed);
+        let number = faults.connections.fetch_add(1, Ordering::Relaxed);
         // A connection that cannot be made is closed, as a server that is down would.
-        let _ = connect_through(client, faults);
+        let _ = connect_through(client, number, faults);
     }
 }
 
-fn connect_through(client: TcpStream, faults: &Arc<Faults>) -> std::io::Result<()> {
+fn connect_through(client: TcpStream, number: u64, faults: &Arc<Faults>) -> std::io::Result<()> {
     let server = TcpStream::connect_timeout(&faults.upstream, CONNECT_TIMEOUT)?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
     if let Ok(mut open) = faults.open.lock() {
-        open.push(client.try_clone()?);
-        open.push(server.try_clone()?);
+        open.push(Open {
+            client: client.try_clone()?,
+            server: server.try_clone()?,
+        });
     }
-    for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
+    for (direction, from, to) in [
+        (
+            Direction::Requests,
+            client.try_clone()?,
+            server.try_clone()?,
+        ),
+        (Direction::Replies, server, client),
+    ] {
         let faults = faults.clone();
         std::thread::spawn(move || {
             // However it ends, the other direction and both peers are told.
-            let _ = pump(&from, &to, &faults);
+            let _ = pump(&from, &to, number, direction, &faults);
             let _ = from.shutdown(Shutdown::Both);
             let _ = to.shutdown(Shutdown::Both);
         });
@@ -168,7 +293,13 @@ fn connect_through(client: TcpStream, faults: &Arc<Faults>) -> std::io::Result<(
     Ok(())
 }
 
-fn pump(mut from: &TcpStream, mut to: &TcpStream, faults: &Faults) -> std::io::Result<()> {
+fn pump(
+    mut from: &TcpStream,
+    mut to: &TcpStream,
+    number: u64,
+    direction: Direction,
+    faults: &Faults,
+) -> std::io::Result<()> {
     let mut buffer = vec![0; CHUNK_BYTES];
     loop {
         let limit = faults.bytes_per_second.load(Ordering::Relaxed);
@@ -189,8 +320,18 @@ fn pump(mut from: &TcpStream, mut to: &TcpStream, faults: &Faults) -> std::io::R
         std::thread::sleep(Duration::from_micros(
             faults.delay_us.load(Ordering::Relaxed),
         ));
-        while faults.paused.load(Ordering::Relaxed) && !faults.stopped.load(Ordering::Relaxed) {
-            std::thread::sleep(TICK);
+        faults.wait(number, direction);
+        let lost = number < faults.replies_lost_below.load(Ordering::Relaxed);
+        if direction == Direction::Replies && lost {
+            continue;
+        }
+        if direction == Direction::Requests
+            && let Some(allowed) = faults.before_cut(length)
+        {
+            to.write_all(&buffer[..allowed])?;
+            // This connection ends either way.
+            let _ = faults.cut();
+            return Ok(());
         }
         // Counted before they go: whoever has received them finds them counted.
         faults
@@ -266,5 +407,87 @@ mod tests {
         proxy.refuse(false);
         let mut stream = TcpStream::connect(proxy.address()).unwrap();
         assert_eq!(echo(&mut stream).unwrap(), b'x');
+    }
+    /// Keeps what it receives, connection by connection, and answers each read with one byte.
+    fn recorder() -> (String, Arc<Mutex<Vec<Vec<u8>>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let received = Arc::new(Mutex::new(Vec::new()));
+        let shared = received.clone();
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let (mut stream, shared) = (stream.unwrap(), shared.clone());
+                shared.lock().unwrap().push(Vec::new());
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 100];
+                    while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                        shared.lock().unwrap()[number].extend_from_slice(&buffer[..length]);
+                        // Whoever is gone wants no answer.
+                        let _ = stream.write_all(b"x");
+                    }
+                });
+            }
+        });
+        (address, received)
+    }
+
+    fn wait_for(received: &Mutex<Vec<Vec<u8>>>, number: usize, expected: &[u8]) {
+        crate::wait_until(Duration::from_secs(10), "what was sent", || {
+            let received = received.lock().unwrap();
+            Ok(received.get(number).is_some_and(|bytes| bytes == expected))
+        })
+        .unwrap();
+    }
+
+    #[test]
+    fn a_cut_after_some_bytes_lets_exactly_those_pass() {
+        let (address, received) = recorder();
+        let proxy = Proxy::start(&address).unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        proxy.cut_after(7);
+        assert!(proxy.is_to_cut());
+        stream.write_all(b"0123").unwrap();
+        wait_for(&received, 0, b"0123");
+        stream.write_all(b"456789").unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        wait_for(&received, 0, b"0123456");
+        assert!(!proxy.is_to_cut());
+    }
+
+    #[test]
+    fn lost_replies_never_come_and_the_next_connection_gets_its_own() {
+        let (address, received) = recorder();
+        let proxy = Proxy::start(&address).unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(echo(&mut stream).unwrap(), b'x');
+        proxy.lose_replies();
+        stream.write_all(b"applied").unwrap();
+        wait_for(&received, 0, b"xapplied");
+        proxy.cut().unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.is_empty(), "{rest:?}");
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(echo(&mut stream).unwrap(), b'x');
+    }
+
+    #[test]
+    fn requests_of_an_orphan_arrive_behind_those_of_the_next_connection() {
+        let (address, received) = recorder();
+        let proxy = Proxy::start(&address).unwrap();
+        let mut stream = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(echo(&mut stream).unwrap(), b'x');
+        proxy.hold_requests();
+        stream.write_all(b"late").unwrap();
+        proxy.orphan().unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let mut second = TcpStream::connect(proxy.address()).unwrap();
+        assert_eq!(echo(&mut second).unwrap(), b'x');
+        wait_for(&received, 1, b"x");
+        wait_for(&received, 0, b"x");
+        proxy.release_requests();
+        wait_for(&received, 0, b"xlate");
     }
 }

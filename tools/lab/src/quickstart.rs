@@ -127,7 +127,7 @@ fn synchronize(
     if !writers.errors.is_empty() {
         bail!("the writers met errors: {writers}");
     }
-    sync.wait_until_applied(APPLY_TIMEOUT)?;
+    sync.wait_until_settled(APPLY_TIMEOUT)?;
     let (exit, _) = sync.stop()?;
     if !exit.success() {
         bail!("slotstream ended with {exit}");

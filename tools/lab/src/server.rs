@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Ports below the range from which the kernel picks ports for outgoing connections (from 32768), the
 /// cluster bus of each included.
 const PORTS: std::ops::Range<u16> = 10_000..22_000;
-const BUS_PORT_DISTANCE: u16 = 10_000;
+pub(crate) const BUS_PORT_DISTANCE: u16 = 10_000;
 const DIRECTORY_PREFIX: &str = "slotstream-lab-";
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often another port is tried when one was taken between the check and the start.
@@ -307,8 +307,8 @@ pub fn free_port() -> Result<u16> {
     bail!("no free loopback port among {PORTS:?}")
 }
 
-/// A new, empty directory for one server.
-fn new_directory(name: &str) -> Result<PathBuf> {
+/// A new, empty directory for one process.
+pub(crate) fn new_directory(name: &str) -> Result<PathBuf> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     static SWEEP: Once = Once::new();
     let parent = std::env::temp_dir();

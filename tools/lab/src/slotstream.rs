@@ -1,7 +1,7 @@
 //! Runs `slotstream sync` as users do: the program itself, watched through its status page.
 
 use crate::client::{Client, Endpoint};
-use crate::server::{free_port, info_field, spawn_for_life};
+use crate::server::{free_port, info_field, new_directory, spawn_for_life};
 use crate::{Result, wait_until};
 use anyhow::{Context, bail};
 use serde_json::Value;
@@ -20,8 +20,19 @@ pub struct Slotstream {
     child: Child,
     source: Endpoint,
     status_address: String,
-    /// Where its output goes, unless that is shown.
-    log: Option<PathBuf>,
+    /// Of its own, so that several can run beside each other.
+    state_directory: PathBuf,
+    output: Output,
+}
+
+/// Where what it prints goes.
+enum Output {
+    /// To where this process's goes.
+    Shown,
+    /// Into a file that goes when the process does.
+    Passing(PathBuf),
+    /// Into a file that stays.
+    Kept(PathBuf),
 }
 
 impl Slotstream {
@@ -38,12 +49,30 @@ impl Slotstream {
             fastrand::u64(..)
         );
         let log = std::env::temp_dir().join(name);
-        Slotstream::spawn(program, source, target, arguments, Some(log))
+        let status_address = format!("127.0.0.1:{}", free_port()?);
+        let output = Output::Passing(log);
+        Slotstream::spawn(program, source, target, arguments, status_address, output)
+    }
+
+    /// The same at a given address for the status page, printing into a file that stays: for processes that are
+    /// started many times.
+    pub fn start_logged(
+        program: &Path,
+        source: &Endpoint,
+        target: &Endpoint,
+        arguments: &[&str],
+        status_address: &str,
+        log: &Path,
+    ) -> Result<Slotstream> {
+        let output = Output::Kept(log.to_owned());
+        let status_address = status_address.to_owned();
+        Slotstream::spawn(program, source, target, arguments, status_address, output)
     }
 
     /// The same with its output where this process's goes, so that somebody can watch.
     pub fn start_shown(program: &Path, source: &Endpoint, target: &Endpoint) -> Result<Slotstream> {
-        Slotstream::spawn(program, source, target, &[], None)
+        let status_address = format!("127.0.0.1:{}", free_port()?);
+        Slotstream::spawn(program, source, target, &[], status_address, Output::Shown)
     }
 
     fn spawn(
@@ -51,17 +80,21 @@ impl Slotstream {
         source: &Endpoint,
         target: &Endpoint,
         arguments: &[&str],
-        log: Option<PathBuf>,
+        status_address: String,
+        output: Output,
     ) -> Result<Slotstream> {
-        let status_address = format!("127.0.0.1:{}", free_port()?);
-        let mut command = Command::new(program);
+        let state_directory = new_directory("state")?;
+        let mut command = Command::new("setpriv");
         command
+            .args(["--pdeathsig", "KILL", "--"])
+            .arg(program)
             .args(["sync", "--source", &source.to_string()])
             .args(["--target", &target.to_string()])
             .args(["--status-addr", &status_address])
             .args(arguments)
+            .env("XDG_STATE_HOME", &state_directory)
             .stdin(Stdio::null());
-        if let Some(log) = &log {
+        if let Some(log) = output.file() {
             let file = File::create(log)?;
             command.stdout(file.try_clone()?).stderr(file);
         }
@@ -71,15 +104,43 @@ impl Slotstream {
             child,
             source: source.clone(),
             status_address,
-            log,
+            state_directory,
+            output,
         })
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it keeps what must outlast it.
+    pub fn state_directory(&self) -> &Path {
+        &self.state_directory
     }
 
     /// All that it has printed so far.
     pub fn output(&self) -> String {
-        let log = self.log.as_ref();
-        log.and_then(|log| fs::read_to_string(log).ok())
+        let file = self.output.file();
+        file.and_then(|file| fs::read_to_string(file).ok())
             .unwrap_or_default()
+    }
+
+    /// Kills it without warning, as a crash would.
+    pub fn kill(&mut self) {
+        // It may have ended by itself: then there is nothing to kill, and waiting still reaps it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
+    /// `host:port` of the status page.
+    pub fn status_address(&self) -> &str {
+        &self.status_address
     }
 
     /// The JSON of the status page.
@@ -123,6 +184,12 @@ impl Slotstream {
 
     /// Asks it to finish (SIGTERM) and waits for that.
     pub fn stop(mut self) -> Result<(ExitStatus, String)> {
+        self.terminate()?;
+        self.wait_for_exit(STOP_TIMEOUT)
+    }
+
+    /// Asks it to finish (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
         let pid = self.child.id();
         let sent = Command::new("sh")
             .args(["-c", &format!("kill -TERM {pid}")])
@@ -130,7 +197,7 @@ impl Slotstream {
         if !sent.success() {
             bail!("cannot send SIGTERM to {pid}: {}", self.output());
         }
-        self.wait_for_exit(STOP_TIMEOUT)
+        Ok(())
     }
 
     /// Waits until it ends by itself; returns its status and what it printed.
@@ -169,11 +236,19 @@ impl Slotstream {
 
 impl Drop for Slotstream {
     fn drop(&mut self) {
-        // It may have ended already; waiting reaps it either way.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if let Some(log) = &self.log {
-            let _ = fs::remove_file(log);
+        self.kill();
+        let _ = fs::remove_dir_all(&self.state_directory);
+        if let Output::Passing(file) = &self.output {
+            let _ = fs::remove_file(file);
+        }
+    }
+}
+
+impl Output {
+    fn file(&self) -> Option<&Path> {
+        match self {
+            Output::Shown => None,
+            Output::Passing(file) | Output::Kept(file) => Some(file),
         }
     }
 }

@@ -21,6 +21,7 @@ pub struct Mix {
     kinds: Commands,
     random: Rng,
     groups: usize,
+    cold_groups: usize,
     loaded: Vec<Kind>,
     loaded_keys: usize,
     short_lives: bool,
@@ -90,6 +91,7 @@ impl Mix {
             kinds: options.commands,
             random,
             groups: options.key_groups.max(1),
+            cold_groups: options.cold_groups,
             loaded: Kind::of(family, loaded.is_some_and(|loaded| loaded.vector_sets)),
             loaded_keys: loaded.map_or(0, |loaded| loaded.keys),
             short_lives: options.short_lives,
@@ -102,8 +104,13 @@ impl Mix {
         if kinds == Commands::All && self.loaded_keys > 0 && self.random.u8(0..8) == 0 {
             return self.touch_loaded(commands);
         }
-        let tag = format!("{{w{}}}", self.random.usize(0..self.groups));
-        let choice = self.random.u8(0..24);
+        let tag = match self.cold_groups {
+            cold @ 1.. if self.random.u8(0..4) == 0 => {
+                format!("{{c{}}}", self.random.usize(0..cold))
+            }
+            _ => format!("{{w{}}}", self.random.usize(0..self.groups)),
+        };
+        let choice = self.random.u8(0..25);
         let mut group = Group {
             tag,
             short_lives: self.short_lives,
@@ -122,13 +129,14 @@ impl Mix {
             9 => hashes(group),
             10..12 => sets(group),
             12..14 => sorted_sets(group, family),
-            14..16 => streams(group),
+            14..16 => streams(group, family),
             16 => hyperloglogs(group),
             17 => places(group, family),
-            18 | 19 => expiries(group),
+            18 | 19 => expiries(group, family),
             20 => transaction(group),
             21 => script(group),
             22 => functions(group, family),
+            23 => lease(group, family),
             _ => keys(group, family),
         }
     }
@@ -355,11 +363,11 @@ fn sorted_sets(group: &mut Group, family: Family) {
     group.send(&line);
 }
 
-fn streams(group: &mut Group) {
+fn streams(group: &mut Group, family: Family) {
     let key = group.key("stream", 2);
     let (field, number, consumer) = (group.element(), group.number(), group.random.u8(0..3));
     let some_ms = now_ms() - group.random.u128(0..2000);
-    let line = match group.random.u8(0..22) {
+    let line = match group.random.u8(0..23) {
         0 => format!("XADD {key} MAXLEN ~ {KEPT_ELEMENTS} * {field} {number}"),
         1 => format!("XADD {key} MAXLEN = {KEPT_ELEMENTS} * {field} {number} more text"),
         2 => format!("XTRIM {key} MAXLEN {KEPT_ELEMENTS}"),
@@ -373,6 +381,9 @@ fn streams(group: &mut Group) {
         14 => format!("XCLAIM {key} g c{consumer} 0 {some_ms}-0 {some_ms}-1"),
         15 => format!("XDEL {key} {some_ms}-0"),
         16 | 17 => return script_on_pending(group, &key),
+        18 if family.has_redis_7_commands() => {
+            format!("XAUTOCLAIM {key} g c{consumer} 0 0 COUNT 3")
+        }
         _ => format!("XADD {key} * {field} {number}"),
     };
     group.send(&line);
@@ -418,14 +429,17 @@ const NAMES: [&str; 9] = [
     "string", "counter", "list", "hash", "set", "zset", "stream", "hll", "bits",
 ];
 
-fn expiries(group: &mut Group) {
+fn expiries(group: &mut Group, family: Family) {
     let name = NAMES[group.random.usize(0..NAMES.len())];
     let (key, time) = (group.key(name, 3), group.lifetime_ms());
     let seconds = time / 1000 + 1;
     let now_ms = now_ms();
     let at_ms = now_ms + u128::from(time);
-    let line = match group.random.u8(0..7) {
+    let condition = ["NX", "XX", "GT", "LT"][group.random.usize(0..4)];
+    let line = match group.random.u8(0..9) {
         0 => format!("EXPIRE {key} {seconds}"),
+        7 if family.has_redis_7_commands() => format!("EXPIRE {key} {seconds} {condition}"),
+        8 if family.has_redis_7_commands() => format!("PEXPIREAT {key} {at_ms} {condition}"),
         1 => format!("EXPIREAT {key} {}", at_ms / 1000),
         2 => format!("PEXPIREAT {key} {at_ms}"),
         3 => format!("PEXPIREAT {key} {}", now_ms - 1000),
@@ -439,12 +453,16 @@ fn transaction(group: &mut Group) {
     let discard = group.random.u8(0..20) == 0;
     group.send("MULTI");
     for _ in 0..group.random.u8(0..6) {
-        match group.random.u8(0..6) {
+        // Only what every version has: older targets take transactions as they are.
+        match group.random.u8(0..9) {
             0 => counters(group),
             1 => sets(group),
             2 => hashes(group),
-            3 => expiries(group),
+            3 => expiries(group, Family::Redis60),
             4 => hyperloglogs(group),
+            5 => lists(group, Family::Redis60),
+            6 => sorted_sets(group, Family::Redis60),
+            7 => keys(group, Family::Redis60),
             _ => strings(group, Family::Redis60),
         }
     }
@@ -506,6 +524,35 @@ fn keys(group: &mut Group, family: Family) {
         4 if family.has_redis_7_commands() => format!("COPY {a} {b} REPLACE"),
         5 if family.has_redis_7_commands() => format!("COPY {a} {b}"),
         _ => format!("TOUCH {a}"),
+    };
+    group.send(&line);
+}
+
+/// A lock that is taken for a moment, renewed by whoever holds it, and given back.
+fn lease(group: &mut Group, family: Family) {
+    const RENEW: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n\
+        return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+    const RELEASE: &str = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n\
+        return redis.call('DEL', KEYS[1])";
+    let key = group.key("lease", 2);
+    let holder = format!("h{}", group.random.u8(0..2));
+    let time = match group.short_lives {
+        true => group.random.u32(100..800),
+        false => group.random.u32(100_000..800_000),
+    }
+    .to_string();
+    let line = match group.random.u8(0..8) {
+        0..3 => format!("SET {key} {holder} NX PX {time}"),
+        3 if family.has_redis_7_commands() => format!("GETEX {key} PX {time}"),
+        3 | 4 => format!("PEXPIRE {key} {time}"),
+        5 | 6 => {
+            let words = ["EVAL", RENEW, "1", &key, &holder, &time];
+            return group.send_words(&words.map(str::as_bytes));
+        }
+        _ => {
+            let words = ["EVAL", RELEASE, "1", &key, &holder];
+            return group.send_words(&words.map(str::as_bytes));
+        }
     };
     group.send(&line);
 }

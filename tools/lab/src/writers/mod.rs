@@ -46,6 +46,8 @@ pub struct WriterOptions {
     pub commands_per_second: u64,
     /// Sets of keys with a hash tag each: fewer of them means more commands on the same key.
     pub key_groups: usize,
+    /// More of them, to which every fourth round of commands goes: many keys that are seldom written.
+    pub cold_groups: usize,
     /// With what [`crate::load`] filled the target: some commands go to those keys.
     pub loaded: Option<LoadOptions>,
     /// Keys and fields that live for fractions of a second, and writes to loaded keys that live for a few.
@@ -61,6 +63,7 @@ impl Default for WriterOptions {
             threads: 2,
             commands_per_second: 2_000,
             key_groups: 300,
+            cold_groups: 0,
             loaded: None,
             short_lives: true,
         }

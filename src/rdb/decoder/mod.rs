@@ -8,72 +8,29 @@
 //!
 //! A key that the target cannot hold comes as [`Item::Unsupported`], and then the next item: what becomes of it is for the
 //! reader of items to decide. What cannot be *read* ends the snapshot with an error.
+//!
+//! | file | part of the decoder |
+//! |---|---|
+//! | here | opcodes, keys, values |
+//! | [`item`] | what is handed out |
+//! | [`beside`] | what stands beside values |
+
+mod beside;
+mod item;
+
+pub use item::{Item, Unsupported};
 
 use super::Lineage;
 use super::crc::crc64;
-use super::element::{Elements, has_elements};
+use super::element::{Elements, has_elements, has_near_field};
 use super::error::{Halt, LeftOut, MetadataClass, ModuleId, Problem, RdbError};
 use super::grammar;
 use super::options::{Form, Options};
-use super::part::Part;
 use super::target::Passage;
-use super::value::Value;
-use super::walk::{Token, Walk};
+use super::walk::Walk;
 use super::wire::{Cursor, Text, TextHead};
 use crate::limits;
-
-/// The next piece of a snapshot.
-#[derive(Debug, Clone, Copy)]
-pub enum Item<'a> {
-    /// The input ends here for now. Pass what is left of it again, with more behind it.
-    NeedMore,
-    Header {
-        lineage: Lineage,
-        version: u16,
-    },
-    /// Information about the snapshot; before 7.0 also scripts, under the key `lua`.
-    Aux {
-        key: &'a [u8],
-        value: &'a [u8],
-    },
-    SelectDatabase(u32),
-    /// How many keys the database holds, and how many of them expire. A claim.
-    SizeHint {
-        keys: u64,
-        expiring: u64,
-    },
-    /// How many keys of a slot follow. A claim.
-    SlotHint {
-        slot: u64,
-        keys: u64,
-        expiring: u64,
-    },
-    /// The source was importing slots when it made the snapshot.
-    SlotImport,
-    /// The code of a function library.
-    Function {
-        code: &'a [u8],
-    },
-    /// Something beside the values was left out.
-    LeftOut(LeftOut),
-    Value(Value<'a>),
-    Part(Part<'a>),
-    /// A key that the target cannot hold. Its value was not read, and is passed over.
-    Unsupported(Unsupported<'a>),
-    /// The snapshot is complete; its checksum, where it has one, is right.
-    End {
-        has_checksum: bool,
-    },
-}
-
-/// A key that the target cannot hold.
-#[derive(Debug, Clone, Copy)]
-pub struct Unsupported<'a> {
-    pub key: &'a [u8],
-    pub database: u32,
-    pub type_code: u8,
-    pub problem: Problem,
-}
+use item::{Found, Place, PlainValue};
 
 /// Decodes one snapshot.
 pub struct Decoder {
@@ -160,83 +117,6 @@ struct PartialValue {
     footer_version: u16,
 }
 
-/// Where a string is to be had.
-#[derive(Clone, Copy)]
-enum Place {
-    Input {
-        start: usize,
-        end: usize,
-    },
-    /// Not stored as it is: made plain in the decoder's own buffer.
-    Buffer,
-}
-
-impl Place {
-    /// Of the string that was just read up to `end`.
-    #[inline]
-    fn of(text: Text<'_>, end: usize, buffer: &mut Vec<u8>) -> Result<Self, Problem> {
-        if let Text::Raw(bytes) = text {
-            let start = end - bytes.len();
-            return Ok(Place::Input { start, end });
-        }
-        buffer.clear();
-        text.append_to(buffer)?;
-        Ok(Place::Buffer)
-    }
-
-    #[inline]
-    fn view<'a>(self, input: &'a [u8], buffer: &'a [u8]) -> &'a [u8] {
-        match self {
-            Place::Input { start, end } => &input[start..end],
-            Place::Buffer => buffer,
-        }
-    }
-}
-
-/// What [`Reader::find_plain_value`] found; the value ends where the reader stands.
-struct PlainValue {
-    type_code: u8,
-    footer_version: u16,
-    expire_at_ms: Option<u64>,
-    key_start: usize,
-    key_bytes: usize,
-    value_start: usize,
-}
-
-/// What was found, without borrowing it.
-enum Found {
-    Header,
-    Aux {
-        key: Place,
-        value: Place,
-    },
-    SelectDatabase,
-    SizeHint([u64; 2]),
-    SlotHint([u64; 3]),
-    Function(Place),
-    LeftOut(LeftOut),
-    SlotImport,
-    Unsupported {
-        key: Place,
-        type_code: u8,
-        problem: Problem,
-    },
-    Value {
-        key: Place,
-        serialized: (usize, usize),
-        type_code: u8,
-        footer_version: u16,
-        prefix: Prefix,
-        has_metadata: bool,
-    },
-    Part {
-        is_last: bool,
-    },
-    End {
-        has_checksum: bool,
-    },
-}
-
 mod opcode {
     pub const HASH_TEMPLATE: u8 = 242;
     pub const SLOT_IMPORT_OR_KEY_METADATA: u8 = 243;
@@ -255,9 +135,6 @@ mod opcode {
     /// Types are below, opcodes from here on.
     pub const FIRST: u8 = 242;
 }
-
-/// The most bytes that a piece of a value that turns out to be wrong can ask for before it is whole: a score as text.
-const LONGEST_CLAIM_OF_DAMAGE: u64 = 1 + 255;
 
 /// The first version that ends with a checksum.
 const CHECKSUM_FROM_VERSION: u16 = 5;
@@ -293,6 +170,12 @@ impl Decoder {
             at: 0,
             checked_to: 0,
         }
+    }
+
+    /// From the next item on, hashes with fields that end before this come by elements: see
+    /// [`Options::fields_near_until_ms`].
+    pub fn set_fields_near_until(&mut self, until_ms: u64) {
+        self.options.fields_near_until_ms = until_ms;
     }
 
     /// Bytes consumed since the start of the snapshot; as of the last [`Reader`] that was dropped.
@@ -346,6 +229,7 @@ impl Reader<'_, '_> {
         let at = self.decoder.consumed + self.at as u64;
         let offset = match self.decoder.stage {
             Stage::Value(partial) => at + partial.at as u64,
+            Stage::Metadata { at: within, .. } => at + within as u64,
             Stage::Parts => self.decoder.elements.piece_at(),
             _ => at,
         };
@@ -404,22 +288,6 @@ impl Reader<'_, '_> {
             value_start,
             key_bytes: bytes,
         })
-    }
-
-    #[inline]
-    fn plain_value(&mut self, found: PlainValue) -> Value<'_> {
-        let prefix = std::mem::take(&mut self.decoder.prefix);
-        Value {
-            key: &self.input[found.key_start..found.key_start + found.key_bytes],
-            database: self.decoder.database,
-            expire_at_ms: found.expire_at_ms,
-            idle_seconds: prefix.idle_seconds,
-            frequency: prefix.frequency,
-            type_code: found.type_code,
-            serialized: &self.input[found.value_start..self.at],
-            footer_version: found.footer_version,
-            metadata: &[],
-        }
     }
 
     #[inline]
@@ -588,117 +456,6 @@ impl Reader<'_, '_> {
         }
     }
 
-    /// Goes to `at`, and over what `program` describes.
-    fn begin_passing(&mut self, at: usize, program: &'static [grammar::Op], then: AfterPassing) {
-        self.at = at;
-        let walk = Walk::passing(program);
-        self.decoder.stage = Stage::Passing { then, walk };
-    }
-
-    /// Passes over what is not kept, in whatever pieces it comes. `None`: go on.
-    fn pass(&mut self, then: AfterPassing, mut walk: Walk) -> Result<Option<Found>, Halt> {
-        let result = walk.run_to_end(self.input, &mut self.at);
-        self.decoder.stage = match result {
-            Ok(()) => Stage::Record,
-            Err(_) => Stage::Passing { then, walk },
-        };
-        result?;
-        Ok(match then {
-            AfterPassing::SlotImport => Some(Found::SlotImport),
-            AfterPassing::LeftOut(what) => Some(Found::LeftOut(what)),
-            AfterPassing::Nothing => None,
-        })
-    }
-
-    fn begin_module_data(&mut self, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
-        let data_at = cursor.at();
-        let module = ModuleId(cursor.length()?);
-        let _tag = cursor.length()?;
-        let when = cursor.length()?;
-        let then = AfterPassing::LeftOut(LeftOut::ModuleData { module, when });
-        self.begin_passing(data_at, grammar::MODULE_AUX, then);
-        Ok(None)
-    }
-
-    fn begin_metadata(&mut self, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
-        let data_at = cursor.at();
-        if cursor.length()? == 0 {
-            self.at = cursor.at();
-            return Ok(None);
-        }
-        let class = MetadataClass(u32::from_le_bytes(cursor.array()?));
-        if self.decoder.options.target.takes_key_metadata() {
-            self.decoder.stage = Stage::Metadata {
-                walk: Walk::new(grammar::KEY_METADATA),
-                at: 1,
-                class,
-            };
-        } else {
-            let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
-            self.begin_passing(data_at, grammar::KEY_METADATA, then);
-        }
-        Ok(None)
-    }
-
-    /// Reads the metadata of the next key, to be passed on with it. `None`: go on.
-    fn metadata(
-        &mut self,
-        mut walk: Walk,
-        mut at: usize,
-        class: MetadataClass,
-    ) -> Result<Option<Found>, Halt> {
-        let bytes = &self.input[self.at..];
-        let result = walk.run_to_end(bytes, &mut at);
-        match result {
-            Ok(()) if at <= limits::MAX_KEY_METADATA_BYTES => {
-                self.decoder.metadata.clear();
-                self.decoder.metadata.extend_from_slice(&bytes[..at]);
-                self.decoder.metadata_class = Some(class);
-                self.decoder.stage = Stage::Record;
-                self.at += at;
-                Ok(None)
-            }
-            Err(Halt::More { needed }) if needed <= limits::MAX_KEY_METADATA_BYTES as u64 => {
-                self.decoder.stage = Stage::Metadata { walk, at, class };
-                result.map(|()| None)
-            }
-            Ok(()) | Err(Halt::More { .. }) => {
-                let then = AfterPassing::LeftOut(LeftOut::KeyMetadata { class });
-                self.begin_passing(self.at + 1, grammar::KEY_METADATA, then);
-                Ok(None)
-            }
-            Err(bad) => Err(bad),
-        }
-    }
-
-    /// Reads on in a template of hashes.
-    fn template(&mut self, mut walk: Walk) -> Result<(), Halt> {
-        let mut cursor = Cursor::new(self.input, self.at);
-        let templates = &mut self.decoder.elements.templates;
-        let result = loop {
-            match walk.next(&mut cursor) {
-                Ok(Token::Number(_, id)) => templates.open(id),
-                Ok(Token::Text(_, text)) => {
-                    if let Err(problem) = templates.add_name(|names| text.append_to(names)) {
-                        break Err(problem.into());
-                    }
-                }
-                Ok(Token::End) => {
-                    templates.close();
-                    break Ok(());
-                }
-                Ok(_) => {}
-                Err(halt) => break Err(halt),
-            }
-        };
-        self.at = cursor.at();
-        self.decoder.stage = match result {
-            Ok(()) => Stage::Record,
-            Err(_) => Stage::Template(walk),
-        };
-        result
-    }
-
     /// Passes a key and decides how its value goes on.
     #[inline]
     fn open_key(&mut self, type_code: u8, mut cursor: Cursor<'_>) -> Result<Option<Found>, Halt> {
@@ -800,15 +557,24 @@ impl Reader<'_, '_> {
             Ok(()) => end as u64,
             Err(Halt::More { needed }) => needed,
             // Had the input ended within the piece that is wrong, its claim could have been over the threshold.
-            Err(Halt::Bad(_)) => end as u64 + LONGEST_CLAIM_OF_DAMAGE,
+            Err(Halt::Bad(_)) => partial.walk.claim_of_damage(record, end),
         };
         let value_bytes = needed - partial.key_end as u64;
-        if value_bytes > threshold as u64 {
+        let lineage = self.decoder.lineage;
+        let until_ms = self.decoder.options.fields_near_until_ms;
+        let is_near = result.is_ok()
+            && has_near_field(
+                partial.type_code,
+                lineage,
+                &record[partial.key_end..end],
+                until_ms,
+            );
+        if value_bytes > threshold as u64 || is_near {
             // An error from here on is the key's.
             self.decoder.stage = Stage::Record;
             let mut cursor = Cursor::new(self.input, self.at + 1);
             let key = cursor.text()?;
-            if has_elements(partial.type_code, self.decoder.lineage) {
+            if has_elements(partial.type_code, lineage) {
                 return self.begin_parts(partial.type_code, key, cursor.at());
             }
             if value_bytes > limits::MAX_WHOLE_VALUE_BYTES as u64 {
@@ -845,86 +611,6 @@ impl Reader<'_, '_> {
             self.decoder.stage = Stage::Record;
         }
         Ok(Found::Part { is_last })
-    }
-
-    /// What was found, as the caller sees it. Long: one arm for each kind of item.
-    #[inline]
-    fn item(&mut self, found: Found) -> Item<'_> {
-        let input = self.input;
-        let decoder = &mut *self.decoder;
-        match found {
-            Found::Value {
-                key,
-                serialized: (start, end),
-                type_code,
-                footer_version,
-                prefix,
-                has_metadata,
-            } => Item::Value(Value {
-                key: key.view(input, &decoder.key),
-                database: decoder.database,
-                expire_at_ms: prefix.expire_at_ms,
-                idle_seconds: prefix.idle_seconds,
-                frequency: prefix.frequency,
-                type_code,
-                serialized: &input[start..end],
-                footer_version,
-                metadata: match has_metadata {
-                    true => &decoder.metadata,
-                    false => &[],
-                },
-            }),
-            Found::Unsupported {
-                key,
-                type_code,
-                problem,
-            } => Item::Unsupported(Unsupported {
-                key: key.view(input, &decoder.key),
-                database: decoder.database,
-                type_code,
-                problem,
-            }),
-            Found::Part { is_last } => {
-                let prefix = decoder.prefix;
-                if is_last {
-                    decoder.prefix = Prefix::default();
-                }
-                let is_first = std::mem::replace(&mut decoder.is_first_part, false);
-                Item::Part(Part {
-                    key: &decoder.key,
-                    database: decoder.database,
-                    expire_at_ms: prefix.expire_at_ms,
-                    idle_seconds: prefix.idle_seconds,
-                    frequency: prefix.frequency,
-                    type_code: decoder.parts_type,
-                    is_first,
-                    is_last,
-                    content: decoder.elements.content(),
-                    gathered: decoder.elements.gathered(),
-                })
-            }
-            Found::Header => Item::Header {
-                lineage: decoder.lineage,
-                version: decoder.version,
-            },
-            Found::Aux { key, value } => Item::Aux {
-                key: key.view(input, &decoder.key),
-                value: value.view(input, &decoder.scratch),
-            },
-            Found::Function(code) => Item::Function {
-                code: code.view(input, &decoder.scratch),
-            },
-            Found::SelectDatabase => Item::SelectDatabase(decoder.database),
-            Found::SizeHint([keys, expiring]) => Item::SizeHint { keys, expiring },
-            Found::SlotHint([slot, keys, expiring]) => Item::SlotHint {
-                slot,
-                keys,
-                expiring,
-            },
-            Found::SlotImport => Item::SlotImport,
-            Found::LeftOut(what) => Item::LeftOut(what),
-            Found::End { has_checksum } => Item::End { has_checksum },
-        }
     }
 }
 

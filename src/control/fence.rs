@@ -1,0 +1,146 @@
+//! Answers the lanes' questions about target masters before they write to them; see [`crate::engine::fence`].
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use super::client::Client;
+use super::masters::{Masters, run_id};
+use super::takeover;
+use super::writers::{self, Connected};
+use crate::checkpoint::{LinkName, watermark_key};
+use crate::engine::desk::Request;
+use crate::engine::fence::{FenceAnswer, FenceQuestion};
+use crate::engine::shared::Shared;
+use crate::fault::{Fault, FaultKind, Side};
+use crate::limits::WATCH_INTERVAL_MS;
+use crate::resp::push_command;
+use crate::topology::Endpoint;
+
+/// The running thread. Dropping it ends it.
+#[derive(Debug)]
+pub struct FenceService {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FenceService {
+    /// Starts the thread. `epoch`: the one that this process has claimed.
+    pub fn start(
+        shared: &Arc<Shared>,
+        link: &LinkName,
+        epoch: u32,
+        target: &Endpoint,
+    ) -> Result<Self, Fault> {
+        let (_, topology) = shared.target.load();
+        let mut fence = Fence {
+            shared: Arc::clone(shared),
+            link: link.clone(),
+            epoch,
+            endpoint: target.clone(),
+            masters: Masters::new(target, &topology),
+        };
+        let spawned = Builder::new().name("fence".into()).spawn(move || {
+            let limit = Duration::from_millis(WATCH_INTERVAL_MS);
+            let shared = Arc::clone(&fence.shared);
+            let desk = &shared.fence;
+            while !desk.is_closed() {
+                if let Some(request) = desk.next_request(limit) {
+                    let answer = fence.answer(&request);
+                    desk.answer(request.lane, request.ticket, answer);
+                }
+            }
+        });
+        let thread = spawned.map_err(|error| {
+            Fault::new(
+                FaultKind::Runtime,
+                format!("cannot start a thread: {error}"),
+            )
+        })?;
+        Ok(Self {
+            shared: Arc::clone(shared),
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for FenceService {
+    fn drop(&mut self) {
+        self.shared.fence.close();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported by its own thread.
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Fence {
+    shared: Arc<Shared>,
+    link: LinkName,
+    epoch: u32,
+    endpoint: Endpoint,
+    masters: Masters,
+}
+
+impl Fence {
+    fn answer(&mut self, request: &Request<FenceQuestion>) -> FenceAnswer {
+        self.look(request).unwrap_or_else(|fault| {
+            self.masters.disconnect();
+            FenceAnswer::Failed(fault)
+        })
+    }
+
+    fn look(&mut self, request: &Request<FenceQuestion>) -> Result<FenceAnswer, Fault> {
+        let question = &request.question;
+        self.masters.refresh()?;
+        takeover::hold(&self.link, self.epoch, &mut self.masters)?;
+        let node = &question.node;
+        let credentials = &self.endpoint.credentials;
+        let run_id = match Client::connect(Side::Target, &node.address, node.port, credentials) {
+            Ok(mut client) => {
+                let writer = (self.epoch, request.lane);
+                self.kill_former(&mut client, writer, question.connected)?;
+                let run_id = run_id(&mut client)?;
+                run_id.filter(|_| question.connected)
+            }
+            Err(fault) if question.connected => return Err(fault),
+            // Nobody executes anything there, and if it comes back the lane has no connection to it.
+            Err(_) => None,
+        };
+        let slots = question.slots.iter().copied().collect();
+        let link = &self.link;
+        let get =
+            |slot, out: &mut Vec<u8>| push_command(out, &[b"GET", &watermark_key(link, slot)]);
+        let found = self.masters.ask_slots(&slots, get)?.into_iter();
+        let watermarks = found.filter_map(|(slot, value)| {
+            let watermark = value.text()?.parse().ok()?;
+            Some((slot, watermark))
+        });
+        Ok(FenceAnswer::Clear {
+            run_id,
+            watermarks: watermarks.collect(),
+        })
+    }
+
+    /// Kills the lane's connections to a master, but for the newest if it is `connected`.
+    fn kill_former(
+        &self,
+        client: &mut Client,
+        writer: (u32, u32),
+        connected: bool,
+    ) -> Result<(), Fault> {
+        let ours = |found: &Connected| {
+            found.writer.link == self.link && found.writer.claim == Some(writer)
+        };
+        // Ids grow with every connection.
+        let number = |found: &Connected| found.id.parse::<u64>().ok();
+        let all = writers::connected(client)?;
+        let newest = all
+            .iter()
+            .filter(|found| ours(found))
+            .filter_map(number)
+            .max();
+        let spared = newest.filter(|_| connected);
+        writers::shut_out(client, |found| Ok(ours(found) && number(found) != spared))
+    }
+}

@@ -1,0 +1,100 @@
+//! Watermarks of one lane: the one that its transactions set, and what those that were found say is applied.
+
+use std::collections::BTreeMap;
+
+use crate::checkpoint::{Generation, LinkName, Watermark, watermark_key};
+use crate::position::Offset;
+use crate::resp::push_command;
+use crate::slot::{Slot, SlotSet};
+
+/// Watermarks are about slots. A single server is one slot, and there a lane has one, in the slot that is its anchor:
+/// so [`Marks::passed`] and [`Marks::owned`] name that slot then, for the lane as a whole.
+#[derive(Debug)]
+pub(super) struct Marks {
+    pub link: LinkName,
+    pub generation: Generation,
+    anchor: Option<Slot>,
+    /// Everything of these slots before these offsets was applied before the lane came to them.
+    pub passed: BTreeMap<Slot, Offset>,
+    /// The largest of them: from here on nothing is skipped.
+    pub skip_until: Offset,
+    /// Slots that have a watermark of this generation.
+    pub owned: SlotSet,
+}
+
+impl Marks {
+    /// `anchor`: for a target that is a single server, the smallest of the lane's slots.
+    pub fn new(
+        link: LinkName,
+        generation: Generation,
+        anchor: Option<Slot>,
+        passed: BTreeMap<Slot, Offset>,
+        owned: SlotSet,
+    ) -> Self {
+        Self {
+            link,
+            generation,
+            anchor,
+            skip_until: passed.values().copied().max().unwrap_or_default(),
+            passed,
+            owned,
+        }
+    }
+
+    /// Another history: nothing of it is applied.
+    pub fn begin(&mut self, generation: Generation) {
+        self.generation = generation;
+        self.passed.clear();
+        self.skip_until = Offset::default();
+        self.owned.clear();
+    }
+
+    /// The slot whose watermark is about `slot`.
+    pub fn place_of(&self, slot: Slot) -> Slot {
+        self.anchor.unwrap_or(slot)
+    }
+
+    /// Whether what ends at `end` is applied in `slot` already. What comes behind is not, and ends the question.
+    pub fn is_passed(&mut self, slot: Slot, end: Offset) -> bool {
+        let place = self.place_of(slot);
+        let Some(&passed) = self.passed.get(&place) else {
+            return false;
+        };
+        if end > passed {
+            self.passed.remove(&place);
+        }
+        end <= passed
+    }
+
+    /// The stream has come to `at`: what was passed before says nothing about what follows.
+    pub fn come_to(&mut self, at: Offset) {
+        if at >= self.skip_until && !self.passed.is_empty() {
+            self.passed.clear();
+        }
+    }
+
+    /// Slots of which more is applied than the stream before `at`.
+    pub fn ahead_of(&self, at: Offset) -> impl Iterator<Item = Slot> {
+        let ahead = self.passed.iter().filter(move |(_, passed)| **passed > at);
+        ahead.map(|(slot, _)| *slot)
+    }
+
+    /// Writes the command that says that everything of `slot` before `end` is applied.
+    pub fn write(&mut self, slot: Slot, end: Offset, out: &mut Vec<u8>) {
+        let place = self.place_of(slot);
+        self.owned.insert(place);
+        let watermark = Watermark {
+            generation: self.generation,
+            offset: end,
+        };
+        let key = watermark_key(&self.link, place);
+        push_command(out, &[b"SET", &key, watermark.to_string().as_bytes()]);
+    }
+
+    /// The watermark about `slot` is gone, and nothing is on its way to set it again.
+    pub fn removed(&mut self, slot: Slot) {
+        let place = self.place_of(slot);
+        self.owned.remove(place);
+        self.passed.remove(&place);
+    }
+}

@@ -1,0 +1,703 @@
+//! Keys that are mended while their lane streams: see [`crate::mend`].
+//!
+//! ```text
+//! command fails, or the lane is told -> keys owed -> [Mend] of their slot <- the source's answer, by a desk
+//! unit, slot -> send -> no mend of the slot -> deliver
+//!                    -> a mend              -> held | left out | deliver
+//! ```
+//!
+//! What was delivered before takes its course beneath (`parked`, `serial`); a mend waits until that is over. Nothing that
+//! is owed counts as acknowledged, and the write at the offset `O` sets the slot's watermark to `O`: a process that comes
+//! after a crash either finds the watermark, or the difference again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::desk::Desk;
+use super::lane::Lane;
+use super::options::OnDivergence;
+use super::redirect::NEVER_APPLIED;
+use super::settle;
+use super::status::ErrorCount;
+use super::targets::Targets;
+use crate::checkpoint::{is_bookkeeping, mend_key};
+use crate::chunk::Chunks;
+use crate::command::rewrite::{Deadlines, Lack};
+use crate::command::{self, Kind};
+use crate::fault::{Fault, FaultKind};
+use crate::limits;
+use crate::mend::{self, Key, Mend, Stage, Touched, Verdict};
+use crate::position::Offset;
+use crate::resp::{Frame, push_command, scan};
+use crate::slot::Slot;
+use crate::target::{Form, Guard, Unit};
+
+/// Questions of lanes about keys, and the answers.
+pub type MendDesk = Desk<MendQuestion, MendAnswer>;
+
+/// A question, and the master whose stream the offset of the answer shall be of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MendQuestion {
+    pub address: String,
+    pub port: u16,
+    pub keys: mend::Question,
+}
+
+/// What came of a question.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MendAnswer {
+    Taken(mend::Snapshot),
+    /// Not now, for this reason.
+    Later(String),
+    /// Asking again is no use.
+    Never(Fault),
+}
+
+/// What a lane owes its target.
+#[derive(Debug)]
+pub(super) struct Mends {
+    pub policy: OnDivergence,
+    by_slot: BTreeMap<Slot, Owed>,
+    /// The number of the last question, the questions to be asked, and how many have no answer yet.
+    ticket: u64,
+    questions: Vec<(u64, MendQuestion)>,
+    open_questions: usize,
+    /// Found where no fault can be returned.
+    trouble: Option<Fault>,
+    /// Since when, and how often since, keys were owed.
+    repeats: BTreeMap<Key, (u64, u32)>,
+    told: u64,
+    now_ms: u64,
+}
+
+/// The mend of one slot.
+#[derive(Debug)]
+struct Owed {
+    mend: Mend<Unit>,
+    /// What on its way may have carried the difference on is to be looked through.
+    spreads: bool,
+    /// What is on its way: connections, and the run numbers below which each must have answered.
+    fence: Vec<(usize, u64)>,
+    /// Everything that had been received when the source was asked.
+    received: Offset,
+    ask_at_ms: u64,
+    /// The transaction at the end, once what comes before it is sent.
+    last: Option<Last>,
+}
+
+#[derive(Debug)]
+struct Last {
+    database: u32,
+    commands: Vec<u8>,
+    frames: usize,
+}
+
+impl Mends {
+    pub fn new(policy: OnDivergence) -> Self {
+        Self {
+            policy,
+            by_slot: BTreeMap::new(),
+            ticket: 0,
+            questions: Vec::new(),
+            open_questions: 0,
+            trouble: None,
+            repeats: BTreeMap::new(),
+            told: 0,
+            now_ms: 0,
+        }
+    }
+
+    /// Whether units of a slot need a look.
+    #[inline]
+    pub fn watches(&self, slot: Slot) -> bool {
+        !self.by_slot.is_empty() && self.by_slot.contains_key(&slot)
+    }
+
+    /// Whether nothing is held back.
+    pub fn is_quiet(&self) -> bool {
+        self.by_slot.values().all(|owed| owed.mend.is_quiet())
+    }
+
+    /// Where the first of what is owed or held begins.
+    pub fn begin(&self) -> Option<Offset> {
+        let held = |mend: &Mend<Unit>| mend.held().next().map(|unit| unit.begin);
+        let owed = self.by_slot.values().map(|owed| &owed.mend);
+        owed.map(|mend| held(mend).map_or(mend.owed_from(), |at| at.min(mend.owed_from())))
+            .min()
+    }
+
+    /// How many keys are owed.
+    pub fn keys(&self) -> usize {
+        let owed = self.by_slot.values();
+        owed.map(|owed| owed.mend.keys().len()).sum()
+    }
+
+    /// The source has another history, which is the former one up to `until`.
+    pub fn history_changed(&mut self, until: Offset) {
+        for owed in self.by_slot.values_mut() {
+            owed.mend.history_changed(until);
+        }
+    }
+
+    /// These keys are about to be removed by a flush, at the source's word.
+    pub fn flushed(&mut self, gone: impl Fn(&Key) -> bool) {
+        self.by_slot.retain(|_, owed| !owed.mend.flushed(&gone));
+    }
+
+    /// Gives everything up, for a lane that begins anew.
+    pub fn abandon(&mut self, chunks: &mut Chunks) {
+        for owed in std::mem::take(&mut self.by_slot).into_values() {
+            for unit in owed.mend.into_held() {
+                chunks.release(unit.range.chunk);
+            }
+        }
+        // Those that nobody has taken yet get no answer.
+        self.open_questions -= self.questions.len();
+        self.questions.clear();
+        self.trouble = None;
+    }
+
+    /// Counts that a key is owed. Whether that happens too often.
+    fn is_hopeless(&mut self, key: &Key) -> bool {
+        let now_ms = self.now_ms;
+        if self.repeats.len() >= limits::MEND_OWED_KEYS {
+            let recent = |since: u64| now_ms < since + limits::MEND_REPEATS_MS;
+            self.repeats.retain(|_, (since, _)| recent(*since));
+        }
+        let (since, count) = self.repeats.entry(key.clone()).or_insert((now_ms, 0));
+        if now_ms >= *since + limits::MEND_REPEATS_MS {
+            (*since, *count) = (now_ms, 0);
+        }
+        *count += 1;
+        *count > limits::MEND_REPEATS
+    }
+}
+
+fn cannot_mend(why: impl std::fmt::Display) -> Fault {
+    Fault::new(
+        FaultKind::Divergence,
+        format!(
+            "{why}; start again to copy everything anew, or use --on-divergence continue to leave the difference"
+        ),
+    )
+}
+
+fn too_many() -> Fault {
+    cannot_mend(format_args!(
+        "more than {} keys differ that commands tie together, or a command does not tell its keys: too much to mend",
+        limits::MEND_KEYS
+    ))
+}
+
+impl Targets {
+    // What differs.
+
+    /// A command of `unit` failed because its keys differ; in a transaction the one with `behind` others behind it.
+    pub(super) fn owe_keys_of(
+        &mut self,
+        chunks: &Chunks,
+        unit: Unit,
+        behind: Option<usize>,
+        text: &str,
+        message: &str,
+    ) -> Result<(), Fault> {
+        let keys = match NEVER_APPLIED.iter().any(|start| text.starts_with(start)) {
+            true => Touched::Unknown,
+            false => self.keys_of_failed(chunks, unit, behind),
+        };
+        let (Touched::Keys(keys), Some(slot)) = (keys, self.slot_of_unit(chunks, unit)) else {
+            return Err(cannot_mend(format_args!(
+                "{message}, which cannot be mended"
+            )));
+        };
+        if keys.is_empty() {
+            return Err(cannot_mend(format_args!(
+                "{message}, which cannot be mended"
+            )));
+        }
+        self.owe(slot, keys, unit.begin, message)
+    }
+
+    /// Keys of `slot` are to be mended; nothing from `from` on counts as applied before they are.
+    pub(super) fn owe(
+        &mut self,
+        slot: Slot,
+        keys: Vec<Key>,
+        from: Offset,
+        message: &str,
+    ) -> Result<(), Fault> {
+        let mends = &mut self.mends;
+        let known = mends.by_slot.get(&slot);
+        let fresh: Vec<Key> = keys
+            .into_iter()
+            .filter(|key| known.is_none_or(|owed| !owed.mend.contains(key)))
+            .collect();
+        if mends.keys() + fresh.len() > limits::MEND_OWED_KEYS {
+            let why = format!("more than {} keys differ", limits::MEND_OWED_KEYS);
+            return Err(cannot_mend(why));
+        }
+        for key in &fresh {
+            if mends.is_hopeless(key) {
+                return Err(cannot_mend(format_args!(
+                    "{message}; '{}' was mended {} times within a minute, so something else writes to it, or the \
+                     target cannot hold it",
+                    key.1.escape_ascii(),
+                    limits::MEND_REPEATS
+                )));
+            }
+        }
+        if let Some((_, name)) = fresh.first()
+            && mends.told < limits::MEND_MESSAGES
+        {
+            mends.told += 1;
+            let more = match fresh.len() {
+                1 => String::new(),
+                count => format!(" and {} others", count - 1),
+            };
+            self.status.set_message(&format!(
+                "{message}; mending '{}'{more}",
+                name.escape_ascii()
+            ));
+        }
+        let owed = mends.by_slot.entry(slot).or_insert_with(|| Owed {
+            mend: Mend::new(from),
+            spreads: false,
+            fence: Vec::new(),
+            received: from,
+            ask_at_ms: 0,
+            last: None,
+        });
+        owed.spreads |= !fresh.is_empty();
+        owed.mend.join(fresh, from).map_err(|_| too_many())
+    }
+
+    /// The keys of the command that failed: the whole unit's, if it cannot be told which.
+    fn keys_of_failed(&self, chunks: &Chunks, unit: Unit, behind: Option<usize>) -> Touched {
+        let bytes = chunks.get(unit.range);
+        let Some(behind) = behind else {
+            return self.touched_by(bytes, unit.database);
+        };
+        let mut inside = Vec::new();
+        let mut rest = bytes;
+        while let Ok(Some(frame)) = scan(rest) {
+            rest = &rest[frame.bytes().len()..];
+            match command::find(&frame).map(|command| command.kind) {
+                Some(Kind::Multi) => inside.clear(),
+                Some(Kind::Exec) => break,
+                _ => inside.push(frame),
+            }
+        }
+        let failed = inside.len().checked_sub(behind + 1);
+        match failed.and_then(|at| inside.get(at)) {
+            Some(frame) => self.touched_by(frame.bytes(), unit.database),
+            None => Touched::Unknown,
+        }
+    }
+
+    /// What commands have to do with keys. What only settles leases has nothing to do with any: whatever it finds.
+    fn touched_by(&self, mut commands: &[u8], database: u32) -> Touched {
+        let mut keys = Vec::new();
+        while let Ok(Some(frame)) = scan(commands) {
+            commands = &commands[frame.bytes().len()..];
+            if settle::is_settling(&frame) {
+                continue;
+            }
+            match self.touched_by_one(&frame, database, &mut keys) {
+                Some(None) => {}
+                Some(Some((one, other))) => return Touched::Swap(one, other),
+                None => return Touched::Unknown,
+            }
+        }
+        Touched::Keys(keys)
+    }
+
+    /// Adds the keys of a command; gives databases that it exchanges. `None`: its keys cannot be told.
+    fn touched_by_one(
+        &self,
+        frame: &Frame<'_>,
+        database: u32,
+        keys: &mut Vec<Key>,
+    ) -> Option<Option<(u32, u32)>> {
+        let command = command::find(frame).or_else(|| self.learned.get(frame.verb()))?;
+        let elsewhere = match (command.kind, &*command.name) {
+            (Kind::SwapDb, _) => return Some(Some(command::databases_of_swap(frame).ok()?)),
+            (Kind::Move, _) => Some(command::database_of_move(frame).ok()?),
+            (_, "copy") => command::database_of_copy(frame).ok()?,
+            _ => None,
+        };
+        for key in command::keys(frame, command).ok()? {
+            if is_bookkeeping(key) {
+                continue;
+            }
+            let databases = [Some(database), elsewhere];
+            keys.extend(databases.into_iter().flatten().map(|n| (n, key.to_vec())));
+        }
+        Some(None)
+    }
+
+    /// Adds what commands on their way, which met a key that differs, have carried the difference on to.
+    fn follow_spread(
+        &self,
+        chunks: &Chunks,
+        slot: Slot,
+        mend: &mut Mend<Unit>,
+    ) -> Result<(), Fault> {
+        let mut units: Vec<Unit> = Vec::new();
+        units.extend(self.nodes.iter().flat_map(|target| target.writer.units()));
+        units.extend(self.parked.get(&slot).into_iter().flat_map(|p| p.units()));
+        units.extend(self.serial.units(slot));
+        let from = mend.owed_from();
+        let mut tied: Vec<Vec<Key>> = Vec::new();
+        for unit in units {
+            let mut rest = chunks.get(unit.range);
+            while let Ok(Some(frame)) = scan(rest) {
+                rest = &rest[frame.bytes().len()..];
+                let mut keys = Vec::new();
+                let told = self.touched_by_one(&frame, unit.database, &mut keys);
+                if told.is_some() && keys.len() > 1 && !settle::is_settling(&frame) {
+                    tied.push(keys);
+                }
+            }
+        }
+        loop {
+            let before = tied.len();
+            let (joins, others) = tied
+                .into_iter()
+                .partition(|keys| keys.iter().any(|key| mend.contains(key)));
+            let joins: Vec<Vec<Key>> = joins;
+            tied = others;
+            mend.join(joins.into_iter().flatten(), from)
+                .map_err(|_| too_many())?;
+            if tied.len() == before {
+                return Ok(());
+            }
+        }
+    }
+
+    // What comes.
+
+    /// A unit of a slot that is mended.
+    #[cold]
+    pub(super) fn send_mended(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
+        if let Some(unit) = owed.mend.arrives(unit.begin, unit) {
+            self.judge(chunks, slot, unit);
+        }
+    }
+
+    /// Sends a unit from before the values, or leaves it out.
+    fn judge(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        let touched = self.touched_by(chunks.get(unit.range), unit.database);
+        let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
+        match owed.mend.judge(&touched, unit.begin) {
+            Ok(Verdict::Send) => self.deliver(chunks, slot, unit),
+            Ok(Verdict::LeaveOut) => {
+                let frames = u64::from(unit.frames);
+                self.status.count_many(ErrorCount::CoveredByMend, frames);
+                chunks.release(unit.range.chunk);
+            }
+            Err(_) => {
+                chunks.release(unit.range.chunk);
+                self.mends.trouble.get_or_insert_with(too_many);
+            }
+        }
+    }
+
+    /// Judges what was held and may be judged.
+    fn judge_held(&mut self, chunks: &mut Chunks, slot: Slot) {
+        while let Some(owed) = self.mends.by_slot.get_mut(&slot)
+            && let Some((_, unit)) = owed.mend.next_to_judge()
+        {
+            self.judge(chunks, slot, unit);
+        }
+    }
+
+    // What is waited for.
+
+    /// Notes what is on its way for a slot, if that is due, and says whether it is all answered.
+    fn is_answered(&mut self, chunks: &Chunks, slot: Slot) -> Result<bool, Fault> {
+        let Some(mut owed) = self.mends.by_slot.remove(&slot) else {
+            return Ok(false);
+        };
+        let mut followed = Ok(());
+        if std::mem::take(&mut owed.spreads) {
+            followed = self.follow_spread(chunks, slot, &mut owed.mend);
+        }
+        if owed.mend.wants_fence() {
+            owed.fence = self.fence();
+            owed.last = None;
+        }
+        let numbers = owed
+            .fence
+            .iter()
+            .all(|&(index, number)| self.nodes[index].writer.answered_to() >= number);
+        let clear = !self.parked.contains_key(&slot) && self.serial.target_of(slot).is_none();
+        self.mends.by_slot.insert(slot, owed);
+        followed.map(|()| numbers && clear)
+    }
+
+    /// Everything that is on its way.
+    fn fence(&self) -> Vec<(usize, u64)> {
+        let nodes = self.nodes.iter().enumerate();
+        nodes
+            .filter(|(_, target)| !target.writer.is_idle())
+            .map(|(index, target)| (index, target.writer.next_number()))
+            .collect()
+    }
+}
+
+impl Lane {
+    /// Has the target's keys, by database, given the values that the source has. Nothing that the lane has not routed yet
+    /// counts as applied before that is done.
+    ///
+    /// # Errors
+    /// When they are too many.
+    pub fn mend(&mut self, keys: Vec<Key>) -> Result<(), Fault> {
+        let from = self.routed();
+        let mut by_slot: BTreeMap<Slot, BTreeSet<Key>> = BTreeMap::new();
+        for key in keys {
+            let slot = self.targets.slot_of(&key.1);
+            by_slot.entry(slot).or_default().insert(key);
+        }
+        for (slot, keys) in by_slot {
+            let keys = keys.into_iter().collect();
+            self.targets.owe(slot, keys, from, "keys may differ")?;
+        }
+        Ok(())
+    }
+
+    /// How many keys are known to differ, and not mended yet.
+    pub fn keys_owed(&self) -> usize {
+        self.targets.mends.keys()
+    }
+
+    /// Questions for the source about keys, with their numbers.
+    pub fn take_mend_questions(&mut self) -> Vec<(u64, MendQuestion)> {
+        std::mem::take(&mut self.targets.mends.questions)
+    }
+
+    /// The answer to a question.
+    ///
+    /// # Errors
+    /// When the lane cannot go on.
+    pub fn mend_answered(&mut self, ticket: u64, answer: MendAnswer) -> Result<(), Fault> {
+        let mends = &mut self.targets.mends;
+        mends.open_questions = mends.open_questions.saturating_sub(1);
+        let asked = |owed: &Owed| owed.mend.stage() == Stage::Asked(ticket);
+        let Some(owed) = mends.by_slot.values_mut().find(|owed| asked(owed)) else {
+            return Ok(());
+        };
+        let problem = match answer {
+            MendAnswer::Taken(snapshot) => {
+                let ours = self
+                    .history
+                    .is_some_and(|id| id.as_str() == snapshot.replid);
+                // What was received is part of the values, or they are of another time than this.
+                if ours && snapshot.offset >= owed.received && owed.mend.answered(ticket, snapshot)
+                {
+                    return self.advance();
+                }
+                "the source has just changed its history".to_owned()
+            }
+            MendAnswer::Later(text) => text,
+            MendAnswer::Never(fault) => {
+                let text = format!("keys cannot be mended: {}", fault.message);
+                return Err(Fault::new(fault.kind, text));
+            }
+        };
+        owed.mend.asked_in_vain();
+        owed.ask_at_ms = mends.now_ms + limits::MEND_RETRY_MS;
+        self.status
+            .set_message(&format!("{problem}; keys that differ wait for it"));
+        Ok(())
+    }
+
+    /// Does what can be done about keys that differ.
+    pub(super) fn mend_on(&mut self, tick: Option<u64>) -> Result<(), Fault> {
+        let mends = &mut self.targets.mends;
+        if let Some(now_ms) = tick {
+            mends.now_ms = now_ms;
+        }
+        if let Some(fault) = mends.trouble.take() {
+            return Err(fault);
+        }
+        if mends.by_slot.is_empty() {
+            return Ok(());
+        }
+        let slots: Vec<Slot> = mends.by_slot.keys().copied().collect();
+        slots.into_iter().try_for_each(|slot| self.mend_slot(slot))
+    }
+
+    fn mend_slot(&mut self, slot: Slot) -> Result<(), Fault> {
+        let stage = |lane: &Self| lane.targets.mends.by_slot[&slot].mend.stage();
+        if let Stage::Catching(_) = stage(self) {
+            self.targets.judge_held(&mut self.chunks, slot);
+            let routed = self.routed();
+            let owed = self.targets.mends.by_slot.get_mut(&slot);
+            owed.expect("it is there").mend.reached(routed);
+        }
+        match stage(self) {
+            Stage::Draining if self.targets.is_answered(&self.chunks, slot)? => self.ask_for(slot),
+            Stage::Covering(until) if self.targets.is_answered(&self.chunks, slot)? => {
+                self.write_mend(slot, until)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Asks the source for the values of a slot's keys.
+    fn ask_for(&mut self, slot: Slot) -> Result<(), Fault> {
+        let received = self.received();
+        let mends = &mut self.targets.mends;
+        let owed = mends.by_slot.get_mut(&slot).expect("it is there");
+        if mends.now_ms < owed.ask_at_ms || mends.open_questions >= limits::MEND_QUESTIONS {
+            return Ok(());
+        }
+        let mut keys = Vec::with_capacity(owed.mend.keys().len());
+        for (database, name) in owed.mend.keys() {
+            let Some(of) = self.config.database_map.only_source_of(*database) else {
+                return Err(cannot_mend(format_args!(
+                    "'{}' differs, and --db-map merges databases, so that it cannot be told which of the source's it is",
+                    name.escape_ascii()
+                )));
+            };
+            keys.push((of, name.clone()));
+        }
+        mends.ticket += 1;
+        mends.open_questions += 1;
+        owed.mend.ask(mends.ticket);
+        owed.received = received;
+        let question = MendQuestion {
+            address: self.config.source.address.clone(),
+            port: self.config.source.port,
+            keys: mend::Question { keys },
+        };
+        mends.questions.push((mends.ticket, question));
+        Ok(())
+    }
+
+    /// Everything of the slot before `until` is answered: writes the values of that offset.
+    fn write_mend(&mut self, slot: Slot, until: Offset) -> Result<(), Fault> {
+        let owed = self.targets.mends.by_slot.get_mut(&slot);
+        let owed = owed.expect("it is there");
+        let last = match owed.last.take() {
+            Some(last) => last,
+            None => {
+                let (last, parts) = self.build_mend(slot, until)?;
+                if parts {
+                    // The name changes hands only when the value is known to be whole.
+                    let fence = self.targets.fence();
+                    let owed = self.targets.mends.by_slot.get_mut(&slot);
+                    let owed = owed.expect("it is there");
+                    owed.fence = fence;
+                    owed.last = Some(last);
+                    return Ok(());
+                }
+                last
+            }
+        };
+        let owed = self.targets.mends.by_slot.remove(&slot);
+        let owed = owed.expect("it is there");
+        let from = owed.mend.owed_from();
+        let (values, held) = owed.mend.finish();
+        let count = values.len() as u64;
+        self.status.mends.fetch_add(count, Relaxed);
+        let unit = self.targets.built_unit(
+            &mut self.chunks,
+            Form::Transaction,
+            from,
+            last.database,
+            &last.commands,
+            last.frames,
+        );
+        let unit = Unit {
+            guard: Guard::Given,
+            ..unit
+        };
+        self.targets.send_given(&mut self.chunks, slot, unit);
+        for (_, unit) in held {
+            self.targets.deliver(&mut self.chunks, slot, unit);
+        }
+        Ok(())
+    }
+
+    /// The transaction that gives the keys their values. Whether anything was sent that it needs.
+    fn build_mend(&mut self, slot: Slot, until: Offset) -> Result<(Last, bool), Fault> {
+        let owed = &self.targets.mends.by_slot[&slot];
+        let from = owed.mend.owed_from();
+        let values: Vec<_> = owed
+            .mend
+            .values()
+            .map(|(key, taken)| (key.clone(), taken.clone()))
+            .collect();
+        let database = values.first().map_or(0, |((database, _), _)| *database);
+        let mut last = Last {
+            database,
+            commands: Vec::new(),
+            frames: 2,
+        };
+        let mut selected = database;
+        let mut parts = false;
+        push_command(&mut last.commands, &[b"MULTI"]);
+        for (number, ((of, key), taken)) in values.into_iter().enumerate() {
+            select(&mut last, &mut selected, of);
+            let Some(taken) = taken else {
+                push_command(&mut last.commands, &[b"UNLINK", &key]);
+                last.frames += 1;
+                continue;
+            };
+            self.rebuild.deadlines.database = of;
+            let deadlines = &mut self.rebuild.deadlines;
+            let write = mend::Write {
+                key: &key,
+                temporary: &mend_key(&self.targets.marks.link, slot, number),
+                payload: &taken.payload,
+                expire_at_ms: taken.expire_at_ms.map(|at| deadlines.of_key(&key, at)),
+                format: self.config.format,
+            };
+            let (targets, chunks) = (&mut self.targets, &mut self.chunks);
+            let written = write.write(|commands, frames| {
+                parts = true;
+                let form = match commands.starts_with(super::serial::MULTI) {
+                    true => Form::Transaction,
+                    false => Form::Command,
+                };
+                let unit = targets.built_unit(chunks, form, from, of, commands, frames);
+                targets.deliver(chunks, slot, unit);
+            });
+            last.commands.extend_from_slice(&written.commands);
+            last.frames += written.frames;
+            self.note_losses(&key, &written)?;
+        }
+        select(&mut last, &mut selected, 0);
+        self.targets.marks.write(slot, until, &mut last.commands);
+        last.frames += 1;
+        select(&mut last, &mut selected, database);
+        push_command(&mut last.commands, &[b"EXEC"]);
+        Ok((last, parts))
+    }
+
+    /// What of a value the target cannot take: left out, or a fault, as in a copy.
+    fn note_losses(&self, key: &[u8], written: &mend::Written) -> Result<(), Fault> {
+        if written.lost_deadlines {
+            let what = || format!("the expiry of fields of '{}'", key.escape_ascii());
+            self.config.leave_out(&self.status, Lack::FieldTtl, what)?;
+        }
+        for what in &written.left_out {
+            self.config.leave_out_beside(&self.status, *what)?;
+        }
+        match written.problem {
+            Some(problem) => self.config.leave_out_of_key(&self.status, problem, key),
+            None => Ok(()),
+        }
+    }
+}
+
+fn select(last: &mut Last, selected: &mut u32, database: u32) {
+    if *selected != database {
+        *selected = database;
+        let commands = &mut last.commands;
+        push_command(commands, &[b"SELECT", database.to_string().as_bytes()]);
+        last.frames += 1;
+    }
+}

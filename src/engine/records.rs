@@ -1,0 +1,585 @@
+//! The records that a lane keeps on its target masters; see [`crate::checkpoint`].
+//!
+//! Once a second, and whenever the stream comes near the high-water offset, each master gets the lane's record anew, on the
+//! connection of the data:
+//!
+//! ```text
+//! to master 1   SET SET SET | HSET record: acked C, high H | SET SET ...... never past H before the next record is answered
+//! ```
+//!
+//! - What a record claims was answered before it was written, and the record travels behind that data: a replica of the master
+//!   that has the record has the data.
+//! - A slot that goes to another master stays listed at the former one until the record of the next is answered: no moment
+//!   without a record that speaks for it.
+//! - While slots are on their way between masters, only the high-water offset is raised: who holds what is not certain.
+//! - A refused record is not sent again, and never follows its slot to another master: it would speak for the wrong one.
+//!   The next one will be written where it belongs.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use super::hold::Hold;
+use super::lane::{Lane, LaneConfig, SourceLink};
+use super::options::Existing;
+use super::status::{LaneStatus, ResumeStep};
+use super::stream::Router;
+use super::targets::Targets;
+use crate::checkpoint::{
+    Former, Generation, LinkName, Record, Resume, Start, State, epoch_key, record_key,
+};
+use crate::fault::{Fault, FaultKind};
+use crate::limits;
+use crate::position::{Offset, Position, ReplicationId};
+use crate::resp::push_command;
+use crate::slot::{Slot, SlotSet};
+use crate::source::Continued;
+use crate::target::Form;
+
+/// Numbers of generations, for all lanes of a process.
+#[derive(Debug, Clone)]
+pub struct Generations {
+    epoch: u32,
+    used: Arc<AtomicU32>,
+}
+
+impl Generations {
+    /// `epoch`: the one that this process has claimed.
+    pub fn new(epoch: u32) -> Self {
+        Self {
+            epoch,
+            used: Arc::default(),
+        }
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// One that no lane has had.
+    pub fn next(&self) -> Generation {
+        Generation {
+            epoch: self.epoch,
+            number: self.used.fetch_add(1, Relaxed) + 1,
+        }
+    }
+}
+
+/// What a lane has told its target masters about itself.
+#[derive(Debug)]
+pub(super) struct Records {
+    link: LinkName,
+    generations: Generations,
+    pub generation: Generation,
+    /// The field of the generation before, to be removed.
+    superseded: Option<Generation>,
+    former: Option<Former>,
+    /// The history before the last failover of the source, and where it was left.
+    pub predecessor: Option<Position>,
+    /// Databases that were selected in the stream, and from where on.
+    databases: Vec<(Offset, u32)>,
+    /// Every record says that nothing from here on was sent.
+    high: Offset,
+    /// By connection.
+    nodes: Vec<Written>,
+    promise: Option<Promise>,
+    next_ms: u64,
+    /// How far the stream was routed when a record was last written.
+    routed: Offset,
+    /// The last records of a lane that ends are written.
+    ending: bool,
+    /// Some were refused, or may not have arrived: not again before the next tick.
+    blocked: bool,
+}
+
+/// What one target master was last told, as far as it is answered.
+#[derive(Debug, Default, Clone)]
+struct Written {
+    /// Where its key is.
+    slot: Slot,
+    record: Option<Record>,
+}
+
+/// Records on their way.
+#[derive(Debug)]
+struct Promise {
+    high: Offset,
+    /// Connections, and the run number that each must have answered.
+    barriers: Vec<(usize, u64)>,
+    written: Vec<(usize, Written)>,
+    /// [`Targets::changes`] and refused records when they were written.
+    seen: (u64, u64),
+}
+
+impl Records {
+    pub fn new(link: LinkName, generations: Generations, generation: Generation) -> Self {
+        Self {
+            link,
+            generation,
+            generations,
+            superseded: None,
+            former: None,
+            predecessor: None,
+            databases: Vec::new(),
+            high: Offset::default(),
+            nodes: Vec::new(),
+            promise: None,
+            next_ms: 0,
+            routed: Offset::default(),
+            ending: false,
+            blocked: false,
+        }
+    }
+
+    /// Goes on where a former process, or lane, stopped.
+    pub fn resume(&mut self, resume: &Resume) {
+        self.former = resume.former;
+        self.predecessor = resume.predecessor;
+        self.databases = vec![(resume.position.offset, resume.database)];
+    }
+
+    /// Another history begins, of which nothing was sent before `at`.
+    pub fn begin_anew(&mut self, at: Offset) {
+        self.superseded = Some(self.generation);
+        self.generation = self.generations.next();
+        self.former = None;
+        self.predecessor = None;
+        self.databases = vec![(at, 0)];
+        self.high = Offset::default();
+        self.promise = None;
+        self.nodes.clear();
+    }
+
+    /// The stream selects a database.
+    pub fn select(&mut self, at: Offset, database: u32) {
+        self.databases.push((at, database));
+    }
+
+    /// The database that is selected at `at`; what was before is forgotten.
+    fn database_at(&mut self, at: Offset) -> u32 {
+        let later = self.databases.partition_point(|(from, _)| *from <= at);
+        self.databases.drain(..later.saturating_sub(1));
+        self.databases.first().map_or(0, |(_, database)| *database)
+    }
+
+    /// How far ahead of the stream the high-water offset is set: far enough that a record in flight is never waited for, and no
+    /// farther than need be, since after a crash everything below it is uncertain.
+    fn step(&self, routed: Offset) -> usize {
+        let lately = usize::try_from(routed.since(self.routed)).unwrap_or(usize::MAX);
+        let step = lately.saturating_mul(2);
+        step.clamp(limits::MIN_HIGH_STEP_BYTES, limits::MAX_HIGH_STEP_BYTES)
+    }
+}
+
+impl LaneConfig {
+    /// What the target knows decides how the lane begins.
+    pub fn begin(&mut self, start: Start, single: bool, status: &LaneStatus) {
+        let first_copy = "the target has no record of this link for these slots";
+        let (existing, resume) = match start {
+            Start::First => {
+                status.set_resume(ResumeStep::FirstCopy, first_copy);
+                (None, None)
+            }
+            Start::Copy { why, exclusive } => {
+                status.set_resume(ResumeStep::FullCopy, &why.to_string());
+                (Some(exclusive), None)
+            }
+            Start::Resume(resume) => (Some(resume.exclusive), Some(resume)),
+        };
+        self.existing = match (existing, self.existing) {
+            (None, existing) => existing,
+            (Some(true), _) | (_, Existing::Replace) => Existing::Replace,
+            (Some(false), _) => Existing::Keep,
+        };
+        let generations = self.generations.as_ref();
+        self.generation = match (&resume, generations) {
+            (Some(resume), _) => resume.generation,
+            (None, Some(generations)) => generations.next(),
+            (None, None) => self.generation,
+        };
+        if let Some(resume) = &resume {
+            self.passed.clone_from(&resume.passed);
+            self.owned.clone_from(&resume.owned);
+        }
+        if single && let Some(anchor) = self.slots.iter().next() {
+            // One watermark stands for the whole lane.
+            let passed = self.passed.values().max().copied();
+            self.passed = passed.into_iter().map(|offset| (anchor, offset)).collect();
+            self.owned = self.owned.iter().map(|_| anchor).collect();
+        }
+        self.resume = resume;
+    }
+}
+
+impl Lane {
+    /// Goes on where a former process, or lane, stopped.
+    pub(super) fn resume(&mut self, resume: &Resume) {
+        if let Some(records) = &mut self.records {
+            records.resume(resume);
+        }
+        self.begin_at(resume.position.id, resume.position.offset);
+        self.status.set_replid(resume.position.id.as_str());
+        self.copied = true;
+        self.settled = true;
+        self.router = Router::new(resume.database);
+        self.targets.repeated_until = resume.high;
+        if resume.leases {
+            // Which keys carry one is not known: all are looked at when the source is quiet, or the last of them is due.
+            self.rebuild
+                .deadlines
+                .assume_unknown(self.config.format.knows_field_expiry());
+        }
+    }
+
+    /// A snapshot of another history will be written.
+    pub(super) fn begin_records(&mut self, at: Offset) {
+        if let Some(records) = &mut self.records {
+            records.begin_anew(at);
+            self.route_until = Offset::default();
+            self.targets.repeated_until = Offset::default();
+            self.targets.set_generation(records.generation);
+        }
+    }
+
+    /// The source goes on, perhaps under another name, and perhaps before the place where the lane stopped.
+    ///
+    /// # Errors
+    /// When the target may hold writes that the source has lost: then a snapshot must come, on another connection.
+    pub(super) fn continue_from(&mut self, continued: &Continued) -> Result<(), Fault> {
+        let before = self.history.expect("asked for by its name");
+        let received = self.received();
+        let from = continued.from;
+        // What a former process sent is known only as far as its high-water offset tells.
+        let handed_over = match &self.hold {
+            Some(Hold::Flush(_)) => self.scanned,
+            _ => self.routed(),
+        };
+        let sent = handed_over.max(self.targets.repeated_until);
+        if let Some(shared) = continued.shared_until
+            && shared < sent
+        {
+            self.start_over = true;
+            let why = format!(
+                "the source lost what it had written after offset {shared} of history {before}, and the target may have it up \
+                 to {sent}"
+            );
+            self.status.set_resume(ResumeStep::FullCopy, &why);
+            return Err(Fault::new(FaultKind::ConnectionLost, why));
+        }
+        if from < received {
+            // Nothing of what the source lost was handed over: it is asked for what comes behind that.
+            self.forget_unrouted();
+            let why = format!("the source lost what it had written after offset {from}");
+            return Err(Fault::new(FaultKind::ConnectionLost, why));
+        }
+        let other = continued.id.filter(|id| *id != before);
+        let (step, why) = match other {
+            None => (
+                ResumeStep::PartialSame,
+                format!("the source goes on from offset {from}"),
+            ),
+            Some(id) => (
+                ResumeStep::PartialPromoted,
+                format!("history {before} goes on from offset {from} as {id}"),
+            ),
+        };
+        self.status.set_resume(step, &why);
+        if let Some(id) = other {
+            if let Some(records) = &mut self.records {
+                records.predecessor = Some(Position {
+                    id: before,
+                    offset: from,
+                });
+            }
+            self.targets.mends.history_changed(received);
+            self.history = Some(id);
+            self.spool.set_id(id);
+            self.status.set_replid(id.as_str());
+        }
+        Ok(())
+    }
+
+    /// What was received and not handed over is not of the history any more.
+    fn forget_unrouted(&mut self) {
+        let routed = self.routed();
+        if matches!(self.hold, Some(Hold::Lookup { .. })) {
+            self.hold = None;
+            self.question = None;
+        }
+        self.targets.mends.history_changed(routed);
+        self.intake.begin(&mut self.chunks, routed);
+        self.spool.clear();
+        self.arrivals.cut(routed);
+        self.scanned = routed;
+        self.router.forget_open();
+    }
+
+    /// The source does not go on where the lane stopped.
+    pub(super) fn note_full_copy(&self, before: ReplicationId, offered: Position) {
+        let why = match before == offered.id {
+            true => format!(
+                "the source's backlog does not reach back to offset {}: raise its repl-backlog-size",
+                self.received()
+            ),
+            false => format!(
+                "the source does not know offset {} of history {before}: its history is {}",
+                self.received(),
+                offered.id
+            ),
+        };
+        self.status.set_resume(ResumeStep::FullCopy, &why);
+    }
+
+    /// Writes records when it is time, and takes note of those that are answered. `tick`: the time, at a tick.
+    pub(super) fn record_on(&mut self, tick: Option<u64>) {
+        self.take_promise();
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        records.blocked &= tick.is_none();
+        let attached = self.copied || matches!(self.link, SourceLink::Copying(_));
+        if records.promise.is_some() || records.blocked || self.history.is_none() || !attached {
+            return;
+        }
+        let near = self.scanned.advanced(limits::MIN_HIGH_STEP_BYTES / 2) >= records.high;
+        let due = tick.is_some_and(|now_ms| now_ms >= records.next_ms);
+        let ended = records.ending;
+        if self.stopping && self.is_drained() {
+            if !ended {
+                let high = self.routed();
+                self.write_records(high, true);
+            }
+        } else if near || due {
+            self.records_due(tick);
+        }
+    }
+
+    fn records_due(&mut self, tick: Option<u64>) {
+        let routed = self.routed();
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        let high = routed.advanced(records.step(routed));
+        if let Some(now_ms) = tick {
+            records.next_ms = now_ms + limits::RECORD_INTERVAL_MS;
+            records.routed = routed;
+        }
+        self.write_records(high, false);
+    }
+
+    /// Whether the last records of a lane that stops are answered.
+    pub(super) fn records_ended(&self) -> bool {
+        self.records.as_ref().is_none_or(|records| {
+            let nothing_to_tell = self.history.is_none() || !self.copied;
+            nothing_to_tell || (records.ending && records.promise.is_none())
+        })
+    }
+
+    /// Records on their way may have been answered, or be void.
+    fn take_promise(&mut self) {
+        let Some(records) = &mut self.records else {
+            return;
+        };
+        let Some(promise) = &records.promise else {
+            return;
+        };
+        let targets = &self.targets;
+        if promise.seen != (targets.changes, targets.records_refused) {
+            // Whatever became of them, they are written again.
+            records.promise = None;
+            records.next_ms = 0;
+            records.ending = false;
+            records.blocked = true;
+            return;
+        }
+        let answered =
+            |&(index, number): &(usize, u64)| targets.nodes[index].writer.answered_to() >= number;
+        if !promise.barriers.iter().all(answered) {
+            return;
+        }
+        let promise = records.promise.take().expect("looked at above");
+        records.high = promise.high;
+        self.route_until = promise.high;
+        for (index, written) in promise.written {
+            records.nodes[index] = written;
+        }
+        records.superseded = None;
+    }
+
+    /// Gives every target master that this lane writes to its record; none, as long as one of them cannot be reached.
+    fn write_records(&mut self, high: Offset, ending: bool) {
+        let Some(mut records) = self.records.take() else {
+            return;
+        };
+        records.nodes.resize(self.targets.len(), Written::default());
+        let drafts = match self.targets.routes_are_certain() {
+            true => self.draft(&mut records, high, ending),
+            false => records.raised(high),
+        };
+        let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
+        if !drafts.is_empty() && drafts.iter().all(ready) {
+            records.ending = ending;
+            let seen = (self.targets.changes, self.targets.records_refused);
+            let mut barriers = Vec::new();
+            for (index, draft) in &drafts {
+                if self.write_record(&records, *index, draft) {
+                    barriers.push((*index, self.targets.nodes[*index].writer.next_number()));
+                }
+            }
+            records.promise = Some(Promise {
+                high,
+                barriers,
+                written: drafts,
+                seen,
+            });
+        }
+        self.records = Some(records);
+    }
+
+    /// The records of this moment, by connection.
+    fn draft(&self, records: &mut Records, high: Offset, ending: bool) -> Vec<(usize, Written)> {
+        let settled = self.settled && self.sweep.is_none() && !self.unswept;
+        let (state, acked) = match settled {
+            true => (State::Streaming, self.progress().acknowledged),
+            false => (State::Copying, self.copied_at),
+        };
+        let database = records.database_at(acked);
+        let mut drafts = Vec::new();
+        for (index, routed) in self.targets.slots_by_node(&self.config.slots) {
+            let slots = routed.union(&records.only_at(index));
+            let record = Record {
+                state,
+                node: self.targets.nodes[index].node.id.clone(),
+                position: Position {
+                    id: self.history.expect("checked by the caller"),
+                    offset: acked,
+                },
+                predecessor: records.predecessor,
+                database,
+                high,
+                watermarks: self.targets.marks.owned.intersection(&slots),
+                slots,
+                former: records.former,
+                exclusive: self.config.existing != Existing::Keep,
+                // While the lane runs, the next command may be given one.
+                leases: !ending || !self.rebuild.deadlines.is_empty(),
+            };
+            let slot = routed
+                .iter()
+                .next()
+                .expect("only nodes with slots are listed");
+            let record = Some(record);
+            drafts.push((index, Written { slot, record }));
+        }
+        drafts
+    }
+
+    /// What a target master held about this lane goes with its keys: it gets it back, right behind.
+    pub(super) fn write_record_again(&mut self, index: usize) {
+        let Some(mut records) = self.records.take() else {
+            return;
+        };
+        let written = records.nodes.get_mut(index).map(std::mem::take);
+        if let Some(mut written) = written.filter(|written| written.record.is_some()) {
+            if let Some(record) = &mut written.record {
+                record.watermarks = SlotSet::new();
+            }
+            let key = epoch_key(&records.link, written.slot);
+            let epoch = records.generations.epoch().to_string();
+            let at = self.routed();
+            self.push_built(index, 0, at, Form::Command, |out| {
+                push_command(out, &[b"SET", &key, epoch.as_bytes()]);
+                1
+            });
+            self.write_record(&records, index, &written);
+            records.nodes[index] = written;
+        }
+        // What is on its way said more than there is now.
+        records.promise = None;
+        records.next_ms = 0;
+        self.records = Some(records);
+    }
+
+    /// Sends a record if it says something new; whether it was sent.
+    fn write_record(&mut self, records: &Records, index: usize, draft: &Written) -> bool {
+        let before = &records.nodes[index];
+        if before.record == draft.record && before.slot == draft.slot {
+            return false;
+        }
+        let Some(record) = &draft.record else {
+            return false;
+        };
+        let key = record_key(&records.link, draft.slot);
+        let field = records.generation.to_string();
+        let superseded = records.superseded.map(|generation| generation.to_string());
+        let at = self.routed();
+        self.push_built(index, 0, at, Form::Command, |out| {
+            push_command(
+                out,
+                &[b"HSET", &key, field.as_bytes(), record.encode().as_bytes()],
+            );
+            if let Some(old) = &superseded {
+                push_command(out, &[b"HDEL", &key, old.as_bytes()]);
+            }
+            1 + usize::from(superseded.is_some())
+        });
+        // Its key was in a slot that has gone to another master since.
+        if before.record.is_some() && before.slot != draft.slot {
+            let key = record_key(&records.link, before.slot);
+            let slot = self.targets.slot_of(&key);
+            self.targets.stage(&mut self.chunks, slot, at, 0, |out| {
+                push_command(out, &[b"HDEL", &key, field.as_bytes()]);
+                1
+            });
+        }
+        true
+    }
+}
+
+impl Records {
+    /// Slots that only this master's record lists so far.
+    fn only_at(&self, index: usize) -> SlotSet {
+        let listed = |node: &Written| node.record.as_ref().map(|record| record.slots.clone());
+        let own = self.nodes.get(index).and_then(listed).unwrap_or_default();
+        let others = self.nodes.iter().enumerate();
+        others
+            .filter(|(other, _)| *other != index)
+            .filter_map(|(_, node)| listed(node))
+            .fold(own, |own, other| own.difference(&other))
+    }
+
+    /// The records as they are, with another high-water offset.
+    fn raised(&self, high: Offset) -> Vec<(usize, Written)> {
+        let nodes = self.nodes.iter().enumerate();
+        let known =
+            nodes.filter_map(|(index, node)| Some((index, node.slot, node.record.clone()?)));
+        known
+            .map(|(index, slot, record)| {
+                let record = Some(Record { high, ..record });
+                (index, Written { slot, record })
+            })
+            .collect()
+    }
+}
+
+impl Targets {
+    /// Whether the topology says where everything goes: no slot is on its way between masters, as far as is known.
+    fn routes_are_certain(&self) -> bool {
+        self.redirected.is_empty() && self.parked.values().all(|parked| parked.ask.is_none())
+    }
+
+    /// Which of these slots go to which connection.
+    fn slots_by_node(&self, slots: &SlotSet) -> Vec<(usize, SlotSet)> {
+        let mut nodes = vec![SlotSet::new(); self.nodes.len()];
+        for slot in slots.iter() {
+            let mut route = self.routes[usize::from(slot)];
+            if usize::from(route) >= nodes.len() {
+                route = self.owners[usize::from(slot)];
+            }
+            if let Some(slots) = nodes.get_mut(usize::from(route)) {
+                slots.insert(slot);
+            }
+        }
+        let nodes = nodes.into_iter().enumerate();
+        nodes.filter(|(_, slots)| !slots.is_empty()).collect()
+    }
+}

@@ -1,0 +1,231 @@
+//! Named sequences about the spool: a target that stands still, a disk that refuses or turns bad, a process that starts anew.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use slotstream::position::Offset;
+use slotstream::slot::SlotSet;
+use slotstream::spool::{Budget, Settings, State};
+
+use crate::cluster::Cluster;
+use crate::disk::LINK;
+use crate::rng::Rng;
+use crate::source::Source;
+use crate::world::{Network, World};
+
+const VALUE_BYTES: usize = 100_000;
+
+/// A lane with small blocks, so that little is enough for many.
+fn world(budget: u64) -> World {
+    let network = Network {
+        chunk: 200_000,
+        stall_percent: 0,
+        step_ms: 1,
+        commands: 1_000,
+    };
+    let settings = Settings {
+        link: LINK.into(),
+        budget: Arc::new(Budget::new(budget)),
+        block_bytes: 50_000,
+        memory_blocks: 20,
+        segment_blocks: 10,
+    };
+    let cluster = Cluster::new(2, false);
+    let source = Source::new(1_000);
+    let mut world = World::with_spool(
+        Rng::new(1),
+        network,
+        source,
+        cluster,
+        SlotSet::all(),
+        settings,
+    );
+    world.disk.delay_ms = 3;
+    world.write("SET {a}1 first");
+    world.run_until_equal();
+    world.frozen = true;
+    world
+}
+
+impl World {
+    /// So many large values, of many slots, and a counter that shows what comes twice.
+    fn write_load(&mut self, values: usize) {
+        for number in 0..values {
+            let text = number.to_string().repeat(VALUE_BYTES);
+            let value = text.as_bytes()[..VALUE_BYTES].to_vec();
+            let key = format!("key:{}", number % 50).into_bytes();
+            self.source
+                .write(&mut self.tracker, 0, &[b"SET".to_vec(), key, value]);
+            self.write("INCR {b}counter");
+        }
+    }
+
+    /// Runs until the lane has received all that the source wrote; the target stands still.
+    fn run_until_received(&mut self) {
+        self.run_until(20_000, "all to be received", |world| {
+            world.lane.progress().received.0 == world.source.offset()
+        });
+    }
+
+    fn thaw_and_compare(&mut self) {
+        self.frozen = false;
+        self.run_until_equal();
+        self.check_equal();
+        let end = self.now_ms + 100;
+        self.run_until(1_000, "time", |world| world.now_ms >= end);
+        assert!(self.disk.files.is_empty(), "{:?}", self.disk.files.keys());
+        assert_eq!(self.status.spool_state(), State::Empty);
+        assert_eq!(self.status.spool_bytes.load(Relaxed), 0);
+    }
+
+    fn syncs(&self) -> (u32, u32) {
+        (self.source.full_syncs, self.source.partial_syncs)
+    }
+}
+
+#[test]
+fn the_source_is_read_to_its_end_while_the_target_stands_still() {
+    let mut world = world(1 << 30);
+    world.write_load(300);
+    world.run_until_received();
+    let progress = world.lane.progress();
+    assert!(progress.received.since(progress.acknowledged) > 30_000_000);
+    assert_eq!(world.status.spool_state(), State::Disk);
+    assert!(world.status.lag_bytes() > 30_000_000);
+    // The source goes on hearing from us, and of what is applied only.
+    let acks = world.source.acks;
+    let end = world.now_ms + 3_000;
+    world.run_until(5_000, "time", |world| world.now_ms >= end);
+    assert!(world.source.acks >= acks + 2);
+    assert!(world.source.acked < progress.routed.0);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 0));
+    assert!(world.disk.read > 300 && world.disk.written > 300);
+}
+
+#[test]
+fn a_source_that_is_lost_goes_on_behind_the_spool() {
+    let mut world = world(1 << 30);
+    world.write_load(200);
+    world.run_until_received();
+    // It has nothing left of what is spooled.
+    world.source.shrink_backlog(10);
+    world.cut_source();
+    world.source_down_until_ms = world.now_ms + 2_000;
+    world.write("SET {a}1 last");
+    world.frozen = false;
+    let received = world.lane.progress().received;
+    world.run_until(1_900, "delivery without a source", |world| {
+        world.lane.progress().acknowledged == received
+    });
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn a_full_disk_stops_reading_and_is_tried_until_it_has_room() {
+    let mut world = world(1 << 30);
+    world.disk.refuses_until_ms = world.now_ms + 10_000;
+    world.write_load(200);
+    let end = world.now_ms + 5_000;
+    world.run_until(6_000, "time", |world| world.now_ms >= end);
+    assert_eq!(world.status.spool_state(), State::Failed);
+    assert!(world.lane.progress().received.0 < world.source.offset());
+    let message = "spool: no space left: not reading from the source, retrying";
+    assert_eq!(world.status.message(), message);
+    world.run_until_received();
+    assert_eq!(world.status.spool_state(), State::Disk);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 0));
+}
+
+#[test]
+fn without_a_disk_memory_is_all_there_is() {
+    let mut world = world(0);
+    world.write_load(200);
+    let end = world.now_ms + 2_000;
+    world.run_until(3_000, "time", |world| world.now_ms >= end);
+    assert_eq!(world.status.spool_state(), State::Full);
+    assert!(world.lane.progress().received.0 < world.source.offset());
+    assert_eq!(world.status.spool_bytes.load(Relaxed) / 50_000, 17);
+    world.thaw_and_compare();
+    assert_eq!((world.syncs(), world.disk.written), ((1, 0), 0));
+}
+
+#[test]
+fn what_turned_bad_on_disk_is_asked_for_again() {
+    let mut world = world(1 << 30);
+    world.write_load(200);
+    world.run_until_received();
+    let middle = *world.disk.files.keys().rev().nth(5).expect("many segments");
+    let file = world.disk.files.get_mut(&middle).expect("just seen");
+    let at = file.len() / 2;
+    file[at] ^= 1;
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn a_process_that_starts_anew_goes_on_from_what_it_finds() {
+    let mut world = world(1 << 30);
+    world.write_load(200);
+    world.run_until_received();
+    let acknowledged = world.lane.progress().acknowledged;
+    world.run_until(2_000, "the disk", |world| {
+        let found = world.disk.recover(acknowledged);
+        found.is_some_and(|found| {
+            let missing = world.source.offset() - found.end().offset.0;
+            missing < 15 * 50_000
+        })
+    });
+    let found = world.disk.recover(acknowledged).expect("seen above");
+    assert!(found.first() <= acknowledged);
+    // The source still has what was in memory only, and no more.
+    world.source.shrink_backlog(1_000_000);
+    world.restart();
+    world.write_load(100);
+    world.run_until_received();
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+    assert_eq!(world.disk.recover(Offset(0)), None);
+}
+
+#[test]
+fn a_lane_that_is_told_to_stop_leaves_everything_on_disk() {
+    let mut world = world(1 << 30);
+    world.write_load(100);
+    world.run_until_received();
+    let progress = world.lane.progress();
+    world.lane.stop();
+    let end = world.now_ms + 7_000;
+    world.run_until(8_000, "time", |world| world.now_ms >= end);
+    let found = world
+        .disk
+        .recover(progress.acknowledged)
+        .expect("all of it");
+    assert_eq!(found.end().offset, progress.received);
+    assert!(!world.lane.is_done(), "what is in flight is not answered");
+    world.frozen = false;
+    world.run_until(2_000, "the end", |world| world.lane.is_done());
+    let acknowledged = world.lane.progress().acknowledged;
+    assert!(progress.acknowledged < acknowledged && acknowledged < progress.received);
+    // Nothing of it is needed from the source.
+    world.source.shrink_backlog(0);
+    world.restart();
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn a_history_that_begins_anew_empties_the_spool() {
+    let mut world = world(1 << 30);
+    world.write_load(200);
+    world.run_until_received();
+    world.source.shrink_backlog(10);
+    world.cut_source();
+    world.source.rename_history();
+    world.source.rename_history();
+    world.write_load(1);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (2, 0));
+}

@@ -1,0 +1,429 @@
+//! What all variants stand on: two clusters, writers, the process that is tortured, and the comparison.
+
+use super::report::{Journal, Summary};
+use super::{Options, Variant};
+use crate::Result;
+use crate::client::{Client, Endpoint};
+use crate::cluster::{Cluster, ClusterOptions};
+use crate::compare::{CompareOptions, compare};
+use crate::load::{Kind, LoadOptions, key_name, lives_for_seconds, load};
+use crate::proxy::Proxy;
+use crate::resp::Command;
+use crate::server::{Server, ServerOptions, free_port};
+use crate::slotstream::Slotstream;
+use crate::version::version;
+use crate::writers::{WriterOptions, Writers};
+use anyhow::{Context, bail};
+use fastrand::Rng;
+use serde_json::Value;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+const SOURCE_MASTERS: usize = 3;
+const TARGET_MASTERS: usize = 2;
+/// The name of the replication: no other text of slotstream's holds it.
+pub const LINK: &str = "torture-rack";
+/// Nothing is lost from a source's memory of its stream while slotstream is away.
+const BACKLOG: &str = "repl-backlog-size 256mb";
+/// A lane that was away reads all of that at once.
+const NO_BUFFER_LIMIT: &str = "client-output-buffer-limit replica 0 0 0";
+/// Sets of keys that are written all the time, and seldom.
+const HOT_GROUPS: usize = 40;
+const COLD_GROUPS: usize = 2_000;
+/// After so long at the latest the writers pause and both sides are compared: what went wrong is then not far back.
+const ROUND: Duration = Duration::from_secs(60);
+/// For everything that ends well in a moment.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// The target's record of a finished copy is written about once a second.
+const RECORD_PAUSE: Duration = Duration::from_secs(2);
+/// 6.0 sends how long a key still lives, so what waits ends later by as much as it waited.
+const RELATIVE_TTL_TOLERANCE: Duration = Duration::from_secs(60);
+const LISTED_DIFFERENCES: usize = 10;
+/// After so many nothing more is broken: more would tell nothing more.
+const MAX_FAULTS: usize = 20;
+/// Characters of one of them that are shown: it may hold the output of a process.
+const FAULT_LENGTH: usize = 2_500;
+
+pub struct Rig {
+    pub options: Options,
+    pub random: Rng,
+    pub source: Cluster,
+    target: Cluster,
+    /// One before each node of the target, in variants that break the network.
+    pub proxies: Vec<Proxy>,
+    pub journal: Journal,
+    pub summary: Summary,
+    /// The process; `None` before the first, and where none is to run.
+    sync: Option<Incarnation>,
+    /// Processes that were started.
+    incarnations: u64,
+    /// Where two processes run, each has its own.
+    status_addresses: [String; 2],
+    loaded: LoadOptions,
+    writers: Option<Writers>,
+    /// Rounds that were begun.
+    pub round: u64,
+    /// Snapshots that the source's masters had sent when the first copy was whole.
+    first_copies: u64,
+    /// The process that made it whole; later ones need no snapshot.
+    copied_by: Option<u64>,
+}
+
+/// One of the processes, from first to last.
+pub struct Incarnation {
+    pub number: u64,
+    pub process: Slotstream,
+}
+
+impl Rig {
+    /// Starts the clusters and fills the source.
+    pub fn start(options: &Options) -> Result<Rig> {
+        let mut journal = Journal::start(&options.logs, options.verbose)?;
+        let version = version(options.family)?;
+        let cluster = |extra: &[&str]| ClusterOptions {
+            server: ServerOptions {
+                extra: extra.iter().map(|line| (*line).to_owned()).collect(),
+                diskless: true,
+                ..ServerOptions::default()
+            },
+            slots: None,
+        };
+        let source_options = cluster(&[BACKLOG, NO_BUFFER_LIMIT]);
+        let source = Cluster::start(&version, SOURCE_MASTERS, 0, source_options)?;
+        let (target, proxies) = match options.variant.has_proxies() {
+            true => Cluster::start_behind_proxies(&version, TARGET_MASTERS, 0, cluster(&[]))?,
+            false => {
+                let target = Cluster::start(&version, TARGET_MASTERS, 0, cluster(&[]))?;
+                (target, Vec::new())
+            }
+        };
+        let loaded = LoadOptions {
+            keys: options.keys,
+            seed: options.seed,
+            ..LoadOptions::default()
+        };
+        let report = load(&mut source.client()?, &loaded)?;
+        if options.variant != Variant::Copy {
+            remove_short_lived(&mut source.client()?, &loaded)?;
+        }
+        let summary = Summary {
+            title: format!("{}, {version}, seed {}", options.variant, options.seed),
+            ..Summary::default()
+        };
+        journal.tell(&format!(
+            "{}: {SOURCE_MASTERS} masters to {TARGET_MASTERS}, {} keys; logs in {}",
+            summary.title,
+            report.keys,
+            options.logs.display()
+        ));
+        Ok(Rig {
+            options: options.clone(),
+            random: Rng::with_seed(options.seed),
+            source,
+            target,
+            proxies,
+            journal,
+            summary,
+            sync: None,
+            incarnations: 0,
+            status_addresses: [status_address()?, status_address()?],
+            loaded,
+            writers: None,
+            round: 0,
+            first_copies: 0,
+            copied_by: None,
+        })
+    }
+
+    /// A first copy, and then rounds of writes under which things break, each ending with a comparison.
+    pub fn rounds(&mut self, strike: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
+        self.launch()?;
+        self.settle()?;
+        self.first_copy_is_whole()?;
+        if self.first_copies != SOURCE_MASTERS as u64 {
+            let copies = self.first_copies;
+            self.fault(format!("{copies} snapshots of {SOURCE_MASTERS} masters"));
+        }
+        self.journal.tell("the first copy is there");
+        let end = self
+            .options
+            .duration
+            .map(|duration| Instant::now() + duration);
+        let is_over = |rig: &Rig| {
+            let strikes = rig.options.strikes;
+            rig.summary.faults.len() >= MAX_FAULTS
+                || end.is_some_and(|end| Instant::now() >= end)
+                || strikes.is_some_and(|strikes| rig.summary.strike_count() >= strikes)
+        };
+        while !is_over(self) && self.summary.is_clean() {
+            self.start_writers()?;
+            let round_end = Instant::now() + ROUND;
+            let last = self.summary.strike_count() + self.options.strikes_per_round;
+            while !is_over(self) && self.summary.strike_count() < last && Instant::now() < round_end
+            {
+                strike(self)?;
+                self.tell_progress();
+            }
+            self.stop_writers()?;
+            self.settle_and_compare()?;
+        }
+        Ok(())
+    }
+
+    pub fn start_writers(&mut self) -> Result<()> {
+        self.round += 1;
+        let options = WriterOptions {
+            seed: self.options.seed.wrapping_mul(1_000) + self.round,
+            threads: 2,
+            commands_per_second: self.options.commands_per_second,
+            key_groups: HOT_GROUPS,
+            cold_groups: COLD_GROUPS,
+            loaded: Some(self.loaded.clone()),
+            ..WriterOptions::default()
+        };
+        self.writers = Some(Writers::start(&self.source.endpoint(), &options)?);
+        Ok(())
+    }
+
+    pub fn stop_writers(&mut self) -> Result<()> {
+        if let Some(writers) = self.writers.take() {
+            let report = writers.stop()?;
+            self.journal.note("the writers have stopped");
+            self.summary.commands += report.commands;
+            if !report.errors.is_empty() {
+                bail!("the writers met errors, so this run shows nothing: {report}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts the process that is watched from now on.
+    pub fn launch(&mut self) -> Result<()> {
+        self.sync = Some(self.start_process(None)?);
+        Ok(())
+    }
+
+    /// Starts a process beside one that runs.
+    pub fn launch_beside(&mut self, other: &Incarnation) -> Result<Incarnation> {
+        self.start_process(Some(other))
+    }
+
+    fn start_process(&mut self, other: Option<&Incarnation>) -> Result<Incarnation> {
+        self.incarnations += 1;
+        let number = self.incarnations;
+        let log = self.journal.file(&format!("slotstream-{number:05}.log"));
+        let target = match self.proxies.first() {
+            Some(proxy) => Endpoint::at(proxy.address()),
+            None => self.target.endpoint(),
+        };
+        let mut addresses = self.status_addresses.iter();
+        let taken = other.map(|other| other.process.status_address());
+        let address = addresses.find(|address| Some(address.as_str()) != taken);
+        let process = Slotstream::start_logged(
+            &self.options.program,
+            &self.source.endpoint(),
+            &target,
+            &["--link", LINK],
+            address.context("each of the addresses is taken")?,
+            &log,
+        )?;
+        self.journal.note(&format!("incarnation {number} started"));
+        Ok(Incarnation { number, process })
+    }
+
+    pub fn sync(&mut self) -> Result<&mut Slotstream> {
+        let sync = self.sync.as_mut();
+        Ok(&mut sync.context("no process is running")?.process)
+    }
+
+    pub fn take_sync(&mut self) -> Result<Incarnation> {
+        self.sync.take().context("no process is running")
+    }
+
+    pub fn watch(&mut self, incarnation: Incarnation) {
+        self.sync = Some(incarnation);
+    }
+
+    /// Goes on for a random time of so many milliseconds; slotstream must not end meanwhile.
+    pub fn run_for(&mut self, milliseconds: Range<u64>) -> Result<()> {
+        std::thread::sleep(self.random_time(milliseconds));
+        if let Some(status) = self.sync()?.ended()? {
+            let output = self.sync()?.output();
+            bail!("slotstream ended by itself ({status}): {output}");
+        }
+        Ok(())
+    }
+
+    pub fn random_time(&mut self, milliseconds: Range<u64>) -> Duration {
+        Duration::from_millis(self.random.u64(milliseconds))
+    }
+
+    /// Kills the process and starts the next.
+    pub fn kill_and_restart(&mut self) -> Result<()> {
+        self.kill()?;
+        self.launch()
+    }
+
+    pub fn kill(&mut self) -> Result<()> {
+        let mut killed = self.take_sync()?;
+        self.observe(&killed);
+        killed.process.kill();
+        self.struck("kill");
+        Ok(())
+    }
+
+    /// Counts what was broken.
+    pub fn struck(&mut self, what: &'static str) {
+        *self.summary.strikes.entry(what).or_default() += 1;
+        self.journal.note(what);
+    }
+
+    /// Looks at a process that is about to end: what it says of itself must be as it should.
+    pub fn observe(&mut self, incarnation: &Incarnation) -> Option<Value> {
+        let number = incarnation.number;
+        // It may have been started too shortly before to have a status page.
+        let status = incarnation.process.status().ok()?;
+        self.journal
+            .note(&format!("incarnation {number}: {status}"));
+        let copies_allowed = self.copied_by.is_none_or(|last| number <= last);
+        let mut wrong = Vec::new();
+        for lane in status["lanes"].as_array().into_iter().flatten() {
+            let source = lane["source"].as_str().unwrap_or_default();
+            let resume = &lane["resume"];
+            if let Some(step) = resume["step"].as_str() {
+                *self.summary.resumed.entry(step.to_owned()).or_default() += 1;
+            }
+            let copies = lane["full_syncs"].as_u64().unwrap_or(0);
+            if copies > 0 && !copies_allowed {
+                wrong.push(format!("{source} {copies} full resyncs ({resume})"));
+            }
+            let divergences = lane["errors"]["divergence"].as_u64().unwrap_or(0);
+            if divergences > 0 {
+                let message = &lane["message"];
+                wrong.push(format!("{source} {divergences} divergences ({message})"));
+            }
+        }
+        if !wrong.is_empty() {
+            self.fault(format!("incarnation {number}: {}", wrong.join(", ")));
+        }
+        Some(status)
+    }
+
+    pub fn fault(&mut self, text: String) {
+        self.journal.note(&format!("FAULT: {text}"));
+        let mut short: String = text.chars().take(FAULT_LENGTH).collect();
+        if short.len() < text.len() {
+            short += " ... (the rest is in timeline.log)";
+        }
+        self.journal.show(&format!("FAULT: {short}"));
+        self.summary.faults.push(short);
+    }
+
+    /// From now on no source master may be asked for another snapshot.
+    pub fn first_copy_is_whole(&mut self) -> Result<()> {
+        std::thread::sleep(RECORD_PAUSE);
+        self.first_copies = self.source_count("sync_full")?;
+        self.copied_by = Some(self.incarnations);
+        Ok(())
+    }
+
+    /// A counter of `INFO stats`, of all source masters together.
+    pub fn source_count(&self, field: &str) -> Result<u64> {
+        let count = |master: &Server| Ok(master.info("stats", field)?.parse::<u64>()?);
+        self.source.masters().iter().map(count).sum()
+    }
+
+    /// Waits until everything is applied: writers must have stopped.
+    pub fn settle(&mut self) -> Result<()> {
+        let sync = self.sync()?;
+        sync.wait_until_caught_up(PATIENCE)?;
+        sync.wait_until_settled(PATIENCE)?;
+        self.journal.note("everything is applied");
+        Ok(())
+    }
+
+    /// Waits until everything is applied, and compares.
+    pub fn settle_and_compare(&mut self) -> Result<()> {
+        let settled = self.settle();
+        if let Some(incarnation) = self.sync.take() {
+            self.observe(&incarnation);
+            self.sync = Some(incarnation);
+        }
+        let later = self.source_count("sync_full")? - self.first_copies;
+        if self.copied_by.is_some() && later > 0 {
+            self.fault(format!("{later} snapshots after the first copy"));
+        }
+        settled?;
+        let options = CompareOptions {
+            listed: LISTED_DIFFERENCES,
+            relative_ttl_tolerance: RELATIVE_TTL_TOLERANCE,
+            ..CompareOptions::default()
+        };
+        let diff = compare(&self.source.endpoint(), &self.target.endpoint(), &options)?;
+        self.summary.comparisons += 1;
+        self.summary.keys = diff.keys;
+        let differences =
+            diff.only_in_first + diff.only_in_second + diff.different + diff.functions;
+        self.summary.differences += differences;
+        match differences {
+            0 => self.journal.tell(&format!("round {}: {diff}", self.round)),
+            _ => self.fault(format!("round {}: {diff}", self.round)),
+        }
+        Ok(())
+    }
+
+    pub fn tell_progress(&mut self) {
+        if self.journal.is_due() {
+            let written = self.writers.as_ref().map_or(0, Writers::commands_so_far);
+            self.journal.tell(&format!(
+                "{} strikes, {} incarnations, {} commands",
+                self.summary.strike_count(),
+                self.incarnations,
+                self.summary.commands + written
+            ));
+        }
+    }
+
+    /// Ends everything and sums up.
+    pub fn finish(mut self) -> Result<Summary> {
+        drop(self.sync.take());
+        let writers = self.writers.take().map(Writers::stop);
+        if let Some(Ok(report)) = writers {
+            self.summary.commands += report.commands;
+        }
+        self.summary.incarnations = self.incarnations;
+        self.summary.full_syncs = self.source_count("sync_full")?;
+        self.summary.partial_syncs = self.source_count("sync_partial_ok")?;
+        self.summary.seconds = self.journal.elapsed().as_secs_f64();
+        if self.summary.is_clean() {
+            self.journal.discard();
+        } else {
+            self.summary.advice = format!(
+                "logs: {}\nonce more: {}",
+                self.options.logs.display(),
+                self.options.command_line()
+            );
+            let summary = self.summary.to_string();
+            self.journal.note(&summary);
+        }
+        Ok(self.summary)
+    }
+}
+
+/// Removes what lives for seconds: a copy is whole only when that has ended.
+fn remove_short_lived(source: &mut Client, loaded: &LoadOptions) -> Result<()> {
+    let kinds = Kind::of(source.family()?, loaded.vector_sets);
+    let commands: Vec<Command> = (0..loaded.keys)
+        .filter(|number| lives_for_seconds(*number))
+        .map(|number| {
+            let key = key_name(kinds[number % kinds.len()], number);
+            Command::new(&[b"DEL".as_slice(), &key])
+        })
+        .collect();
+    source.pipeline(&commands)?;
+    Ok(())
+}
+
+fn status_address() -> Result<String> {
+    Ok(format!("127.0.0.1:{}", free_port()?))
+}
