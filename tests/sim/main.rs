@@ -97,7 +97,9 @@ fn show(run: fn(u64) -> u64, seed: u64) {
 
 #[test]
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
-    run_seeds(chaos::run, "seed_makes");
+    if let Some(spooled) = run_seeds(chaos::run, "seed_makes") {
+        assert!(spooled > 0, "no seed has used the disk");
+    }
 }
 
 #[test]
@@ -105,8 +107,8 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
     run_seeds(mends::run, "mended");
 }
 
-/// `name`: what the test that runs them can be told by.
-fn run_seeds(run: fn(u64) -> u64, name: &str) {
+/// `name`: what the test that runs them can be told by. Gives how many blocks of spools went to disk, if it were many seeds.
+fn run_seeds(run: fn(u64) -> u64, name: &str) -> Option<u64> {
     let seeds = match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => 1..number("SIM_SEEDS").unwrap_or(SEEDS) + 1,
@@ -124,8 +126,7 @@ fn run_seeds(run: fn(u64) -> u64, name: &str) {
         .take(NAMED_FAILURES)
         .collect();
     let Some((first, _)) = failed.first() else {
-        assert!(spooled > 0 || !many, "no seed has used the disk");
-        return;
+        return many.then_some(spooled);
     };
     show(run, *first);
     for (seed, why) in &failed {
