@@ -201,7 +201,8 @@ fn keys_on_the_target_are_replaced_only_where_that_was_asked_for() -> Result<()>
             program(),
             &source.endpoint(),
             &target.endpoint(),
-            &["--on-existing", choice, "--once"],
+            // Another link each time: one that left its records would go on, and copy nothing.
+            &["--on-existing", choice, "--once", "--link", choice],
         )?;
         let (exit, output) = sync.wait_for_exit(TIMEOUT)?;
         ensure!(exit.code() == Some(0), "{exit}: {output}");

@@ -162,30 +162,28 @@ impl Bookkeeping {
         }
     }
 
-    /// The fields `(slot of the key, generation)` that no slot's decision needs: every slot that they list has a better record
-    /// on its present owner.
+    /// The fields `(slot of the key, generation)` that no slot's decision needs: those of generations of which every slot has a
+    /// newer record on its present owner. Of a generation that still counts all are needed, since they tell who is who.
     pub fn superseded<'o>(
         &self,
         owner: impl Fn(Slot) -> Option<&'o str>,
     ) -> Vec<(Slot, Generation)> {
-        let better = |one: &Found, other: &Found| {
-            let own = other.is_own() && !one.is_own();
-            other.generation > one.generation || (other.generation == one.generation && own)
-        };
-        let is_superseded = |found: &&Found| {
-            found.record.slots.iter().all(|slot| {
-                let owner = owner(slot);
+        let mut needed: BTreeSet<Generation> = BTreeSet::new();
+        for found in &self.records {
+            let has_newer = |slot: Slot| {
                 self.records.iter().any(|other| {
-                    better(found, other)
-                        && other.is_held_by(owner)
+                    other.generation > found.generation
+                        && other.is_held_by(owner(slot))
                         && other.record.slots.contains(slot)
                 })
-            })
-        };
-        let records = self.records.iter().filter(is_superseded);
-        records
-            .map(|found| (found.slot, found.generation))
-            .collect()
+            };
+            if !found.record.slots.iter().all(has_newer) {
+                needed.insert(found.generation);
+            }
+        }
+        let gone = self.records.iter();
+        let gone = gone.filter(|found| !needed.contains(&found.generation));
+        gone.map(|found| (found.slot, found.generation)).collect()
     }
 
     /// Which records speak for which of these slots.

@@ -398,7 +398,7 @@ fn a_single_server_keeps_one_record_and_one_watermark_for_each_lane() {
 }
 
 #[test]
-fn a_record_is_superseded_when_all_that_it_lists_has_a_better_one_where_it_is() {
+fn a_generation_is_superseded_when_all_that_it_lists_has_newer_records_where_it_is() {
     let gone = |bookkeeping: &Bookkeeping, owners: [&'static str; 4]| {
         bookkeeping.superseded(|slot| owners.get(usize::from(slot)).copied())
     };
@@ -410,12 +410,11 @@ fn a_record_is_superseded_when_all_that_it_lists_has_a_better_one_where_it_is() 
     assert_eq!(gone(&older, AABB), [(0, OLD)]);
     // Slot 2 is not with its newer record any more.
     assert_eq!(gone(&older, ["A", "A", "A", "B"]), []);
-    // Of the same generation one that moved away, but not that of a promoted replica.
-    older.records[2] = found("B", 1, "A", "0-1", 5);
-    assert_eq!(gone(&older, AABB), [(1, NEW)]);
-    older.records.swap_remove(0);
-    older.records[0] = found("A2", 1, "A", "0-1", 5);
-    assert_eq!(gone(&older, ["A2", "A2", "B", "B"]), []);
+    // Another record of the generation is needed, and this one tells that A is no replica that took a place.
+    let mut needed = found("B", 9, "B", "9", 5);
+    needed.generation = OLD;
+    older.records.push(needed);
+    assert_eq!(gone(&older, AABB), []);
 }
 
 #[test]

@@ -141,6 +141,6 @@ impl Fence {
             .filter_map(number)
             .max();
         let spared = newest.filter(|_| connected);
-        writers::shut_out(client, |found| Ok(ours(found) && number(found) != spared))
+        writers::shut_out(client, |found| ours(found) && number(found) != spared)
     }
 }

@@ -147,6 +147,7 @@ impl Masters {
 
     /// What each connected master knows of its cluster.
     fn views(&mut self) -> Result<Vec<View>, Fault> {
+        use FaultKind::{ConnectionLost, Protocol};
         let mut views = Vec::new();
         self.clients
             .retain(|_, client| client.send(&["CLUSTER", "NODES"]).is_ok());
@@ -160,7 +161,10 @@ impl Masters {
             };
             match view {
                 Ok(view) => views.push(view),
-                Err(fault) if fault.kind == FaultKind::ConnectionLost => lost.push(id.clone()),
+                // Gone, or not a member of any cluster at the moment.
+                Err(fault) if matches!(fault.kind, ConnectionLost | Protocol) => {
+                    lost.push(id.clone());
+                }
                 Err(fault) => return Err(fault),
             }
         }
@@ -319,14 +323,14 @@ impl Masters {
                     Value::Error(text) if text.starts_with("MOVED") || text.starts_with("ASK") => {
                         Err(moves())
                     }
-                    Value::Error(text) => Err(client.reply_fault(&text)),
+                    Value::Error(text) => Err(client.reply_fault(cause(&text))),
                     reply => Ok(reply),
                 }
             }
             _ => {
                 let id = self.owner(slot).unwrap_or_default().to_owned();
                 let client = self.client(&id)?;
-                Err(client.reply_fault(error))
+                Err(client.reply_fault(cause(error)))
             }
         }
     }
@@ -340,6 +344,13 @@ pub fn run_id(client: &mut Client) -> Result<Option<String>, Fault> {
     Ok(run_id.map(|run_id| run_id.trim().to_owned()))
 }
 
+/// The error of the command in a script that failed: 6.0 puts it into its own words.
+fn cause(error: &str) -> &str {
+    let inside = error.starts_with("ERR Error running script");
+    let inner = error.rsplit_once(": -").filter(|_| inside);
+    inner.map_or(error, |(_, inner)| inner)
+}
+
 /// Whether both name the same masters at the same addresses, with the same slots.
 fn same_owners(one: &Topology, other: &Topology) -> bool {
     let pairs = one.shards.iter().zip(&other.shards);
@@ -348,4 +359,41 @@ fn same_owners(one: &Topology, other: &Topology) -> bool {
             let (a, b) = (&one.master, &other.master);
             a.id == b.id && a.address == b.address && a.port == b.port && one.slots == other.slots
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Node, Shard};
+
+    #[test]
+    fn what_stopped_a_script_is_told_apart_as_without_one() {
+        let wrapped = "ERR Error running script (call to f_0a): @user_script:1: @user_script: 1: -READONLY You can't write";
+        assert_eq!(FaultKind::of_reply(cause(wrapped)), FaultKind::ReadOnly);
+        let plain = "OOM command not allowed: -x";
+        assert_eq!(cause(plain), plain);
+        let own = "ERR Error running script (call to f_0a): @user_script:1: nil value";
+        assert_eq!(cause(own), own);
+    }
+
+    #[test]
+    fn a_view_is_settled_when_owners_and_addresses_are_the_same() {
+        let cluster = |id: &str, port, first: Slot| {
+            let mut slots = SlotSet::new();
+            slots.insert_range(first, 16383);
+            let master = Node::new(id, "h", port);
+            let replicas = Vec::new();
+            let shard = Shard {
+                master,
+                replicas,
+                slots,
+            };
+            Topology::cluster(vec![shard], vec![]).expect("valid")
+        };
+        let one = cluster("a", 1, 0);
+        assert!(same_owners(&one, &cluster("a", 1, 0)));
+        for other in [cluster("b", 1, 0), cluster("a", 2, 0), cluster("a", 1, 1)] {
+            assert!(!same_owners(&one, &other));
+        }
+    }
 }

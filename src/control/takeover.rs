@@ -276,16 +276,16 @@ impl Attempt<'_> {
         let doomed = |found: &Connected| {
             let writer = &found.writer;
             if writer.link != *self.link {
-                return Ok(false);
+                return false;
             }
-            Ok(match judge(writer.claim) {
+            match judge(writer.claim) {
                 Verdict::End => true,
                 Verdict::Leave => false,
                 Verdict::Higher(theirs) => {
                     higher.set(higher.get().max(Some(theirs)));
                     false
                 }
-            })
+            }
         };
         let mut failures = 0;
         for replica in self.masters.replicas() {

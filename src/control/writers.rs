@@ -25,21 +25,14 @@ pub fn connected(client: &mut Client) -> Result<Vec<Connected>, Fault> {
 }
 
 /// Ends the connections for which `doomed` says so, and looks again until there is none.
-pub fn shut_out(
-    client: &mut Client,
-    doomed: impl Fn(&Connected) -> Result<bool, Fault>,
-) -> Result<(), Fault> {
+pub fn shut_out(client: &mut Client, doomed: impl Fn(&Connected) -> bool) -> Result<(), Fault> {
     let mut left = Vec::new();
     for round in 0..SHUT_OUT_ROUNDS {
         if round > 0 {
             std::thread::sleep(Duration::from_millis(SHUT_OUT_PAUSE_MS));
         }
-        left.clear();
-        for one in connected(client)? {
-            if doomed(&one)? {
-                left.push(one);
-            }
-        }
+        left = connected(client)?;
+        left.retain(|one| doomed(one));
         if left.is_empty() {
             return Ok(());
         }
