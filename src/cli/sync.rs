@@ -97,9 +97,9 @@ fn replicate(
     // The first that is written.
     let (link, target) = (&options.link, &options.target);
     let claim = takeover::claim(link, target, &plan.target.topology)?;
-    let _lookup = LookupService::start(&shared, &options.source.credentials)?;
-    let _fence = FenceService::start(&shared, &options.link, claim.epoch, &options.target)?;
-    let _mend = MendService::start(&shared, &options.source.credentials)?;
+    let _lookup = LookupService::ask_source(&shared, &options.source.credentials)?;
+    let _fence = FenceService::guard(&shared, &options.link, claim.epoch, &options.target)?;
+    let _mend = MendService::ask_source(&shared, &options.source.credentials)?;
     // From here on a signal asks the lanes to end; it is kept if they have not started yet.
     switch.get_or_init(|| Arc::clone(&shared));
     let lanes = runtime::start(plan, claim, Arc::clone(&shared))?;

@@ -1,32 +1,28 @@
 //! Answers the lanes' questions about target masters before they write to them; see [`crate::engine::fence`].
 
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use super::client::Client;
 use super::masters::{Masters, run_id};
+use super::service::Service;
 use super::takeover;
 use super::writers::{self, Connected};
 use crate::checkpoint::{LinkName, watermark_key};
 use crate::engine::desk::Request;
 use crate::engine::fence::{FenceAnswer, FenceQuestion};
 use crate::engine::shared::Shared;
-use crate::fault::{Fault, FaultKind, Side};
-use crate::limits::WATCH_INTERVAL_MS;
+use crate::fault::{Fault, Side};
 use crate::resp::push_command;
 use crate::topology::Endpoint;
 
-/// The running thread. Dropping it ends it.
-#[derive(Debug)]
-pub struct FenceService {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+pub type FenceService = Service<FenceQuestion, FenceAnswer>;
 
 impl FenceService {
     /// Starts the thread. `epoch`: the one that this process has claimed.
-    pub fn start(
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn guard(
         shared: &Arc<Shared>,
         link: &LinkName,
         epoch: u32,
@@ -34,48 +30,21 @@ impl FenceService {
     ) -> Result<Self, Fault> {
         let (_, topology) = shared.target.load();
         let mut fence = Fence {
-            shared: Arc::clone(shared),
             link: link.clone(),
             epoch,
             endpoint: target.clone(),
             masters: Masters::new(target, &topology),
         };
-        let spawned = Builder::new().name("fence".into()).spawn(move || {
-            let limit = Duration::from_millis(WATCH_INTERVAL_MS);
-            let shared = Arc::clone(&fence.shared);
-            let desk = &shared.fence;
-            while !desk.is_closed() {
-                if let Some(request) = desk.next_request(limit) {
-                    let answer = fence.answer(&request);
-                    desk.answer(request.lane, request.ticket, answer);
-                }
-            }
-        });
-        let thread = spawned.map_err(|error| {
-            Fault::new(
-                FaultKind::Runtime,
-                format!("cannot start a thread: {error}"),
-            )
-        })?;
-        Ok(Self {
-            shared: Arc::clone(shared),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for FenceService {
-    fn drop(&mut self) {
-        self.shared.fence.close();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by its own thread.
-            let _ = thread.join();
-        }
+        Self::start(
+            "fence",
+            shared,
+            |shared| &shared.fence,
+            move |request| fence.answer(request),
+        )
     }
 }
 
 struct Fence {
-    shared: Arc<Shared>,
     link: LinkName,
     epoch: u32,
     endpoint: Endpoint,

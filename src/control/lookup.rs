@@ -1,61 +1,33 @@
 //! Answers the lanes' questions about commands that the table does not know, by asking the source.
 
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
 
 use super::client::Client;
+use super::service::Service;
 use crate::engine::lookup::{LookupAnswer, LookupQuestion};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind, Side};
-use crate::limits::WATCH_INTERVAL_MS;
 use crate::topology::{Credentials, Value};
 
-/// The running thread. Dropping it ends it.
-#[derive(Debug)]
-pub struct LookupService {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+pub type LookupService = Service<LookupQuestion, LookupAnswer>;
 
 impl LookupService {
     /// Starts the thread; it connects with the first question.
-    pub fn start(shared: &Arc<Shared>, credentials: &Credentials) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn ask_source(shared: &Arc<Shared>, credentials: &Credentials) -> Result<Self, Fault> {
         let mut asker = Asker {
             shared: Arc::clone(shared),
             credentials: credentials.clone(),
             client: None,
         };
-        let spawned = Builder::new().name("lookup".into()).spawn(move || {
-            let limit = Duration::from_millis(WATCH_INTERVAL_MS);
-            let shared = Arc::clone(&asker.shared);
-            while !shared.lookup.is_closed() {
-                if let Some(request) = shared.lookup.next_request(limit) {
-                    let answer = asker.answer(&request.question);
-                    shared.lookup.answer(request.lane, request.ticket, answer);
-                }
-            }
-        });
-        let thread = spawned.map_err(|error| {
-            Fault::new(
-                FaultKind::Runtime,
-                format!("cannot start a thread: {error}"),
-            )
-        })?;
-        Ok(Self {
-            shared: Arc::clone(shared),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for LookupService {
-    fn drop(&mut self) {
-        self.shared.lookup.close();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by its own thread.
-            let _ = thread.join();
-        }
+        Self::start(
+            "lookup",
+            shared,
+            |shared| &shared.lookup,
+            move |request| asker.answer(&request.question),
+        )
     }
 }
 

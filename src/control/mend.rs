@@ -2,14 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::client::{Client, value_text};
+use super::service::Service;
 use crate::engine::mending::{MendAnswer, MendQuestion};
 use crate::engine::shared::Shared;
-use crate::fault::{Fault, FaultKind, Policy, Side};
-use crate::limits::{MAX_MASTERS, MEND_ANSWER_BYTES, WATCH_INTERVAL_MS, WATCH_RETRY_MS};
+use crate::fault::{Fault, Policy, Side};
+use crate::limits::{MAX_MASTERS, MEND_ANSWER_BYTES, WATCH_RETRY_MS};
 use crate::mend::Answer;
 use crate::resp::ErrorKind;
 use crate::topology::{Credentials, Flavour, ServerInfo, Version};
@@ -17,47 +17,21 @@ use crate::topology::{Credentials, Flavour, ServerInfo, Version};
 /// `PEXPIRETIME` came with this release of Redis; every Valkey has it.
 const KNOWS_DEADLINES: Version = Version::new(7, 0, 0);
 
-/// The running thread. Dropping it ends it.
-#[derive(Debug)]
-pub struct MendService {
-    shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
-}
+pub type MendService = Service<MendQuestion, MendAnswer>;
 
 impl MendService {
     /// Starts the thread; it connects with the first question.
-    pub fn start(shared: &Arc<Shared>, credentials: &Credentials) -> Result<Self, Fault> {
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn ask_source(shared: &Arc<Shared>, credentials: &Credentials) -> Result<Self, Fault> {
         let mut asker = Asker::new(credentials);
-        let asked = Arc::clone(shared);
-        let spawned = Builder::new().name("mend".into()).spawn(move || {
-            let limit = Duration::from_millis(WATCH_INTERVAL_MS);
-            while !asked.mend.is_closed() {
-                if let Some(request) = asked.mend.next_request(limit) {
-                    let answer = asker.answer(&request.question);
-                    asked.mend.answer(request.lane, request.ticket, answer);
-                }
-            }
-        });
-        let thread = spawned.map_err(|error| {
-            Fault::new(
-                FaultKind::Runtime,
-                format!("cannot start a thread: {error}"),
-            )
-        })?;
-        Ok(Self {
-            shared: Arc::clone(shared),
-            thread: Some(thread),
-        })
-    }
-}
-
-impl Drop for MendService {
-    fn drop(&mut self) {
-        self.shared.mend.close();
-        if let Some(thread) = self.thread.take() {
-            // A panic there was reported by its own thread.
-            let _ = thread.join();
-        }
+        Self::start(
+            "mend",
+            shared,
+            |shared| &shared.mend,
+            move |request| asker.answer(&request.question),
+        )
     }
 }
 

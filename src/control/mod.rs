@@ -8,12 +8,12 @@
 //! - [`preflight`]: what both deployments allow, before anything is written;
 //! - [`masters`]: one command for each slot or master, pipelined;
 //! - [`writers`]: connections that write to a target, by their names;
-//! - [`takeover`]: shuts out the former writers of a link, then reads what the target knows about its own state;
 //! - [`watcher`]: topologies and source offsets, once a second and on every hint;
 //! - [`takeover`]: shuts former writers out, and reads what the target knows about itself;
+//! - [`service`]: a thread that answers the lanes' questions of one kind, which are:
 //! - [`fence`]: whether a lane may write to a target master;
-//! - [`lookup`]: answers questions about unknown commands;
-//! - [`mend`]: asks source masters for the values of keys;
+//! - [`lookup`]: which arguments of an unknown command are keys;
+//! - [`mend`]: the value of a key at its source master;
 //! - [`report`] and [`http`]: the status page.
 
 pub mod client;
@@ -26,6 +26,7 @@ pub mod masters;
 pub mod mend;
 pub mod preflight;
 pub mod report;
+pub mod service;
 pub mod takeover;
 pub mod watcher;
 pub mod writers;

@@ -56,14 +56,15 @@ fn stop(rig: &mut Rig) -> Result<()> {
     let mut stopped = rig.take_sync()?;
     rig.observe(&stopped);
     stopped.process.terminate()?;
-    rig.struck("stop");
     let number = stopped.number;
     let (status, output) = stopped.process.wait_for_exit(STOP_PATIENCE)?;
     // Before it can have written anything, it just ends: by the signal, or with the code that stands for it.
     let unbegun = status.signal() == Some(SIGTERM) || status.code() == Some(128 + SIGTERM);
-    if unbegun {
-        rig.struck("stop before it began");
-    } else if status.code() != Some(0) {
+    rig.struck(match unbegun {
+        true => "stop before it began",
+        false => "stop",
+    });
+    if !unbegun && status.code() != Some(0) {
         let last = output.lines().last().unwrap_or_default();
         rig.fault(format!(
             "incarnation {number} was stopped and ended with {status}: {last}"
