@@ -340,7 +340,10 @@ impl Lane {
         if records.promise.is_some() || records.blocked || self.history.is_none() || !attached {
             return;
         }
-        let near = self.scanned.advanced(limits::MIN_HIGH_STEP_BYTES / 2) >= records.high;
+        // A command that is longer than a step waits for a record that reaches beyond it.
+        let waiting = self.intake.rest(&self.chunks).len();
+        let ahead = waiting.max(limits::MIN_HIGH_STEP_BYTES / 2);
+        let near = self.scanned.advanced(ahead) >= records.high;
         let due = tick.is_some_and(|now_ms| now_ms >= records.next_ms);
         let ended = records.ending;
         if self.stopping && self.is_drained() {
@@ -358,7 +361,8 @@ impl Lane {
         let Some(records) = &mut self.records else {
             return;
         };
-        let high = routed.advanced(records.step(routed));
+        let waiting = self.intake.rest(&self.chunks).len();
+        let high = self.scanned.advanced(waiting + records.step(routed));
         if let Some(now_ms) = tick {
             records.next_ms = now_ms + limits::RECORD_INTERVAL_MS;
             records.routed = routed;
@@ -418,6 +422,10 @@ impl Lane {
         let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
         if !drafts.is_empty() && drafts.iter().all(ready) {
             records.ending = ending;
+            if ending {
+                // Nothing is sent behind what says that nothing was.
+                self.route_until = high;
+            }
             let seen = (self.targets.changes, self.targets.records_refused);
             let mut barriers = Vec::new();
             for (index, draft) in &drafts {

@@ -147,7 +147,7 @@ impl Lane {
     }
 
     fn route_frames(&mut self, run: &mut Option<Run>) -> Result<(), Fault> {
-        while self.hold.is_none() && self.scanned < self.route_until {
+        while self.hold.is_none() {
             let frame = match scan(self.intake.rest(&self.chunks)) {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(()),
@@ -162,6 +162,9 @@ impl Lane {
                 }
             };
             let length = frame.bytes().len();
+            if self.scanned.advanced(length) > self.route_until {
+                return Ok(());
+            }
             let found = classify(
                 &frame,
                 &self.targets,

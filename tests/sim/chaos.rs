@@ -239,6 +239,7 @@ pub fn one_step(world: &mut World, plan: &Plan, spool: &SpoolPlan, workload: &mu
     spool.stir(world);
     world.step();
     world.check_running();
+    world.follow_a_stop();
 }
 
 fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> u64 {
@@ -398,7 +399,10 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         fail_over(world);
     }
     if due(world, trouble.crash) {
-        world.crash();
+        match world.rng.percent(40) {
+            true => world.stop(),
+            false => world.crash(),
+        }
     }
     if trouble.restart > 0 {
         restart_target(world, trouble.restart);
@@ -528,6 +532,9 @@ fn fail_over(world: &mut World) {
 /// No more trouble: slots in motion arrive, everybody knows everything.
 pub fn settle(world: &mut World) {
     trace::note(|| "trouble ends".into());
+    if world.stopping {
+        world.crash();
+    }
     for node in &mut world.cluster.nodes {
         if let Some((_, until)) = &mut node.refusal {
             *until = 0;

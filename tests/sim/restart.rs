@@ -45,8 +45,26 @@ impl World {
         self.begin_again();
     }
 
+    /// The process is asked to stop. What clients write meanwhile is the next one's.
+    pub fn stop(&mut self) {
+        if !self.stopping {
+            trace::note(|| "the process is asked to stop".into());
+            self.stopping = true;
+            self.lane.stop_for_now();
+        }
+    }
+
+    /// A process that was asked to stop has come to its end, and another takes its place.
+    pub fn follow_a_stop(&mut self) {
+        if self.stopping && self.lane.is_done() {
+            self.lane.finish();
+            self.crash();
+        }
+    }
+
     /// The lane begins again from what the target has.
     pub fn begin_again(&mut self) {
+        self.stopping = false;
         self.source_socket = SourceSocket::None;
         for index in 0..self.sockets.len() {
             self.forsake(index);

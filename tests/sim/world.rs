@@ -117,6 +117,8 @@ pub struct World {
     pub forsaken: Vec<(cluster::Session, Bytes)>,
     pub fences: Vec<FenceAsked>,
     pub saved: Option<Saved>,
+    /// The lane was asked to stop.
+    pub stopping: bool,
 }
 
 impl World {
@@ -190,6 +192,7 @@ impl World {
             forsaken: Vec::new(),
             fences: Vec::new(),
             saved: None,
+            stopping: false,
             disk: Disk::new(),
             status,
             source,
