@@ -267,6 +267,12 @@ impl Client {
         }
     }
 
+    /// Gives all connections up, and asks who is there.
+    pub fn reconnect(&mut self) -> Result<()> {
+        self.connections.clear();
+        self.discover()
+    }
+
     /// Asks the deployment for its masters and their slots.
     pub fn discover(&mut self) -> Result<()> {
         let mut reason = None;

@@ -218,7 +218,10 @@ impl Worker {
     fn block(mut self) -> Result<WriterReport> {
         while !self.stop.load(Ordering::Relaxed) {
             let command = self.mix.next_blocking();
-            self.send(&[command])?;
+            // A master that steps back ends the connections of those that wait.
+            if self.send(&[command]).is_err() {
+                self.client.reconnect()?;
+            }
         }
         Ok(self.report)
     }
