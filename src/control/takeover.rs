@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! read the epoch in every slot -> claim the next one on every master -> end connections named with a lower one
-//!   -> read epochs again, records, watermarks of every slot
+//!   -> look at the claim again -> read epochs, records, watermarks of every slot
 //! ```
 //!
 //! Two processes never hold the same epoch: the claim begins at the key of slot 0, which one server at a time owns, wherever
 //! slots move. A writer that names its connection before it asks for the epoch is either refused by the epoch or found by its
-//! name. Connections to replicas are ended too, as far as they answer: a stopped process could go on there after a failover.
+//! name; since its flush takes the epoch away, that is looked at again once it can write no more. Connections to replicas are ended
+//! too, as far as they answer: a stopped process could go on there after a failover.
 //!
 //! A target that changes meanwhile, or a master that does not answer, makes it begin again, for a minute or so.
 
@@ -149,6 +150,11 @@ impl Attempt<'_> {
         })?;
         if let Some(theirs) = in_use {
             return higher(theirs, lost);
+        }
+        // A flush of a former writer takes the epoch with it and puts its own in the place.
+        if self.set_epoch(&places, epoch)?.iter().any(|set| *set != 0) {
+            let text = "the epoch was removed while former writers were shut out";
+            return Err(Fault::new(FaultKind::TryAgain, text));
         }
         let runs = self.masters.runs()?;
         let (bookkeeping, newest) = self.read(epoch)?;

@@ -37,6 +37,8 @@ pub struct Trouble {
     pub crash: usize,
     /// A target master is restarted from what it had saved a while ago.
     pub restart: usize,
+    /// Another process takes the link over while this one runs.
+    pub duplicate: usize,
 }
 
 /// One run's nature.
@@ -116,6 +118,7 @@ impl Plan {
             rename_history: often(20, 200, 1000),
             crash: if records { often(60, 50, 800) } else { 0 },
             restart: 0,
+            duplicate: if records { often(40, 100, 800) } else { 0 },
         };
         let mut trouble = trouble;
         if records && trouble.migrate == 0 && trouble.fail_over == 0 && rng.percent(40) {
@@ -398,13 +401,18 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     if due(world, trouble.fail_over) {
         fail_over(world);
     }
-    if due(world, trouble.crash) {
+    if due(world, trouble.crash) && !world.is_contested() {
         match world.rng.percent(40) {
             true => world.stop(),
             false => world.crash(),
         }
     }
-    if trouble.restart > 0 {
+    if due(world, trouble.duplicate) && !world.is_contested() && !world.stopping {
+        let asleep = world.rng.percent(30);
+        let asleep_ms = if asleep { world.rng.below(2_000) } else { 0 };
+        world.begin_takeover(asleep_ms as u64);
+    }
+    if trouble.restart > 0 && !world.is_contested() {
         restart_target(world, trouble.restart);
     }
     if due(world, trouble.view) {
@@ -519,11 +527,8 @@ fn fail_over(world: &mut World) {
         return;
     }
     trace::note(|| format!("node {node} fails over"));
-    for index in 0..world.connections() {
-        if world.node_of(index) == Some(node) {
-            world.cut_target(index);
-        }
-    }
+    world.cut_targets_of(node);
+    world.as_rival(|world| world.cut_targets_of(node));
     world.cluster.fail_over(node);
     let delay = world.rng.below(500) as u64;
     world.publish_view(delay);

@@ -21,6 +21,8 @@ pub struct Node {
     pub alive: bool,
     /// How often it was started.
     pub runs: u32,
+    /// Connections of processes with a lower epoch were ended: nothing of them may be executed any more.
+    pub shut_out: u32,
     pub store: Store,
     /// This node's view: owner of each slot, by index.
     view: Vec<usize>,
@@ -72,6 +74,8 @@ pub struct Counts {
 #[derive(Default)]
 pub struct Session {
     pub node: usize,
+    /// That of the process.
+    pub epoch: u32,
     pub input: Bytes,
     pub output: Bytes,
     authenticated: bool,
@@ -92,6 +96,13 @@ pub struct Session {
 /// Refusals that meet commands which only read, too.
 const REFUSED_READS: [&str; 3] = ["LOADING", "BUSY", "MASTERDOWN"];
 
+impl Node {
+    /// The one that takes its place when it fails.
+    fn replica(&self) -> TopologyNode {
+        TopologyNode::new(format!("{}x", self.id), "10.0.0.1", self.port + 100)
+    }
+}
+
 impl Session {
     /// The lane begins anew: what it has sent, `wire` of it on the way, means nothing any more.
     pub fn begin_anew(&mut self, wire: &[u8]) {
@@ -106,11 +117,17 @@ impl Session {
         self.maybe_old = true;
     }
 
-    pub fn new(node: usize) -> Self {
+    pub fn new(node: usize, epoch: u32) -> Self {
         Self {
             node,
+            epoch,
             ..Self::default()
         }
+    }
+
+    /// Whether it has said whose it is.
+    pub fn is_named(&self) -> bool {
+        self.named
     }
 }
 
@@ -123,6 +140,7 @@ impl Cluster {
             port: 7000 + index as u16,
             alive: true,
             runs: 1,
+            shut_out: 0,
             store: Store::default(),
             view: owners.clone(),
             migrating: BTreeMap::new(),
@@ -161,7 +179,7 @@ impl Cluster {
             let slots = (0..SLOT_COUNT).filter(|&slot| self.owners[slot] == index);
             shards.push(Shard {
                 master: TopologyNode::new(node.id.clone(), "10.0.0.1", node.port),
-                replicas: Vec::new(),
+                replicas: vec![node.replica()],
                 slots: slots.map(|slot| slot as Slot).collect(),
             });
         }
@@ -196,6 +214,13 @@ impl Cluster {
         self.nodes[from].visited.insert(slot);
         self.nodes[to].importing.insert(slot, from);
         self.nodes[from].migrating.insert(slot, to);
+    }
+
+    /// Whether a node answers for a slot, or for some of its keys.
+    pub fn serves(&self, node: usize, slot: Slot) -> bool {
+        let moves =
+            |(open, from, to): &(Slot, usize, usize)| *open == slot && [*from, *to].contains(&node);
+        self.single || self.owners[usize::from(slot)] == node || self.moving().iter().any(moves)
     }
 
     /// Keys of a slot at one node.
@@ -264,10 +289,10 @@ impl Cluster {
     /// A replica with the same data takes over, under its own id and address.
     pub fn fail_over(&mut self, index: usize) {
         let former = &mut self.nodes[index];
-        former.id.push('x');
+        let replica = former.replica();
+        (former.id, former.port) = (replica.id, replica.port);
         // To the lane it is another master.
         former.refusal_known = false;
-        former.port += 100;
         // Open slots are not handed on by a failover; the workload does not fail over while slots move.
         assert!(former.migrating.is_empty() && former.importing.is_empty());
     }
@@ -481,6 +506,12 @@ impl Cluster {
         tracker: &mut Tracker,
     ) -> Reply {
         let name = verb(args);
+        let (node, epoch) = (session.node, session.epoch);
+        assert!(
+            epoch >= self.nodes[node].shut_out,
+            "node {node} executed {} of a process with epoch {epoch}, whose link was taken over",
+            show(args)
+        );
         match name.as_str() {
             "SELECT" => {
                 session.database = String::from_utf8_lossy(&args[1]).parse().expect("a number");

@@ -12,18 +12,21 @@
 //! | `world`, `turn` | network, clock, and the lane's turns |
 //! | `tracker` | what is checked while a run goes |
 //! | `restart` | processes and masters that die and come again |
+//! | `rival` | two processes for one link |
 //! | `workload`, `chaos` | what a seed makes happen |
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
-//! | `sequences`, `spooling` | named sequences of events |
+//! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
 
 mod chaos;
 mod cluster;
 mod disk;
+mod exactly_once;
 mod mends;
 mod model;
 mod rdb;
 mod restart;
+mod rival;
 mod rng;
 mod sequences;
 
@@ -38,6 +41,7 @@ mod world;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// How many seeds run unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 300;
@@ -99,6 +103,11 @@ fn show(run: fn(u64) -> u64, seed: u64) {
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
     if let Some(spooled) = run_seeds(chaos::run, "seed_makes") {
         assert!(spooled > 0, "no seed has used the disk");
+        let rivals = rival::RIVALS.load(Relaxed);
+        assert!(
+            rivals > 0,
+            "no process has met the one that took its link over"
+        );
     }
 }
 

@@ -135,6 +135,7 @@ pub fn run(seed: u64) -> u64 {
     // Not claimed: a mend while slots of the target move, or over the end of a process.
     plan.trouble.migrate = 0;
     plan.trouble.crash = 0;
+    plan.trouble.duplicate = 0;
     plan.trouble.restart = 0;
     let (spool, disk_rng) = SpoolPlan::of_seed(seed);
     trace::note(|| format!("{plan:?} {spool:?}"));

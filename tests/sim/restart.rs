@@ -13,7 +13,9 @@ use slotstream::checkpoint::{
 use slotstream::engine::fence::{FenceAnswer, FenceQuestion};
 use slotstream::engine::lane::Lane;
 use slotstream::engine::records::Generations;
+use slotstream::fault::{Fault, FaultKind};
 use slotstream::slot::{Slot, slot_of};
+use slotstream::topology::Topology;
 
 use crate::cluster::Node;
 use crate::model::{Bytes, Store, Value};
@@ -22,10 +24,12 @@ use crate::world::{SourceSocket, TargetSocket, World};
 
 /// A question of the lane about a target master, on its way.
 pub struct FenceAsked {
+    /// When somebody looks, and then when the answer comes.
     pub at_ms: u64,
     pub index: usize,
     pub number: u64,
     pub question: FenceQuestion,
+    pub answer: Option<FenceAnswer>,
 }
 
 impl World {
@@ -40,7 +44,7 @@ impl World {
     /// The process dies, and another takes its place at once.
     pub fn crash(&mut self) {
         trace::note(|| "the process dies, and another begins".into());
-        self.epoch += 1;
+        self.epoch = self.epoch.max(self.highest_epoch()) + 1;
         self.generations = Generations::new(self.epoch);
         self.begin_again();
     }
@@ -62,8 +66,13 @@ impl World {
         }
     }
 
-    /// The lane begins again from what the target has.
+    /// The lane begins again from what the target has, unless the link is another process's.
     pub fn begin_again(&mut self) {
+        if !self.hold_epoch() {
+            assert!(self.takeover.is_some(), "nobody else has claimed the link");
+            self.gave_way = true;
+            return;
+        }
         self.stopping = false;
         self.source_socket = SourceSocket::None;
         for index in 0..self.sockets.len() {
@@ -78,6 +87,12 @@ impl World {
         self.letters.clear();
         self.views.clear();
         self.tracker.restarts();
+        self.ended_connections.clear();
+        (self.lane, self.adopted) = self.lane_from_target();
+    }
+
+    /// A lane that begins from what the target has, and the view of the target that it begins with.
+    pub fn lane_from_target(&mut self) -> (Lane, Arc<Topology>) {
         let bookkeeping = self.bookkeeping();
         let topology = self.cluster.topology();
         let owner = |slot: Slot| topology.master_of(slot).map(|node| node.id.as_str());
@@ -87,8 +102,8 @@ impl World {
         config.generations = Some(self.generations.clone());
         config.runs = self.runs();
         config.begin(start, self.cluster.single, &self.status);
-        self.lane = Lane::new(config, Arc::clone(&topology), Arc::clone(&self.status));
-        self.adopted = topology;
+        let lane = Lane::new(config, Arc::clone(&topology), Arc::clone(&self.status));
+        (lane, topology)
     }
 
     /// A connection is given up by the lane, but the target has not heard of it.
@@ -156,30 +171,38 @@ impl World {
 
     /// Keys of the link, each with the master that holds it.
     fn own_keys(&self) -> impl Iterator<Item = (String, &Bytes, &Value)> {
-        self.cluster.nodes.iter().flat_map(|node| {
-            let own = node
-                .store
-                .keys
-                .iter()
-                .filter(|((_, key), _)| is_bookkeeping(key));
+        let nodes = self.cluster.nodes.iter().enumerate();
+        nodes.flat_map(move |(index, node)| {
+            let own = node.store.keys.iter();
+            let own = own.filter(move |((_, key), _)| {
+                is_bookkeeping(key) && self.cluster.serves(index, slot_of(key))
+            });
             let id = self.id_of(node);
             own.map(move |((_, key), value)| (id.clone(), key, value))
         })
     }
 
-    /// Answers questions whose time has come.
+    /// Looks after questions about masters; gives the answers whose time has come.
     pub fn answer_fences(&mut self) -> Vec<(usize, u64, FenceAnswer)> {
-        let now_ms = self.now_ms;
-        let (due, later): (Vec<_>, Vec<_>) = std::mem::take(&mut self.fences)
-            .into_iter()
-            .partition(|asked| asked.at_ms <= now_ms);
-        self.fences = later;
-        due.into_iter()
-            .map(|asked| (asked.index, asked.number, self.look(&asked.question)))
-            .collect()
+        let mut answers = Vec::new();
+        for mut asked in std::mem::take(&mut self.fences) {
+            if asked.at_ms > self.now_ms {
+                self.fences.push(asked);
+            } else if let Some(answer) = asked.answer.take() {
+                answers.push((asked.index, asked.number, answer));
+            } else {
+                asked.answer = Some(self.look(&asked.question));
+                asked.at_ms = self.now_ms + self.rng.below(30) as u64;
+                self.fences.push(asked);
+            }
+        }
+        answers
     }
 
     fn look(&mut self, question: &FenceQuestion) -> FenceAnswer {
+        if !self.hold_epoch() {
+            return FenceAnswer::Failed(taken_over());
+        }
         // Killed: whatever has not been executed by now never will be.
         let port = question.node.port;
         let nodes = &self.cluster.nodes;
@@ -201,11 +224,21 @@ impl World {
     pub fn restart_from_snapshot(&mut self, saved: &Saved) {
         let node = saved.node;
         trace::note(|| format!("node {node} is restarted with what it had saved"));
-        for index in 0..self.connections() {
-            if self.node_of(index) == Some(node) {
-                self.cut_target(index);
-            }
-        }
+        self.fall_back(saved);
+    }
+
+    /// A replica takes a master's place that lacks what came since.
+    pub fn promote_lagging(&mut self, saved: &Saved) {
+        let node = saved.node;
+        trace::note(|| format!("node {node} fails over to a replica that lags"));
+        self.fall_back(saved);
+        self.cluster.fail_over(node);
+    }
+
+    fn fall_back(&mut self, saved: &Saved) {
+        let node = saved.node;
+        self.cut_targets_of(node);
+        self.as_rival(|world| world.cut_targets_of(node));
         self.forsaken.retain(|(session, _)| session.node != node);
         let node = &mut self.cluster.nodes[node];
         node.runs += 1;
@@ -235,6 +268,11 @@ pub struct Saved {
     pub full_syncs: u64,
     store: Store,
     progress: crate::tracker::Reached,
+}
+
+/// What a process hears whose link is another's.
+pub fn taken_over() -> Fault {
+    Fault::new(FaultKind::TakenOver, "the link was taken over")
 }
 
 fn run_id(node: &Node) -> String {

@@ -25,7 +25,7 @@ fn world(masters: usize, slots: SlotSet) -> World {
     world_with(Cluster::new(masters, false), slots)
 }
 
-fn world_with(cluster: Cluster, slots: SlotSet) -> World {
+pub fn world_with(cluster: Cluster, slots: SlotSet) -> World {
     let network = Network {
         chunk: 100_000,
         stall_percent: 0,
@@ -66,11 +66,11 @@ impl World {
         self.write_args(&words(line));
     }
 
-    fn write_args(&mut self, args: &[Bytes]) {
+    pub fn write_args(&mut self, args: &[Bytes]) {
         self.source.write(&mut self.tracker, 0, args);
     }
 
-    fn settle_and_compare(&mut self) {
+    pub fn settle_and_compare(&mut self) {
         self.frozen = false;
         self.publish_view(0);
         self.run_until_equal();
@@ -78,13 +78,13 @@ impl World {
     }
 
     /// The source goes on under a history that the lane does not know: only a snapshot helps.
-    fn forget_history(&mut self) {
+    pub fn forget_history(&mut self) {
         self.cut_source();
         self.source.rename_history();
         self.source.rename_history();
     }
 
-    fn target_has(&self, key: &str) -> bool {
+    pub fn target_has(&self, key: &str) -> bool {
         let key = (0, key.as_bytes().to_vec());
         let mut nodes = self.cluster.nodes.iter();
         nodes.any(|node| node.store.keys.contains_key(&key))
@@ -95,13 +95,13 @@ impl World {
     }
 
     /// Runs until so many commands have been handed to the network, with the target standing still.
-    fn send_without_answers(&mut self) {
+    pub fn send_without_answers(&mut self) {
         self.frozen = true;
         let end = self.now_ms + 40;
         self.run_until(1_000, "time", |world| world.now_ms >= end);
     }
 
-    fn move_slot(&mut self, slot: Slot, to: usize) {
+    pub fn move_slot(&mut self, slot: Slot, to: usize) {
         let from = self.owner(slot);
         self.cluster.begin_move(slot, to);
         for key in self.cluster.keys_in(from, slot) {
@@ -111,7 +111,7 @@ impl World {
         self.cluster.finish_at_giver(slot, from, to);
     }
 
-    fn connection_to(&self, node: usize) -> usize {
+    pub fn connection_to(&self, node: usize) -> usize {
         let mut indices = 0..self.connections();
         indices
             .find(|&index| self.node_of(index) == Some(node))
@@ -124,7 +124,7 @@ impl World {
 }
 
 /// `{a}` is in the first half of the slots, `{b}` in the first fifth.
-const SLOT_OF_A: Slot = 15495;
+pub const SLOT_OF_A: Slot = 15495;
 const SLOT_OF_B: Slot = 3300;
 
 #[test]

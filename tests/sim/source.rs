@@ -34,6 +34,12 @@ pub struct Source {
     pub snapshot_delay_ms: u64,
 }
 
+/// A replica that has seen nothing since it was saved.
+pub struct Replica {
+    store: Store,
+    offset: u64,
+}
+
 /// One replica connection, as the server sees it.
 pub struct Session {
     input: Bytes,
@@ -59,6 +65,13 @@ enum Stage {
     Streaming {
         sent: u64,
     },
+}
+
+impl Session {
+    /// Whether it goes on with the stream, whatever of a snapshot is still to be sent.
+    pub fn is_streaming(&self) -> bool {
+        matches!(self.stage, Stage::Waiting { .. } | Stage::Streaming { .. })
+    }
 }
 
 impl Source {
@@ -133,6 +146,22 @@ impl Source {
         self.former = Some((std::mem::replace(&mut self.replid, next), self.offset()));
         // A promoted node has selected nothing yet.
         self.selected = None;
+    }
+
+    /// What a replica has at this moment.
+    pub fn save(&self) -> Replica {
+        Replica {
+            store: self.store.clone(),
+            offset: self.offset(),
+        }
+    }
+
+    /// A replica takes over that lacks whatever was written since.
+    pub fn promote(&mut self, replica: Replica, tracker: &mut Tracker) {
+        self.log.truncate((replica.offset - self.first) as usize);
+        self.store = replica.store;
+        self.rename_history();
+        tracker.source_lost(replica.offset);
     }
 
     pub fn accept(&self) -> Session {

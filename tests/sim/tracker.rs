@@ -378,6 +378,18 @@ impl Tracker {
         }
     }
 
+    /// The source has lost what it had written behind this offset.
+    pub fn source_lost(&mut self, offset: u64) {
+        let plans = std::iter::once(&mut self.now).chain(&mut self.next);
+        for plan in plans {
+            plan.pending.retain(|(end, _)| *end <= offset);
+            for line in plan.lines.values_mut() {
+                line.entries.retain(|entry| entry.offset() <= offset);
+                line.next = line.next.min(line.entries.len());
+            }
+        }
+    }
+
     /// The lane begins again, and knows what the target has.
     pub fn restarts(&mut self) {
         self.lost = false;

@@ -22,6 +22,7 @@ impl World {
             self.next_tick_ms = self.now_ms + limits::TICK.as_millis() as u64;
             self.tick()?;
         }
+        self.hear_of_ends()?;
         self.dial()?;
         while let Some((ticket, result)) = self.disk.next_done(self.now_ms) {
             let heard = self.lane.spool_done(ticket, result);
@@ -82,6 +83,7 @@ impl World {
                 index,
                 number,
                 question,
+                answer: None,
             });
         }
         for (index, number, answer) in self.answer_fences() {
@@ -113,7 +115,7 @@ impl World {
         if let SourceSocket::Dialing { at_ms } = self.source_socket
             && at_ms <= self.now_ms
         {
-            if self.now_ms < self.source_down_until_ms {
+            if self.now_ms < self.source_down_until_ms || self.is_rival {
                 self.or_lose_source(Err(unreachable()))?;
             } else {
                 trace::note(|| "the source connection is up".into());
@@ -142,7 +144,7 @@ impl World {
             match self.cluster.node_at(port) {
                 Some(node) => {
                     trace::note(|| format!("target connection {index} to node {node} is up"));
-                    let session = cluster::Session::new(node);
+                    let session = cluster::Session::new(node, self.epoch);
                     self.sockets[index] = TargetSocket::Up {
                         session,
                         wire: Vec::new(),
@@ -178,7 +180,7 @@ impl World {
         to_lane.drain(..count);
         let result = self.lane.source_received(count, self.now_ms);
         let full_syncs = self.status.full_syncs.load(Relaxed);
-        if full_syncs != self.full_syncs {
+        if full_syncs != self.full_syncs && !self.is_rival {
             self.full_syncs = full_syncs;
             trace::note(|| "the lane hears of a snapshot".into());
             self.tracker.heard_of_copy();

@@ -33,6 +33,7 @@ use crate::disk::{self, Disk};
 use crate::mends::Letter;
 use crate::model::{self, Bytes, Store};
 use crate::restart::{FenceAsked, Saved};
+use crate::rival::{Ended, Process, Takeover};
 use crate::rng::Rng;
 use crate::source::{self, Source};
 use crate::trace;
@@ -119,6 +120,16 @@ pub struct World {
     pub saved: Option<Saved>,
     /// The lane was asked to stop.
     pub stopping: bool,
+    /// A process that is about to take the link over, and then the one that it was taken from.
+    pub takeover: Option<Takeover>,
+    pub rival: Option<Box<Process>>,
+    /// The former process has its turn.
+    pub is_rival: bool,
+    /// The process has heard that another takes the link over, and has ended.
+    pub gave_way: bool,
+    /// The process stands still until then.
+    pub asleep_until_ms: u64,
+    pub ended_connections: Vec<Ended>,
 }
 
 impl World {
@@ -193,6 +204,12 @@ impl World {
             fences: Vec::new(),
             saved: None,
             stopping: false,
+            takeover: None,
+            rival: None,
+            is_rival: false,
+            gave_way: false,
+            asleep_until_ms: 0,
+            ended_connections: Vec::new(),
             disk: Disk::new(),
             status,
             source,
@@ -223,14 +240,12 @@ impl World {
             self.status.set_poll(replid, offset, self.now_ms);
         }
         trace::at(self.now_ms);
-        self.serve_source();
-        if !self.frozen {
-            (0..self.sockets.len()).for_each(|index| self.serve_target(index));
-        }
-        if !self.frozen && self.rng.percent(20) {
-            self.serve_forsaken();
-        }
-        match self.turn() {
+        self.serve_all();
+        match self.turn_if_awake() {
+            Err(fault) if fault.kind == FaultKind::TakenOver && self.takeover.is_some() => {
+                trace::note(|| "the process gives way".into());
+                self.gave_way = true;
+            }
             Err(fault) if fault.policy() == Policy::Restart => {
                 trace::note(|| format!("the lane must begin again: {fault}"));
                 self.begin_again();
@@ -245,6 +260,26 @@ impl World {
         progress.check();
         assert!(progress.received.0 <= self.source.offset());
         self.tracker.check_acknowledged(progress.acknowledged.0);
+        self.take_over_on();
+        self.step_rival();
+    }
+
+    /// What servers and network do in one moment.
+    pub fn serve_all(&mut self) {
+        self.serve_source();
+        if !self.frozen {
+            (0..self.sockets.len()).for_each(|index| self.serve_target(index));
+        }
+        if !self.frozen && self.rng.percent(20) {
+            self.serve_forsaken();
+        }
+    }
+
+    fn turn_if_awake(&mut self) -> Result<(), Fault> {
+        match self.gave_way || self.now_ms < self.asleep_until_ms {
+            true => Ok(()),
+            false => self.turn(),
+        }
     }
 
     /// Runs until `done`, at most for `limit_ms` of virtual time.
@@ -275,6 +310,7 @@ impl World {
             world.lane.progress().acknowledged.0 == offset
                 && world.source.acked == offset
                 && world.tracker.open() == 0
+                && !world.is_contested()
                 && world.status.state() == LaneState::Streaming
         });
     }
@@ -452,6 +488,15 @@ impl World {
         self.lose_target(index, fault);
     }
 
+    /// All connections to a master break.
+    pub fn cut_targets_of(&mut self, node: usize) {
+        for index in 0..self.connections() {
+            if self.node_of(index) == Some(node) {
+                self.cut_target(index);
+            }
+        }
+    }
+
     /// The lane has given a connection up: it may still do some of what it was sent.
     pub fn close_target(&mut self, index: usize) {
         trace::note(|| format!("the lane closes target connection {index}"));
@@ -543,7 +588,7 @@ fn name(key: &model::Key) -> String {
     format!("{}:{}", key.0, key.1.escape_ascii())
 }
 
-fn lost() -> Fault {
+pub fn lost() -> Fault {
     Fault::new(
         FaultKind::ConnectionLost,
         "the connection was closed by the other side",

@@ -209,6 +209,8 @@ impl Drop for Proxy {
 
 impl Faults {
     fn cut(&self) -> Result<()> {
+        // Whoever waits for a cut has it: another must not follow in the midst of what comes next.
+        self.requests_left.store(-1, Ordering::Relaxed);
         for connection in self.take_open()? {
             // It may be closed already, which is what is wanted.
             let _ = connection.client.shutdown(Shutdown::Both);

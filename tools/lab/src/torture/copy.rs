@@ -3,12 +3,16 @@
 //! The source takes its time for each key of a snapshot, so that a copy takes longer than it is given.
 
 use super::rig::Rig;
-use crate::Result;
 use crate::client::Client;
 use crate::resp::Command;
+use crate::slotstream::Slotstream;
+use crate::{Result, wait_until};
+use std::time::Duration;
 
 const USUAL_KILLS: u64 = 10;
 const BETWEEN_MS: std::ops::Range<u64> = 100..800;
+/// Most kills wait until there is a copy to be killed in, but not for longer than this.
+const COPY_PATIENCE: Duration = Duration::from_secs(10);
 /// What the keys of one snapshot are given, which is divided among them. The servers' clocks add some.
 const SNAPSHOT_US: usize = 4_000_000;
 /// One in so many keys goes or is renamed between the kills.
@@ -24,15 +28,13 @@ pub fn run(rig: &mut Rig) -> Result<()> {
     rig.launch()?;
     let mut in_copy = 0;
     for kill in 0..kills {
+        if rig.random.u8(0..4) > 0 {
+            let sync = rig.sync()?;
+            // If it does not come, the count tells.
+            let _ = wait_until(COPY_PATIENCE, "a copy", || Ok(is_copying(sync)));
+        }
         rig.run_for(BETWEEN_MS)?;
-        let incarnation = rig.take_sync()?;
-        let status = incarnation.process.status().ok();
-        rig.watch(incarnation);
-        let lanes = status
-            .as_ref()
-            .and_then(|status| status["lanes"].as_array());
-        let copying = |lane: &serde_json::Value| lane["state"] == "copying";
-        in_copy += u64::from(lanes.is_some_and(|lanes| lanes.iter().any(copying)));
+        in_copy += u64::from(is_copying(rig.sync()?));
         rig.kill()?;
         victims.lose(&mut source, kills - kill)?;
         rig.launch()?;
@@ -55,6 +57,12 @@ pub fn run(rig: &mut Rig) -> Result<()> {
     rig.run_for(BETWEEN_MS)?;
     rig.stop_writers()?;
     rig.settle_and_compare()
+}
+
+fn is_copying(sync: &Slotstream) -> bool {
+    let status = sync.status().unwrap_or_default();
+    let mut lanes = status["lanes"].as_array().into_iter().flatten();
+    lanes.any(|lane| lane["state"] == "copying")
 }
 
 /// Lets the source's masters wait at each key that they put into a snapshot.

@@ -83,7 +83,9 @@ fn break_one(rig: &mut Rig, chosen: &[usize], kill: bool) -> Result<()> {
             for index in chosen {
                 rig.proxies[*index].cut()?;
             }
-            return end_of_a_wait(rig, kill, HELD_MS);
+            // A process that is started while it cannot reach the target has every right to end.
+            rig.run_for(HELD_MS)?;
+            each(rig, chosen, |proxy| proxy.refuse(false));
         }
     }
     for index in chosen {

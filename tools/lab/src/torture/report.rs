@@ -26,6 +26,8 @@ pub struct Summary {
     pub commands: u64,
     /// As the source masters count them.
     pub full_syncs: u64,
+    /// Of these, those behind the first copy, though nothing was lost from the backlog.
+    pub later_copies: u64,
     pub partial_syncs: u64,
     /// How lanes took up their work, as far as the status page told before the process ended.
     pub resumed: BTreeMap<String, u64>,
@@ -85,10 +87,23 @@ impl fmt::Display for Summary {
         for fault in &self.faults {
             write!(formatter, "\nFAULT: {fault}")?;
         }
-        match self.advice.is_empty() {
-            true => write!(formatter, "\nclean"),
-            false => write!(formatter, "\n{}", self.advice),
+        if !self.advice.is_empty() {
+            write!(formatter, "\n{}", self.advice)?;
         }
+        let verdict = match self.is_clean() {
+            true => "PASSED",
+            false => "FAILED",
+        };
+        write!(
+            formatter,
+            "\n{verdict}: {}: {} strikes, {} comparisons, {} differences, {} snapshots after the first copy, {} faults",
+            self.title,
+            self.strike_count(),
+            self.comparisons,
+            self.differences,
+            self.later_copies,
+            self.faults.len()
+        )
     }
 }
 

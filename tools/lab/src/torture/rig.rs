@@ -349,9 +349,12 @@ impl Rig {
             self.observe(&incarnation);
             self.sync = Some(incarnation);
         }
-        let later = self.source_count("sync_full")? - self.first_copies;
-        if self.copied_by.is_some() && later > 0 {
-            self.fault(format!("{later} snapshots after the first copy"));
+        if self.copied_by.is_some() {
+            let later = self.source_count("sync_full")? - self.first_copies;
+            self.summary.later_copies = later;
+            if later > 0 {
+                self.fault(format!("{later} snapshots after the first copy"));
+            }
         }
         settled?;
         let options = CompareOptions {

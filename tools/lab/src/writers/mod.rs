@@ -100,10 +100,12 @@ impl fmt::Display for WriterReport {
     }
 }
 
-const EXPECTED_ERRORS: [&str; 7] = [
+const EXPECTED_ERRORS: [&str; 8] = [
     "ERR no such key",
     "BUSYGROUP",
     "NOGROUP",
+    // The stream that a reader waits for was deleted.
+    "UNBLOCKED",
     "ERR source and destination objects are the same",
     "ERR The XGROUP subcommand requires the key to exist",
     // What loaded keys hold is not always what INCR, APPEND and the like can go on with.

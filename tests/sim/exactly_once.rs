@@ -1,0 +1,258 @@
+//! For each rule of applying every write exactly once: the sequence of events that breaks a lane without it.
+//!
+//! | sequence | rule | where |
+//! |---|---|---|
+//! | [`a_source_that_failed_over_below_the_high_water_offset_is_copied_again`] | what the source lost may be on the target up to the high-water offset | `engine::records` |
+//! | [`a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it`] | a watermark goes out when everything before is answered | `engine::serial` |
+//! | [`a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it`] | nothing is copied before the records say so | `engine::lane` |
+//! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | a record speaks for what its master has held since | `checkpoint::recovery` |
+//! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
+//! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
+//! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
+//! | [`the_flush_of_a_former_process_does_not_let_it_back_in`] | the claim holds when nobody else can write any more | `control::takeover`, modelled in `rival` |
+
+use slotstream::checkpoint::{Record, State, watermark_key};
+use slotstream::slot::{Slot, SlotSet};
+
+use crate::cluster::Cluster;
+use crate::sequences::{SLOT_OF_A, world_with};
+use crate::world::World;
+
+/// A lane that keeps records on so many masters, with a counter in either half of the slots.
+fn world(masters: usize) -> World {
+    recording(Cluster::new(masters, false))
+}
+
+fn recording(cluster: Cluster) -> World {
+    let mut world = world_with(cluster, SlotSet::all());
+    world.keep_records();
+    world.count_on(5);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world
+}
+
+impl World {
+    /// Increments counters of two slots and appends to a text: whatever is left out or done twice shows.
+    fn count_on(&mut self, times: usize) {
+        for number in 0..times {
+            self.write("INCR {a}1");
+            self.write("INCR {b}1");
+            self.write(&format!("APPEND {{a}}text {number},"));
+        }
+    }
+
+    /// Runs until everything is executed: before the next record, if one was just written.
+    fn run_until_applied(&mut self) {
+        self.run_until(900, "the writes", |world| world.tracker.open() == 0);
+    }
+
+    fn records(&self) -> Vec<Record> {
+        let found = self.bookkeeping().records.into_iter();
+        found.map(|found| found.record).collect()
+    }
+
+    /// Runs until the records of all masters have just come to where the source is.
+    fn run_until_recorded(&mut self) {
+        self.run_until(5_000, "the records", |world| {
+            let offset = world.source.offset();
+            let records = world.records();
+            let is_there = |record: &Record| {
+                record.state == State::Streaming && record.position.offset.0 == offset
+            };
+            !records.is_empty() && records.iter().all(is_there)
+        });
+    }
+
+    /// Writes that are applied and of which no record tells.
+    fn apply_unrecorded(&mut self, times: usize) {
+        self.run_until_recorded();
+        let before = self.records();
+        self.count_on(times);
+        self.run_until_applied();
+        let positions = |records: &[Record]| -> Vec<u64> {
+            records
+                .iter()
+                .map(|record| record.position.offset.0)
+                .collect()
+        };
+        assert_eq!(
+            positions(&before),
+            positions(&self.records()),
+            "records came in between"
+        );
+    }
+
+    fn copies(&self) -> u32 {
+        self.source.full_syncs
+    }
+}
+
+#[test]
+fn a_process_that_dies_is_gone_on_with_where_it_was() {
+    let mut world = world(2);
+    world.apply_unrecorded(10);
+    world.crash();
+    world.count_on(10);
+    world.settle_and_compare();
+    assert_eq!((world.copies(), world.source.partial_syncs), (1, 1));
+}
+
+#[test]
+fn a_source_that_failed_over_below_the_high_water_offset_is_copied_again() {
+    let mut world = world(2);
+    let replica = world.source.save();
+    world.apply_unrecorded(10);
+    world.cut_source();
+    world.source.promote(replica, &mut world.tracker);
+    world.crash();
+    world.count_on(3);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 2);
+}
+
+#[test]
+fn a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it() {
+    let mut world = world(2);
+    world.network.commands = 1;
+    world.run_until_recorded();
+    let refusal = "OOM command not allowed when used memory > 'maxmemory'.";
+    world.cluster.nodes[1].refusal = Some((refusal.into(), 0));
+    world.write("SET {a}2 refused");
+    world.write("INCR {a}1");
+    let refused = |world: &mut World| world.cluster.counts.refused > 0;
+    world.run_until(1_000, "a refusal", refused);
+    world.cluster.nodes[1].refusal = None;
+    // Time for what is on its way, and too little for another try.
+    let end = world.now_ms + 20;
+    world.run_until(100, "time", |world| world.now_ms >= end);
+    world.crash();
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it() {
+    let mut world = world(2);
+    for number in 0..300 {
+        world.write(&format!("SET {{a}}{number}s value"));
+        world.write(&format!("RPUSH {{b}}{number}l element"));
+    }
+    world.settle_and_compare();
+    world.run_until_recorded();
+    // Nobody reads while more is written than this node remembers.
+    world.cut_source();
+    world.count_on(10);
+    let offset = world.source.offset();
+    let remembered = std::mem::replace(&mut world.source.backlog_start, offset);
+    world.network.chunk = 200;
+    world.network.commands = 3;
+    let executed = world.tracker.executed;
+    let in_midst =
+        |world: &mut World| world.copies() == 2 && world.tracker.executed > executed + 100;
+    world.run_until(20_000, "a part of the copy", in_midst);
+    world.crash();
+    // Another node does remember.
+    world.cut_source();
+    world.source.backlog_start = remembered;
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 3);
+}
+
+#[test]
+fn what_a_record_says_of_another_master_is_not_believed_when_that_lost_it() {
+    let mut world = world(2);
+    let old = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.asleep_until_ms = u64::MAX;
+    // While nobody looks, the slot of its record's key goes to the other master, and it loses its last writes.
+    let slot = first_slot_of(&world, 1);
+    world.move_slot(slot, 0);
+    world.restart_from_snapshot(&old);
+    world.asleep_until_ms = 0;
+    world.crash();
+    world.settle_and_compare();
+}
+
+fn first_slot_of(world: &World, node: usize) -> Slot {
+    let mut owners = world.cluster.owners.iter();
+    owners
+        .position(|owner| *owner == node)
+        .expect("it owns slots") as Slot
+}
+
+#[test]
+fn a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost() {
+    let mut world = world(2);
+    let old = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.restart_from_snapshot(&old);
+    world.count_on(10);
+    world.settle_and_compare();
+    assert_eq!((world.copies(), world.source.partial_syncs), (1, 1));
+}
+
+#[test]
+fn a_target_master_that_came_back_from_an_old_snapshot_unseen_gets_what_it_lost() {
+    let mut world = world(2);
+    let old = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.asleep_until_ms = u64::MAX;
+    world.restart_from_snapshot(&old);
+    world.asleep_until_ms = 0;
+    world.crash();
+    world.settle_and_compare();
+    assert_eq!((world.copies(), world.source.partial_syncs), (1, 1));
+}
+
+#[test]
+fn a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has() {
+    let mut world = world(2);
+    let lagging = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.begin_takeover(0);
+    world.run_until(1_000, "the other process", |world| world.takeover.is_none());
+    // It has read everything, and is not connected yet; the former one tries to come back.
+    assert!(world.rival.is_some());
+    world.promote_lagging(&lagging);
+    world.publish_view(0);
+    world.as_rival(|world| world.publish_view(0));
+    world.count_on(10);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_watermark_that_was_evicted_is_missed() {
+    let mut world = world(2);
+    world.count_on(1);
+    world.settle_and_compare();
+    world.apply_unrecorded(10);
+    world.asleep_until_ms = u64::MAX;
+    let key = (0, watermark_key(&world.config.link, SLOT_OF_A));
+    let evicted = world.cluster.nodes[1].store.keys.remove(&key);
+    assert!(evicted.is_some());
+    world.asleep_until_ms = 0;
+    world.crash();
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 2);
+}
+
+#[test]
+fn the_flush_of_a_former_process_does_not_let_it_back_in() {
+    let mut world = recording(Cluster::new(1, true));
+    world.write("FLUSHALL");
+    world.send_without_answers();
+    world.frozen = false;
+    world.begin_takeover(0);
+    world.count_on(10);
+    world.settle_and_compare();
+}
