@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use slotstream::checkpoint::is_bookkeeping;
+use slotstream::checkpoint::{Record, is_bookkeeping};
 use slotstream::engine::options::{Existing, OnDivergence};
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
@@ -542,6 +542,10 @@ impl Cluster {
             }
             let own = args.get(1).is_some_and(|key| is_bookkeeping(key));
             match watermark_of(args) {
+                None if own && name == "HSET" => {
+                    let record = Record::decode(&args[3]).expect("a record");
+                    tracker.records(session.node, &record);
+                }
                 None if own => {}
                 Some((slot, watermark)) => {
                     assert!(session.database == 0, "watermarks are in database 0");

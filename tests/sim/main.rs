@@ -1,7 +1,7 @@
 //! The simulation: one lane between a simulated source master and a simulated target cluster, on virtual time.
 //!
 //! Everything follows from a seed. `cargo test --test sim` runs a few hundred seeds and the named sequences;
-//! `SIM_SEEDS=10000` runs more of them, `SIM_SEED=17` runs one, with the last `SIM_EVENTS` events. A seed that fails is run again with its events kept, and
+//! `SIM_SEEDS=10000` runs more of them (`SIM_FROM=5000` others), `SIM_SEED=17` runs one, with the last `SIM_EVENTS` events. A seed that fails is run again with its events kept, and
 //! these are printed with the command that replays it.
 //!
 //! | file | part |
@@ -120,7 +120,10 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
 fn run_seeds(run: fn(u64) -> u64, name: &str) -> Option<u64> {
     let seeds = match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 1..number("SIM_SEEDS").unwrap_or(SEEDS) + 1,
+        None => {
+            let first = number("SIM_FROM").unwrap_or(1);
+            first..first + number("SIM_SEEDS").unwrap_or(SEEDS)
+        }
     };
     let mut spooled = 0;
     let many = seeds.end - seeds.start >= SEEDS;

@@ -37,6 +37,7 @@ impl World {
     pub fn keep_records(&mut self) {
         self.config.generations = Some(self.generations.clone());
         let repeats = self.tracker.repeats;
+        self.tracker.keeps_records = true;
         self.begin_again();
         self.tracker.repeats = repeats;
     }
@@ -243,7 +244,7 @@ impl World {
         let node = &mut self.cluster.nodes[node];
         node.runs += 1;
         node.store = saved.store.clone();
-        self.tracker.goes_back(&saved.progress);
+        self.tracker.goes_back(saved.node, &saved.progress);
     }
 
     /// What a master could be restarted with.
@@ -256,7 +257,7 @@ impl World {
             node,
             full_syncs: self.full_syncs,
             store,
-            progress: self.tracker.progress(is_there),
+            progress: self.tracker.progress(node, is_there),
         }
     }
 }

@@ -113,13 +113,14 @@ impl Source {
             "the workload sends what works: {} -> {reply:?}",
             show(args)
         );
+        let begin = self.offset();
         self.log.extend_from_slice(&encode(args));
         let end = self.offset();
-        tracker.wrote(database, args, end);
+        tracker.wrote(database, args, begin, end);
         let gone = doomed
             .into_iter()
             .filter(|key| !self.store.keys.contains_key(key));
-        tracker.flushed(gone, end);
+        tracker.flushed(gone, begin, end);
     }
 
     /// Puts a command without data into the stream.

@@ -6,21 +6,25 @@
 //! ```
 //!
 //! Invariants that it checks as the run goes: each key sees its commands in stream order; where no reply is ever lost,
-//! each exactly once; nothing outside the lane is touched; nothing is acknowledged before it was executed; when a watermark
-//! is set, everything of its slot before it was executed, and nothing behind it.
+//! each exactly once, and always so what must not be applied twice; nothing outside the lane is touched; nothing is acknowledged
+//! before it was executed; when a watermark is set, everything of its slot before it was executed, nothing behind it, and
+//! none as high was there; a record claims only what was executed in its slots, and nothing is executed from beyond the offset
+//! up to which records say that it may have been.
 //!
 //! A command that may be applied twice may also be executed before one on the same key that was refused. That does not count:
 //! it must come again in its turn.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotstream::checkpoint::{Watermark, is_bookkeeping};
+use slotstream::checkpoint::{Record, State, Watermark, is_bookkeeping};
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
 use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
+    /// Where the command begins in the stream, or the transaction that it is in.
+    begin: u64,
     /// Offset of the stream that must not be acknowledged before this is executed.
     end: u64,
     what: Mark,
@@ -56,7 +60,7 @@ pub struct Tracker {
     broken: BTreeSet<Key>,
     ties: BTreeSet<Vec<Key>>,
     /// Keys of the transaction that the source is in.
-    transaction: Option<Vec<Key>>,
+    transaction: Option<(u64, Vec<Key>)>,
     /// The watermark that comes next is that of a mend.
     mending: bool,
     /// The last command came before its turn.
@@ -65,6 +69,9 @@ pub struct Tracker {
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
     pub executed: u64,
+    /// Up to where the records let the lane send, by the master that holds them; empty where none are kept.
+    high: BTreeMap<usize, u64>,
+    pub keeps_records: bool,
 }
 
 /// How far the keys of some slots were at some moment.
@@ -74,6 +81,7 @@ pub struct Reached {
     next: BTreeMap<Key, usize>,
     latest: BTreeMap<Slot, u64>,
     marked: BTreeMap<Slot, u64>,
+    high: Option<u64>,
 }
 
 /// What is expected since one snapshot.
@@ -99,7 +107,7 @@ impl Tracker {
         let mut plan = Plan::default();
         for key in keys {
             if !is_bookkeeping(&key.1) {
-                plan.expect(at + 1, key, Mark::new("RESTORE", &[]), false);
+                plan.expect(at, at + 1, key, Mark::new("RESTORE", &[]), false);
             }
         }
         self.next = Some(plan);
@@ -108,34 +116,36 @@ impl Tracker {
     /// The lane has heard that a snapshot comes: it gives up what it was doing.
     pub fn heard_of_copy(&mut self) {
         self.now = self.next.take().expect("a snapshot was announced");
+        self.high.clear();
     }
 
-    /// The source wrote this command; its last byte is the one before `end`.
-    pub fn wrote(&mut self, database: u32, args: &[Bytes], end: u64) {
+    /// The source wrote this command, from `begin` to the byte before `end`.
+    pub fn wrote(&mut self, database: u32, args: &[Bytes], begin: u64, end: u64) {
         let firm = must_not_repeat(args);
         let keys = marks(database, args).into_iter().map(|(key, _)| key);
         let keys: Vec<Key> = keys.collect();
         match &mut self.transaction {
-            Some(open) => open.extend(keys),
+            Some((_, open)) => open.extend(keys),
             None => self.tie(keys),
         }
+        let begin = self.transaction.as_ref().map_or(begin, |(at, _)| *at);
         for (key, mark) in marks(database, args) {
-            self.expect(end, key, mark, firm);
+            self.expect(begin, end, key, mark, firm);
         }
     }
 
     /// The source removed all keys, these.
-    pub fn flushed(&mut self, keys: impl Iterator<Item = Key>, end: u64) {
+    pub fn flushed(&mut self, keys: impl Iterator<Item = Key>, begin: u64, end: u64) {
         for key in keys {
-            self.expect(end, key, Mark::new("FLUSH", &[]), true);
+            self.expect(begin, end, key, Mark::new("FLUSH", &[]), true);
         }
     }
 
-    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
+    fn expect(&mut self, begin: u64, end: u64, key: Key, what: Mark, firm: bool) {
         if let Some(next) = &mut self.next {
-            next.expect(end, key.clone(), what.clone(), firm);
+            next.expect(begin, end, key.clone(), what.clone(), firm);
         }
-        self.now.expect(end, key, what, firm);
+        self.now.expect(begin, end, key, what, firm);
     }
 
     /// A target master executed this command. `maybe_old`: what was sent before the last snapshot may still come on its
@@ -152,8 +162,9 @@ impl Tracker {
         if maybe_old && !self.is_awaited(database, args) {
             return true;
         }
+        let once = must_not_repeat(args);
         for (key, mark) in marks(database, args) {
-            self.meets(node, &key, &mark);
+            self.meets(node, &key, &mark, once);
         }
         // A key may have been restored before, too.
         maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
@@ -170,11 +181,13 @@ impl Tracker {
     /// A target master is about to remove all these keys at once.
     pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>) {
         for key in keys {
-            self.meets(node, &key, &Mark::new("FLUSH", &[]));
+            self.meets(node, &key, &Mark::new("FLUSH", &[]), false);
         }
     }
 
-    fn meets(&mut self, node: usize, key: &Key, mark: &Mark) {
+    /// `once`: it must not be applied twice.
+    fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool) {
+        let high = self.high.values().max().copied().unwrap_or_default();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
             if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") {
@@ -192,6 +205,12 @@ impl Tracker {
         let latest = self.now.latest.entry(slot).or_default();
         if line.awaits(mark) {
             let entry = &line.entries[line.next];
+            assert!(
+                entry.begin < high || !self.keeps_records,
+                "node {node} executed {} on {name}, from offset {}, but the records let no more be sent than up to {high}",
+                mark.text,
+                entry.begin
+            );
             *latest = entry.offset().max(*latest);
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
@@ -200,7 +219,7 @@ impl Tracker {
         let before = &line.entries[..line.next];
         if line.is_stale(mark, self.repeats)
             || line.repeats_restore(mark)
-            || self.repeats && before.iter().any(|entry| entry.is(mark))
+            || self.repeats && !once && before.iter().any(|entry| entry.is(mark))
         {
             return;
         }
@@ -232,10 +251,11 @@ impl Tracker {
         self.broken.insert(key);
     }
 
-    /// The source begins a transaction, or ends one.
-    pub fn in_transaction(&mut self, open: bool) {
-        let former = std::mem::replace(&mut self.transaction, open.then(Vec::new));
-        self.tie(former.unwrap_or_default());
+    /// The source begins a transaction at this offset, or ends one.
+    pub fn in_transaction(&mut self, begin: Option<u64>) {
+        let open = begin.map(|begin| (begin, Vec::new()));
+        let former = std::mem::replace(&mut self.transaction, open);
+        self.tie(former.unwrap_or_default().1);
     }
 
     fn tie(&mut self, keys: Vec<Key>) {
@@ -331,13 +351,34 @@ impl Tracker {
         );
         let former = self.now.marked.insert(slot, offset).unwrap_or_default();
         assert!(
-            former < offset || (self.repeats || mending) && former == offset,
+            former < offset || mending && former == offset,
             "slot {slot} had watermark {former} before {watermark}"
         );
     }
 
+    /// A master holds this record from now on.
+    pub fn records(&mut self, node: usize, record: &Record) {
+        self.high.insert(node, record.high.0);
+        let acknowledged = record.position.offset.0;
+        if record.state == State::Copying || self.lost {
+            return;
+        }
+        let speaks = |key: &Key| self.single || record.slots.contains(slot_of(&key.1));
+        let mut before = self
+            .now
+            .pending
+            .iter()
+            .take_while(|(end, _)| *end <= acknowledged);
+        if let Some((end, key)) = before.find(|(_, key)| speaks(key)) {
+            let key = key.1.escape_ascii();
+            panic!(
+                "node {node} holds a record that claims {acknowledged}, but {key} has not seen offset {end}"
+            );
+        }
+    }
+
     /// How far the keys of these slots are.
-    pub fn progress(&self, is_there: impl Fn(Slot) -> bool) -> Reached {
+    pub fn progress(&self, node: usize, is_there: impl Fn(Slot) -> bool) -> Reached {
         let lines = self
             .now
             .lines
@@ -350,12 +391,17 @@ impl Tracker {
             next: lines.map(|(key, line)| (key.clone(), line.next)).collect(),
             latest: self.now.latest.clone(),
             marked: self.now.marked.clone(),
+            high: self.high.get(&node).copied(),
         }
     }
 
     /// The keys of some slots are as they were; the lane does not know.
-    pub fn goes_back(&mut self, to: &Reached) {
+    pub fn goes_back(&mut self, node: usize, to: &Reached) {
         self.lost = true;
+        match to.high {
+            Some(high) => self.high.insert(node, high),
+            None => self.high.remove(&node),
+        };
         for (key, line) in &mut self.now.lines {
             let slot = slot_of(&key.1);
             if !to.slots.contains(&slot) {
@@ -467,10 +513,15 @@ impl Line {
 }
 
 impl Plan {
-    fn expect(&mut self, end: u64, key: Key, what: Mark, firm: bool) {
+    fn expect(&mut self, begin: u64, end: u64, key: Key, what: Mark, firm: bool) {
         self.pending.insert((end, key.clone()));
         let line = self.lines.entry(key).or_default();
-        line.entries.push(Entry { end, what, firm });
+        line.entries.push(Entry {
+            begin,
+            end,
+            what,
+            firm,
+        });
     }
 }
 

@@ -114,7 +114,7 @@ impl Workload {
 
     fn transaction(&mut self, source: &mut Source, tracker: &mut Tracker, rng: &mut Rng) {
         source.select(self.database);
-        tracker.in_transaction(true);
+        tracker.in_transaction(Some(source.offset()));
         source.say(&["MULTI"]);
         let group = rng.below(self.groups.len());
         let several = rng.percent(30);
@@ -130,7 +130,7 @@ impl Workload {
                 source.say(&["REPLCONF", "GETACK", "*"]);
             }
         }
-        tracker.in_transaction(false);
+        tracker.in_transaction(None);
         source.say(&["EXEC"]);
     }
 
