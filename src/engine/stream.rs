@@ -136,6 +136,10 @@ impl Router {
 impl Lane {
     /// Routes everything received, up to what is incomplete or must wait.
     pub(super) fn route_on(&mut self) -> Result<(), Fault> {
+        // The copy will be made again, and commands could meet keys that its sweep had not removed.
+        if self.stopping && self.unswept {
+            return Ok(());
+        }
         if self.router.last_mapped.is_none() {
             self.select(self.router.database)?;
         }
