@@ -385,16 +385,17 @@ impl Cluster {
             });
         }
         let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
-        let session_is_old = session.maybe_old;
         check_guard(&commands, followed && !session.maybe_old);
         let watermark = commands.iter().find_map(|args| watermark_of(args));
         let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
-            let (_, watermark) = watermark?;
-            (followed && !session_is_old).then(|| tracker.mends(database, args, watermark.offset.0))
+            let until = watermark.filter(|_| followed)?.1.offset.0;
+            Some(tracker.mends(database, args, until))
         };
         let mut replies = Vec::new();
         for args in &queue {
             let mended = mends(tracker, session.database, args) == Some(true);
+            // The source was asked since the lane began, so that nothing older can follow.
+            session.maybe_old &= !mended;
             replies.push(self.apply(session, args, followed && !mended, tracker));
         }
         Reply::Array(replies)

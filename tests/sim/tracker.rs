@@ -108,6 +108,7 @@ impl Tracker {
     /// The lane has heard that a snapshot comes: it gives up what it was doing.
     pub fn heard_of_copy(&mut self) {
         self.now = self.next.take().expect("a snapshot was announced");
+        self.told.clear();
     }
 
     /// The source wrote this command; its last byte is the one before `end`.
