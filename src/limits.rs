@@ -246,8 +246,8 @@ const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 3);
 pub const GROUP_BYTES: usize = 240 * 1024;
 pub const GROUP_COMMANDS: u32 = 4096;
 
-/// Units for which a slot that gathers keeps its memory when it has sent them.
-pub const KEPT_QUEUE_UNITS: usize = 64;
+/// Units for which a slot that gathers keeps its memory when it has sent them: all slots may, some 100 bytes for each.
+pub const KEPT_QUEUE_UNITS: usize = 8;
 
 // With what stands around it, a group fits into a chunk that is half full.
 const _: () = assert!(GROUP_BYTES + 8 * 1024 <= CHUNK_BYTES / 2);
