@@ -355,7 +355,11 @@ impl Cluster {
                     }
                     None => {
                         check_guard(&[&args], followed && !session.maybe_old);
-                        self.apply(session, &args, followed, tracker)
+                        let reply = self.apply(session, &args, followed, tracker);
+                        if reply.is_error() && followed && !session.maybe_old {
+                            tracker.failed(session.database, &args, false);
+                        }
+                        reply
                     }
                 }
             }
@@ -388,15 +392,19 @@ impl Cluster {
         check_guard(&commands, followed && !session.maybe_old);
         let watermark = commands.iter().find_map(|args| watermark_of(args));
         let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
-            let until = watermark.filter(|_| followed)?.1.offset.0;
-            Some(tracker.mends(database, args, until))
+            let (_, mark) = watermark.as_ref().filter(|_| followed)?;
+            Some(tracker.mends(database, args, mark.watermark.offset.0))
         };
         let mut replies = Vec::new();
         for args in &queue {
             let mended = mends(tracker, session.database, args) == Some(true);
             // The source was asked since the lane began, so that nothing older can follow.
             session.maybe_old &= !mended;
-            replies.push(self.apply(session, args, followed && !mended, tracker));
+            let reply = self.apply(session, args, followed && !mended, tracker);
+            if reply.is_error() && followed && !session.maybe_old {
+                tracker.failed(session.database, args, watermark.is_some());
+            }
+            replies.push(reply);
         }
         Reply::Array(replies)
     }
@@ -513,10 +521,10 @@ impl Cluster {
             let own = args.get(1).is_some_and(|key| is_bookkeeping(key));
             match watermark_of(args) {
                 None if own => {}
-                Some((slot, watermark)) => {
+                Some((slot, mark)) => {
                     assert!(session.database == 0, "watermarks are in database 0");
                     if !session.maybe_old {
-                        tracker.sets_watermark(slot, watermark);
+                        tracker.sets_watermark(slot, &mark);
                     }
                 }
                 None => {
