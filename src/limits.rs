@@ -246,8 +246,8 @@ const _: () = assert!(MAX_TARGET_NODES < u16::MAX as usize - 3);
 pub const GROUP_BYTES: usize = 240 * 1024;
 pub const GROUP_COMMANDS: u32 = 4096;
 
-/// Units for which a slot that gathers keeps its memory when it has sent them.
-pub const KEPT_QUEUE_UNITS: usize = 64;
+/// Units for which a slot that gathers keeps its memory when it has sent them: all slots may, some 100 bytes for each.
+pub const KEPT_QUEUE_UNITS: usize = 8;
 
 // With what stands around it, a group fits into a chunk that is half full.
 const _: () = assert!(GROUP_BYTES + 8 * 1024 <= CHUNK_BYTES / 2);
@@ -440,7 +440,18 @@ pub const MEND_OWED_KEYS: usize = 100_000;
 pub const MEND_REPEATS: u32 = 20;
 pub const MEND_REPEATS_MS: u64 = 60_000;
 
-/// Mends that are told of one by one; later ones are only counted.
+/// Mends that are told of one by one in so long; the others are only counted.
 pub const MEND_MESSAGES: u64 = 10;
+pub const MEND_MESSAGES_MS: u64 = 60_000;
 
-const _: () = assert!(MEND_KEYS <= MEND_OWED_KEYS);
+/// What a watermark may say of keys that it does not speak for, in bytes: written with every transaction of its slot until
+/// they are mended.
+pub const OWED_BYTES: usize = 6 * 1024;
+
+/// Keys that may be mended at a time because a command failed that is repeated after a restart. More of those failures
+/// are taken for what repeating explains.
+pub const MEND_REPEATED_KEYS: usize = 10_000;
+
+const _: () = assert!(MEND_KEYS <= MEND_OWED_KEYS && MEND_REPEATED_KEYS <= MEND_OWED_KEYS);
+// What stands around a group is no larger than before.
+const _: () = assert!(GROUP_BYTES + OWED_BYTES + 2 * 1024 <= CHUNK_BYTES / 2);

@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | `{TAG}slotstream:e:LINK` | string | target master | the epoch: which process may write |
 //! | `{TAG}slotstream:r:LINK` | hash | target master | field [`Generation`], value [`Record`]: how far a lane has come there |
-//! | `{TAG}slotstream:w:LINK` | string | slot that saw a command which must not be repeated | [`Watermark`] of the last one |
+//! | `{TAG}slotstream:w:LINK` | string | slot that saw a command which must not be repeated | [`Mark`]: the [`Watermark`] of the last one, and keys that it does not speak for |
 //! | `{TAG}slotstream:m:LINK:N` | any | value that is written by elements to mend a key | the value, until it gets its name; it ends by itself |
 //!
 //! `TAG` puts the key into the slot that it belongs to ([`crate::slot::shortest_tag`]): a watermark into the slot that it is
@@ -38,4 +38,4 @@ pub use names::{
 };
 pub use record::{Former, Record, RecordError, State};
 pub use recovery::{Bookkeeping, CopyReason, Found, Resume, Start};
-pub use watermark::{Generation, Watermark};
+pub use watermark::{Generation, Mark, Owed, Watermark};

@@ -32,7 +32,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::record::{Former, Record, State};
-use super::watermark::{Generation, Watermark};
+use super::watermark::{Generation, Mark, Owed, Watermark};
 use crate::position::{Offset, Position, ReplicationId};
 use crate::slot::{Slot, SlotSet};
 
@@ -43,6 +43,8 @@ pub struct Bookkeeping {
     pub epoch: u32,
     pub records: Vec<Found>,
     pub watermarks: BTreeMap<Slot, Watermark>,
+    /// Keys that these do not speak for.
+    pub owed: BTreeMap<Slot, Owed>,
 }
 
 /// A record, and where it was.
@@ -99,6 +101,9 @@ pub struct Resume {
     pub passed: BTreeMap<Slot, Offset>,
     /// Slots that have a watermark of this generation; for a single target slot 0 stands for the lane.
     pub owned: SlotSet,
+    /// Keys, by the slot of their watermark, for which [`Resume::passed`] and `position` do not speak: whoever goes on has to
+    /// mend them, since commands on them were left out.
+    pub owed: BTreeMap<Slot, Owed>,
     pub exclusive: bool,
     pub leases: bool,
 }
@@ -141,6 +146,12 @@ impl Found {
 }
 
 impl Bookkeeping {
+    /// Notes what the key of a watermark holds.
+    pub fn found_mark(&mut self, slot: Slot, mark: Mark) {
+        self.watermarks.insert(slot, mark.watermark);
+        self.owed.extend(mark.owed.map(|owed| (slot, owed)));
+    }
+
     /// How the lane begins that replicates `slots` of the source. `owner`: node id of the target master that owns a slot, for
     /// every slot of the cluster. `single`: the target is one server without slots, so `slots` say which lane a record is of,
     /// and nothing about where data is.
@@ -286,6 +297,7 @@ impl Bookkeeping {
             former,
             passed: BTreeMap::new(),
             owned: SlotSet::new(),
+            owed: BTreeMap::new(),
             exclusive: speaking.iter().all(|found| found.record.exclusive),
             leases: speaking.iter().any(|found| found.record.leases),
         };
@@ -298,6 +310,9 @@ impl Bookkeeping {
                 && (single || slots.contains(slot))
             {
                 resume.pass(if single { 0 } else { slot }, applied);
+                if let Some(owed) = self.owed.get(&slot) {
+                    resume.owed.insert(slot, owed.clone());
+                }
                 if watermark.generation == generation {
                     resume.owned.insert(if single { 0 } else { slot });
                 }

@@ -56,7 +56,7 @@ fn bookkeeping(records: Vec<Found>) -> Bookkeeping {
     Bookkeeping {
         epoch: 3,
         records,
-        watermarks: Default::default(),
+        ..Bookkeeping::default()
     }
 }
 

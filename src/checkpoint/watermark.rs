@@ -1,8 +1,15 @@
 //! Watermarks: up to where the commands of one slot have been applied, exactly.
+//!
+//! ```text
+//! 3.1.359217                     all of the slot before offset 359217
+//! 3.1.359217 0:6b31,2:6b32       all but what concerns these keys (database:name in hexadecimal digits)
+//! 3.1.359217 *                   all but what concerns some keys, too many to be named
+//! ```
 
 use std::fmt;
 use std::str::FromStr;
 
+use crate::limits;
 use crate::position::Offset;
 
 /// Names a history of one lane as the target saw it. Offsets of two generations are never compared.
@@ -21,6 +28,84 @@ pub struct Watermark {
     pub generation: Generation,
     /// Where the last command that must not be repeated ends in the source's stream.
     pub offset: Offset,
+}
+
+/// Keys of a slot that differ from the source's, for which its watermark does not speak: they are to be mended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owed {
+    /// By database and name.
+    Keys(Vec<(u32, Vec<u8>)>),
+    /// Too many to be named. Each had a command before the watermark.
+    Some,
+}
+
+/// What the key of a watermark holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    pub watermark: Watermark,
+    /// `None`: it speaks for all keys.
+    pub owed: Option<Owed>,
+}
+
+impl Owed {
+    /// These keys, if their names are not too long together.
+    pub fn of<'k>(keys: impl Iterator<Item = &'k (u32, Vec<u8>)> + Clone) -> Self {
+        // A database has at most ten digits.
+        let bytes: usize = keys.clone().map(|(_, name)| 2 * name.len() + 12).sum();
+        match bytes <= limits::OWED_BYTES {
+            true => Self::Keys(keys.cloned().collect()),
+            false => Self::Some,
+        }
+    }
+}
+
+impl fmt::Display for Mark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.watermark)?;
+        match &self.owed {
+            None => Ok(()),
+            Some(Owed::Some) => f.write_str(" *"),
+            Some(Owed::Keys(keys)) => {
+                for (place, (database, name)) in keys.iter().enumerate() {
+                    let before = if place == 0 { ' ' } else { ',' };
+                    write!(f, "{before}{database}:")?;
+                    name.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl FromStr for Mark {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (watermark, owed) = match text.split_once(' ') {
+            None => (text, None),
+            Some((watermark, "*")) => (watermark, Some(Owed::Some)),
+            Some((watermark, keys)) => {
+                let keys: Result<Vec<_>, ()> = keys.split(',').map(owed_key).collect();
+                (watermark, Some(Owed::Keys(keys?)))
+            }
+        };
+        Ok(Self {
+            watermark: watermark.parse()?,
+            owed,
+        })
+    }
+}
+
+/// A key as `Display` writes it.
+fn owed_key(text: &str) -> Result<(u32, Vec<u8>), ()> {
+    let (database, name) = text.split_once(':').ok_or(())?;
+    let digit = |byte: u8| char::from(byte).to_digit(16).ok_or(());
+    let pair = |pair: &[u8]| match pair {
+        [high, low] => Ok((digit(*high)? << 4 | digit(*low)?) as u8),
+        _ => Err(()),
+    };
+    let name: Result<Vec<u8>, ()> = name.as_bytes().chunks(2).map(pair).collect();
+    Ok((decimal(database)?, name?))
 }
 
 impl fmt::Display for Generation {
@@ -85,6 +170,34 @@ mod tests {
             "", "1", "1.2", "1.2.", "1.2.-3", "a.2.3", "1.2.3.4", "1.+2.3",
         ] {
             assert!(text.parse::<Watermark>().is_err(), "{text}");
+            assert!(text.parse::<Mark>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_watermark_names_keys_that_it_does_not_speak_for() {
+        let watermark: Watermark = "1.2.3".parse().unwrap();
+        let keys = vec![
+            (0, b"a b,:*".to_vec()),
+            (7, Vec::new()),
+            (u32::MAX, vec![0, 255]),
+        ];
+        for owed in [None, Some(Owed::Some), Some(Owed::of(keys.iter()))] {
+            let mark = Mark { watermark, owed };
+            assert_eq!(mark.to_string().parse(), Ok(mark));
+        }
+        let long = [(0, vec![b'k'; limits::OWED_BYTES / 2])];
+        assert_eq!(Owed::of(long.iter()), Owed::Some);
+        for text in [
+            "1.2.3 ",
+            "1.2.3 6b",
+            "1.2.3 0:6",
+            "1.2.3 0:6x",
+            "1.2.3 -1:6b",
+            "1.2.3 0:6b,",
+            "1.2 *",
+        ] {
+            assert!(text.parse::<Mark>().is_err(), "{text}");
         }
     }
 }

@@ -135,8 +135,9 @@ pub struct SyncArgs {
     #[arg(long, value_name = "FROM:TO,...")]
     db_map: Option<DatabaseMap>,
 
-    /// What to do when a write fails in a way that shows that target and source differ
-    #[arg(long, value_enum, default_value = "stop")]
+    /// What to do when a write fails in a way that shows that target and source differ: give the key the source's value, end
+    /// with a message, or count it and go on
+    #[arg(long, value_enum, default_value = "mend")]
     on_divergence: DivergenceArg,
 
     /// What to do with what the target, of an older version or another make, cannot take in any form
@@ -386,7 +387,7 @@ mod tests {
         assert_eq!(options.source.seeds, [("a".to_owned(), 1)]);
         assert_eq!(options.link.as_str(), "default");
         assert_eq!(options.on_existing, OnExisting::Keep);
-        assert_eq!(options.on_divergence, OnDivergence::Stop);
+        assert_eq!(options.on_divergence, OnDivergence::Mend);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
     }
 

@@ -7,7 +7,7 @@ use super::masters::{Masters, run_id};
 use super::service::Service;
 use super::takeover;
 use super::writers::{self, Connected};
-use crate::checkpoint::{LinkName, watermark_key};
+use crate::checkpoint::{LinkName, Mark, watermark_key};
 use crate::engine::desk::Request;
 use crate::engine::fence::{FenceAnswer, FenceQuestion};
 use crate::engine::shared::Shared;
@@ -82,8 +82,8 @@ impl Fence {
             |slot, out: &mut Vec<u8>| push_command(out, &[b"GET", &watermark_key(link, slot)]);
         let found = self.masters.ask_slots(&slots, get)?.into_iter();
         let watermarks = found.filter_map(|(slot, value)| {
-            let watermark = value.text()?.parse().ok()?;
-            Some((slot, watermark))
+            let mark: Mark = value.text()?.parse().ok()?;
+            Some((slot, mark.watermark))
         });
         Ok(FenceAnswer::Clear {
             run_id,

@@ -17,8 +17,7 @@ use tracing::info;
 use super::masters::{Masters, persist};
 use super::writers::{Connected, shut_out};
 use crate::checkpoint::{
-    Bookkeeping, Found, Generation, LinkName, Record, Watermark, epoch_key, record_key,
-    watermark_key,
+    Bookkeeping, Found, Generation, LinkName, Mark, Record, epoch_key, record_key, watermark_key,
 };
 use crate::engine::options::OwnKeys;
 use crate::fault::{Fault, FaultKind};
@@ -335,12 +334,12 @@ impl Attempt<'_> {
         let records = &mut bookkeeping.records;
         records.sort_unstable_by_key(|found| (found.slot, found.generation));
         for (slot, reply) in self.get(watermark_key)? {
-            let watermark = std::str::from_utf8(&reply).ok();
-            let Some(watermark) = watermark.and_then(|text| text.parse::<Watermark>().ok()) else {
+            let mark = std::str::from_utf8(&reply).ok();
+            let Some(mark) = mark.and_then(|text| text.parse::<Mark>().ok()) else {
                 let what = shown(&watermark_key(link, slot), "holds no watermark");
                 return Err(unreadable(link, &what));
             };
-            bookkeeping.watermarks.insert(slot, watermark);
+            bookkeeping.found_mark(slot, mark);
         }
         let newest = highest(&self.epochs()?);
         Ok((bookkeeping, newest))

@@ -21,7 +21,7 @@ use super::desk::Desk;
 use super::lane::Lane;
 use super::status::ErrorCount;
 use super::targets::{Link, Targets};
-use crate::checkpoint::{Watermark, bookkeeping_of};
+use crate::checkpoint::{Mark, Watermark, bookkeeping_of};
 use crate::chunk::Chunks;
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
@@ -196,9 +196,11 @@ impl Targets {
         let is_applied = |unit: Unit, chunks: &Chunks| {
             let of_unit = unit.again.then(|| watermark_of(chunks, unit)).flatten();
             of_unit.is_some_and(|(slot, sent)| {
+                // What a mend writes may be of the offset that the slot had before, and may be repeated.
+                let least = sent.offset.0 + u64::from(unit.begin == unit.end);
                 let found = watermarks.get(&slot);
                 found.is_some_and(|found| {
-                    found.generation == sent.generation && found.offset >= sent.offset
+                    found.generation == sent.generation && found.offset.0 >= least
                 })
             })
         };
@@ -286,8 +288,8 @@ fn watermark_of(chunks: &Chunks, unit: Unit) -> Option<(Slot, Watermark)> {
             && bookkeeping_of(key).is_some_and(|(kind, _)| kind == 'w')
             && let Some(text) = frame.arg(2)
         {
-            let watermark = std::str::from_utf8(text).ok()?.parse().ok()?;
-            return Some((slot_of(key), watermark));
+            let mark: Mark = std::str::from_utf8(text).ok()?.parse().ok()?;
+            return Some((slot_of(key), mark.watermark));
         }
     }
     None

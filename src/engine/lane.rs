@@ -325,7 +325,12 @@ impl Lane {
 
     /// Where to receive into; `None` while nothing may be read.
     pub fn source_space(&mut self) -> Option<&mut [u8]> {
-        if matches!(self.link, SourceLink::Streaming) && !self.stopping {
+        // A lane that stops reads no farther than it must to give keys that differ their values.
+        let wanted = || {
+            let wanted = self.targets.mends.wanted();
+            wanted.is_some_and(|until| until > self.received())
+        };
+        if matches!(self.link, SourceLink::Streaming) && (!self.stopping || wanted()) {
             return self.stream_space();
         }
         match &mut self.link {
@@ -697,8 +702,14 @@ impl Lane {
     pub(super) fn is_drained(&self) -> bool {
         self.hold.is_none()
             && (self.keep_leases || self.rebuild.deadlines.is_empty())
-            && self.targets.is_idle()
+            && self.targets.is_answered()
+            && self.is_mended()
             && self.is_spool_done()
+    }
+
+    /// Whether no key is owed, or there is no time left: what is owed stays unacknowledged, and the next process mends it.
+    fn is_mended(&self) -> bool {
+        self.targets.mends.keys() == 0 || self.draining == Draining::Over
     }
 
     /// Ends the lane for display.
@@ -706,7 +717,7 @@ impl Lane {
         self.publish();
         if self.targets.mends.keys() > 0 {
             self.status.set_message(&format!(
-                "{} keys are known to differ, and there was no time to mend them",
+                "{} keys are known to differ, and there was no time to mend them: that is done at the next start",
                 self.targets.mends.keys()
             ));
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::checkpoint::{Generation, LinkName, Watermark, watermark_key};
+use crate::checkpoint::{Generation, LinkName, Mark, Owed, Watermark, watermark_key};
 use crate::position::Offset;
 use crate::resp::push_command;
 use crate::slot::{Slot, SlotSet};
@@ -66,6 +66,12 @@ impl Marks {
         end <= passed
     }
 
+    /// Up to where a slot is applied, as far as the stream has not come there.
+    pub fn passed_in(&self, slot: Slot) -> Offset {
+        let passed = self.passed.get(&self.place_of(slot));
+        passed.copied().unwrap_or_default()
+    }
+
     /// The stream has come to `at`: what was passed before says nothing about what follows.
     pub fn come_to(&mut self, at: Offset) {
         if at >= self.skip_until && !self.passed.is_empty() {
@@ -79,8 +85,8 @@ impl Marks {
         ahead.map(|(slot, _)| *slot)
     }
 
-    /// Writes the command that says that everything of `slot` before `end` is applied.
-    pub fn write(&mut self, slot: Slot, end: Offset, out: &mut Vec<u8>) {
+    /// Writes the command that says that everything of `slot` before `end` is applied, but for what is `owed`.
+    pub fn write(&mut self, slot: Slot, end: Offset, owed: Option<Owed>, out: &mut Vec<u8>) {
         let place = self.place_of(slot);
         self.owned.insert(place);
         let watermark = Watermark {
@@ -88,7 +94,8 @@ impl Marks {
             offset: end,
         };
         let key = watermark_key(&self.link, place);
-        push_command(out, &[b"SET", &key, watermark.to_string().as_bytes()]);
+        let mark = Mark { watermark, owed };
+        push_command(out, &[b"SET", &key, mark.to_string().as_bytes()]);
     }
 
     /// The watermark about `slot` is gone, and nothing is on its way to set it again.

@@ -6,9 +6,20 @@
 //!                    -> a mend              -> held | left out | deliver
 //! ```
 //!
-//! What was delivered before takes its course beneath (`parked`, `serial`); a mend waits until that is over. Nothing that
-//! is owed counts as acknowledged, and the write at the offset `O` sets the slot's watermark to `O`: a process that comes
-//! after a crash either finds the watermark, or the difference again.
+//! What was delivered before takes its course beneath (`parked`, `serial`); a mend waits until that is over.
+//!
+//! A crash loses no mend:
+//!
+//! - Nothing that is owed counts as acknowledged: the next process repeats the stream from before the command that failed,
+//!   and there it fails again. What fails while the stream is repeated is therefore mended as well, although it may only have
+//!   met its own effects: a mend is exact, so one too many costs nothing but time.
+//! - What is at or below a slot's watermark is not repeated. So a watermark that is written while keys of its slot are owed
+//!   names them ([`checkpoint::Mark`]), before the source is asked if one without them is there, and the next process mends
+//!   those whatever its policy, together with what skipped commands tie to them.
+//! - The write of the values of offset `O` sets the slot's watermark to `O`, without names: from then on it speaks for all.
+//!
+//! What remains: a command that fails inside a transaction with a watermark, and a crash before the lane heard of it and that
+//! watermark was written again with the key's name: one or two round trips.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
@@ -16,11 +27,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::desk::Desk;
 use super::lane::Lane;
 use super::options::OnDivergence;
-use super::redirect::NEVER_APPLIED;
+use super::redirect::is_never_applied;
 use super::settle;
 use super::status::ErrorCount;
 use super::targets::Targets;
-use crate::checkpoint::{is_bookkeeping, mend_key};
+use crate::checkpoint::{self, is_bookkeeping, mend_key};
 use crate::chunk::Chunks;
 use crate::command::rewrite::{Deadlines, Lack};
 use crate::command::{self, Kind};
@@ -66,7 +77,8 @@ pub(super) struct Mends {
     trouble: Option<Fault>,
     /// Since when, and how often since, keys were owed.
     repeats: BTreeMap<Key, (u64, u32)>,
-    told: u64,
+    /// Since when, and how many mends were told of one by one since.
+    told: (u64, u64),
     now_ms: u64,
 }
 
@@ -83,6 +95,12 @@ struct Owed {
     ask_at_ms: u64,
     /// The transaction at the end, once what comes before it is sent.
     last: Option<Last>,
+    /// The slot's watermark may stand behind the difference; how many of the keys it names.
+    named: Option<usize>,
+    /// Commands before this are not sent but looked through: a former process sent them. 0: there are no more.
+    passed: Offset,
+    /// All keys of those are owed.
+    all_passed: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +108,13 @@ struct Last {
     database: u32,
     commands: Vec<u8>,
     frames: usize,
+}
+
+impl Owed {
+    /// Nothing is done before more of the stream has come, and nothing is held back.
+    fn only_looks(&self) -> bool {
+        self.passed > Offset::default() && self.mend.held().next().is_none()
+    }
 }
 
 impl Mends {
@@ -102,7 +127,7 @@ impl Mends {
             open_questions: 0,
             trouble: None,
             repeats: BTreeMap::new(),
-            told: 0,
+            told: (0, 0),
             now_ms: 0,
         }
     }
@@ -115,7 +140,8 @@ impl Mends {
 
     /// Whether nothing is held back.
     pub fn is_quiet(&self) -> bool {
-        self.by_slot.values().all(|owed| owed.mend.is_quiet())
+        let mut owed = self.by_slot.values();
+        owed.all(|owed| owed.mend.is_quiet() || owed.only_looks())
     }
 
     /// Where the first of what is owed or held begins.
@@ -141,7 +167,29 @@ impl Mends {
 
     /// These keys are about to be removed by a flush, at the source's word.
     pub fn flushed(&mut self, gone: impl Fn(&Key) -> bool) {
-        self.by_slot.retain(|_, owed| !owed.mend.flushed(&gone));
+        self.by_slot.retain(|_, owed| {
+            owed.named = owed.named.map(|_| 0);
+            !owed.mend.flushed(&gone)
+        });
+    }
+
+    /// For which keys a watermark of this slot does not speak that is now written.
+    pub fn name_owed(&mut self, slot: Slot) -> Option<checkpoint::Owed> {
+        let owed = self.by_slot.get_mut(&slot)?;
+        owed.named = Some(owed.mend.keys().len());
+        Some(match owed.all_passed {
+            true => checkpoint::Owed::Some,
+            false => checkpoint::Owed::of(owed.mend.keys()),
+        })
+    }
+
+    /// Up to where the stream must come before all that is asked for can be written.
+    pub fn wanted(&self) -> Option<Offset> {
+        let until = |owed: &Owed| match owed.mend.stage() {
+            Stage::Catching(until) => Some(until),
+            _ => None,
+        };
+        self.by_slot.values().filter_map(until).max()
     }
 
     /// Gives everything up, for a lane that begins anew.
@@ -155,6 +203,23 @@ impl Mends {
         self.open_questions -= self.questions.len();
         self.questions.clear();
         self.trouble = None;
+    }
+
+    /// Whether a mend is told of by itself: no more than a few are in a minute.
+    fn is_worth_telling(&mut self) -> bool {
+        let (since, count) = &mut self.told;
+        if self.now_ms >= *since + limits::MEND_MESSAGES_MS {
+            (*since, *count) = (self.now_ms, 0);
+        }
+        *count += 1;
+        *count <= limits::MEND_MESSAGES
+    }
+
+    /// Whether so many keys may be mended because a command failed that is repeated.
+    fn has_room_to_repeat(&self, slot: Slot, keys: usize) -> bool {
+        let of_slot = self.by_slot.get(&slot);
+        let of_slot = of_slot.map_or(0, |owed| owed.mend.keys().len());
+        of_slot + keys <= limits::MEND_KEYS && self.keys() + keys <= limits::MEND_REPEATED_KEYS
     }
 
     /// Counts that a key is owed. Whether that happens too often.
@@ -177,7 +242,8 @@ fn cannot_mend(why: impl std::fmt::Display) -> Fault {
     Fault::new(
         FaultKind::Divergence,
         format!(
-            "{why}; start again to copy everything anew, or use --on-divergence continue to leave the difference"
+            "{why}; run slotstream clean on the target and start again with --on-existing replace to copy everything anew, \
+             or use --on-divergence continue to leave the difference"
         ),
     )
 }
@@ -201,21 +267,82 @@ impl Targets {
         text: &str,
         message: &str,
     ) -> Result<(), Fault> {
-        let keys = match NEVER_APPLIED.iter().any(|start| text.starts_with(start)) {
+        let never = is_never_applied(text);
+        let keys = match never {
             true => Touched::Unknown,
             false => self.keys_of_failed(chunks, unit, behind),
         };
-        let (Touched::Keys(keys), Some(slot)) = (keys, self.slot_of_unit(chunks, unit)) else {
-            return Err(cannot_mend(format_args!(
-                "{message}, which cannot be mended"
-            )));
+        let slot = self.slot_of_unit(chunks, unit);
+        let (keys, slot) = match (keys, slot) {
+            (Touched::Keys(keys), Some(slot)) if !keys.is_empty() => (keys, slot),
+            // It may have been applied before.
+            _ if unit.again && !never => return Ok(()),
+            _ => {
+                return Err(cannot_mend(format_args!(
+                    "{message}, which cannot be mended"
+                )));
+            }
         };
-        if keys.is_empty() {
-            return Err(cannot_mend(format_args!(
-                "{message}, which cannot be mended"
-            )));
+        if unit.again && !self.mends.has_room_to_repeat(slot, keys.len()) {
+            self.status.set_message(&format!(
+                "{message}; not mended, since too many commands fail that are repeated"
+            ));
+            return Ok(());
         }
-        self.owe(slot, keys, unit.begin, message)
+        self.owe(slot, keys, unit.begin, message)?;
+        // Its own watermark does not know that it failed.
+        if unit.guard == Guard::Given
+            && let Some(owed) = self.mends.by_slot.get_mut(&slot)
+        {
+            owed.named.get_or_insert(0);
+        }
+        Ok(())
+    }
+
+    /// A former process had found that keys of `slot` differ, and mended them no more. What it sent of the slot ends at
+    /// `passed`, `from` is where the lane goes on.
+    pub(super) fn owe_found(
+        &mut self,
+        slot: Slot,
+        found: &checkpoint::Owed,
+        from: Offset,
+        passed: Offset,
+    ) {
+        let (keys, all) = match found {
+            checkpoint::Owed::Keys(keys) => (keys.clone(), false),
+            checkpoint::Owed::Some => (Vec::new(), true),
+        };
+        let message = "a former process found that target and source differ";
+        if let Err(fault) = self.owe(slot, keys, from, message) {
+            self.mends.trouble.get_or_insert(fault);
+        } else if let Some(owed) = self.mends.by_slot.get_mut(&slot) {
+            owed.named = Some(owed.mend.keys().len());
+            owed.passed = owed.passed.max(passed);
+            owed.all_passed |= all;
+        }
+    }
+
+    /// Commands of a slot are not sent, since its watermark says that they are applied. Those on keys that differ were left
+    /// out, or have carried the difference on.
+    pub(super) fn look_through_passed(
+        &mut self,
+        slot: Slot,
+        commands: &[u8],
+        database: u32,
+        begin: Offset,
+    ) {
+        if !self.mends.watches(slot) {
+            return;
+        }
+        let touched = self.touched_by(commands, database);
+        let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
+        let joined = match touched {
+            Touched::Keys(keys) if owed.all_passed => owed.mend.join(keys, begin),
+            touched => owed.mend.judge(&touched, begin).map(|_| ()),
+        };
+        if joined.is_err() {
+            self.mends.trouble.get_or_insert_with(too_many);
+        }
     }
 
     /// Keys of `slot` are to be mended; nothing from `from` on counts as applied before they are.
@@ -247,9 +374,8 @@ impl Targets {
             }
         }
         if let Some((_, name)) = fresh.first()
-            && mends.told < limits::MEND_MESSAGES
+            && mends.is_worth_telling()
         {
-            mends.told += 1;
             let more = match fresh.len() {
                 1 => String::new(),
                 count => format!(" and {} others", count - 1),
@@ -266,6 +392,9 @@ impl Targets {
             received: from,
             ask_at_ms: 0,
             last: None,
+            named: None,
+            passed: Offset::default(),
+            all_passed: false,
         });
         owed.spreads |= !fresh.is_empty();
         owed.mend.join(fresh, from).map_err(|_| too_many())
@@ -415,7 +544,7 @@ impl Targets {
     // What is waited for.
 
     /// Notes what is on its way for a slot, if that is due, and says whether it is all answered.
-    fn is_answered(&mut self, chunks: &Chunks, slot: Slot) -> Result<bool, Fault> {
+    fn is_slot_answered(&mut self, chunks: &Chunks, slot: Slot) -> Result<bool, Fault> {
         let Some(mut owed) = self.mends.by_slot.remove(&slot) else {
             return Ok(false);
         };
@@ -447,8 +576,17 @@ impl Targets {
 }
 
 impl Lane {
-    /// Has the target's keys, by database, given the values that the source has. Nothing that the lane has not routed yet
-    /// counts as applied before that is done.
+    /// Has the target's keys, by database, given the values that the source has: for whoever knows that they differ, or may.
+    ///
+    /// - Nothing that the lane has not routed yet counts as applied before that is done: the acknowledged offset, and with it
+    ///   the records, stay where they are.
+    /// - Each key is written once, with the value of an offset that the lane had not received when the source was asked; the
+    ///   stream's commands on it before that offset are left out, those behind it follow. Keys that such commands tie to it
+    ///   are mended with it.
+    /// - [`Lane::keys_noted`] tells when the target itself knows of these keys: from then on a crash does not lose them.
+    ///   Before, whoever told the lane must tell it again.
+    /// - [`Lane::keys_owed`] is 0 when all values are on their way. They are answered when the acknowledged offset passes what
+    ///   is routed then, or the lane is done.
     ///
     /// # Errors
     /// When they are too many.
@@ -462,8 +600,23 @@ impl Lane {
         for (slot, keys) in by_slot {
             let keys = keys.into_iter().collect();
             self.targets.owe(slot, keys, from, "keys may differ")?;
+            if let Some(owed) = self.targets.mends.by_slot.get_mut(&slot) {
+                owed.named.get_or_insert(0);
+            }
         }
         Ok(())
+    }
+
+    /// Whether the target knows of all keys that are owed, by answered watermarks that name them. Never, when the names of a
+    /// slot's take more than [`limits::OWED_BYTES`]: whoever relies on it tells fewer at a time.
+    pub fn keys_noted(&self) -> bool {
+        let mut owed = self.targets.mends.by_slot.values();
+        owed.all(|owed| {
+            let keys = owed.mend.keys();
+            let named = owed.named.is_some_and(|named| named >= keys.len());
+            let short = matches!(checkpoint::Owed::of(keys), checkpoint::Owed::Keys(_));
+            named && short && owed.mend.stage() != Stage::Draining
+        })
     }
 
     /// How many keys are known to differ, and not mended yet.
@@ -537,12 +690,88 @@ impl Lane {
             owed.expect("it is there").mend.reached(routed);
         }
         match stage(self) {
-            Stage::Draining if self.targets.is_answered(&self.chunks, slot)? => self.ask_for(slot),
-            Stage::Covering(until) if self.targets.is_answered(&self.chunks, slot)? => {
+            Stage::Draining if self.still_looks(slot) => Ok(()),
+            Stage::Draining if self.targets.is_slot_answered(&self.chunks, slot)? => {
+                if self.targets.mends.by_slot[&slot].mend.keys().len() == 0 {
+                    self.drop_mend(slot);
+                    return Ok(());
+                }
+                match self.name_keys(slot) {
+                    true => Ok(()),
+                    false => self.ask_for(slot),
+                }
+            }
+            Stage::Covering(until) if self.targets.is_slot_answered(&self.chunks, slot)? => {
                 self.write_mend(slot, until)
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether more of what a former process sent of a slot is to come.
+    fn still_looks(&mut self, slot: Slot) -> bool {
+        let routed = self.routed();
+        let owed = self.targets.mends.by_slot.get_mut(&slot);
+        let owed = owed.expect("it is there");
+        if owed.passed <= routed {
+            owed.passed = Offset::default();
+        }
+        owed.passed > routed
+    }
+
+    /// None of the keys that a former process owed is left to be mended.
+    fn drop_mend(&mut self, slot: Slot) {
+        let owed = self.targets.mends.by_slot.remove(&slot);
+        for unit in owed.expect("it is there").mend.into_held() {
+            self.targets.deliver(&mut self.chunks, slot, unit);
+        }
+    }
+
+    /// Has the slot's watermark name all keys that are owed, if it may stand behind the difference and does not yet. Whether
+    /// that was sent. Everything of the slot that was sent is answered.
+    fn name_keys(&mut self, slot: Slot) -> bool {
+        let routed = self.routed();
+        let owed = &self.targets.mends.by_slot[&slot];
+        if owed
+            .named
+            .is_none_or(|named| named >= owed.mend.keys().len())
+        {
+            return false;
+        }
+        let from = owed.mend.owed_from();
+        // What is built here stands where the lane was, which may be before what a former process sent.
+        let held = owed.mend.held().find(|unit| unit.begin < unit.end);
+        let until = held.map_or(routed, |unit| unit.begin.min(routed));
+        let until = until.max(self.targets.marks.passed_in(slot));
+        let mut last = Last {
+            database: 0,
+            commands: Vec::new(),
+            frames: 3,
+        };
+        let names = self.targets.mends.name_owed(slot);
+        push_command(&mut last.commands, &[b"MULTI"]);
+        let marks = &mut self.targets.marks;
+        marks.write(slot, until, names, &mut last.commands);
+        push_command(&mut last.commands, &[b"EXEC"]);
+        self.send_last(slot, from, &last);
+        true
+    }
+
+    /// Sends a transaction that sets a watermark, of a slot that nothing is on its way for.
+    fn send_last(&mut self, slot: Slot, from: Offset, last: &Last) {
+        let unit = self.targets.built_unit(
+            &mut self.chunks,
+            Form::Transaction,
+            from,
+            last.database,
+            &last.commands,
+            last.frames,
+        );
+        let unit = Unit {
+            guard: Guard::Given,
+            ..unit
+        };
+        self.targets.send_given(&mut self.chunks, slot, unit);
     }
 
     /// Asks the source for the values of a slot's keys.
@@ -602,19 +831,7 @@ impl Lane {
         let (values, held) = owed.mend.finish();
         let count = values.len() as u64;
         self.status.mends.fetch_add(count, Relaxed);
-        let unit = self.targets.built_unit(
-            &mut self.chunks,
-            Form::Transaction,
-            from,
-            last.database,
-            &last.commands,
-            last.frames,
-        );
-        let unit = Unit {
-            guard: Guard::Given,
-            ..unit
-        };
-        self.targets.send_given(&mut self.chunks, slot, unit);
+        self.send_last(slot, from, &last);
         for (_, unit) in held {
             self.targets.deliver(&mut self.chunks, slot, unit);
         }
@@ -670,7 +887,8 @@ impl Lane {
             self.note_losses(&key, &written)?;
         }
         select(&mut last, &mut selected, 0);
-        self.targets.marks.write(slot, until, &mut last.commands);
+        let marks = &mut self.targets.marks;
+        marks.write(slot, until, None, &mut last.commands);
         last.frames += 1;
         select(&mut last, &mut selected, database);
         push_command(&mut last.commands, &[b"EXEC"]);

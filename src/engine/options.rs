@@ -88,9 +88,9 @@ pub enum Existing {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OnDivergence {
     /// Give the keys the source's values, and go on.
+    #[default]
     Mend,
     /// End with a message that names the command.
-    #[default]
     Stop,
     /// Count it, log it, go on.
     Continue,

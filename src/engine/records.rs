@@ -222,6 +222,12 @@ impl Lane {
         self.settled = true;
         self.router = Router::new(resume.database);
         self.targets.repeated_until = resume.high;
+        for (slot, owed) in &resume.owed {
+            let slot = if self.targets.is_single() { 0 } else { *slot };
+            let passed = resume.passed.get(&slot).copied().unwrap_or_default();
+            self.targets
+                .owe_found(slot, owed, resume.position.offset, passed);
+        }
         if resume.leases {
             // Which keys carry one is not known: all are looked at when the source is quiet, or the last of them is due.
             self.rebuild

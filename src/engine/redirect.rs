@@ -272,8 +272,19 @@ impl Targets {
             return Ok(());
         }
         let what = describe_unit(chunks, unit);
+        let said = format!("target {who} answered '{text}' to {what}");
+        // What the data makes it fail with now, it may have succeeded with before. Only mending is right in both cases.
+        let repeated = unit.again && !is_never_applied(text);
+        if repeated {
+            self.status.count(ErrorCount::Replayed);
+            let message = format!("{said}, when it was repeated");
+            return match self.mends.policy {
+                OnDivergence::Mend => self.owe_keys_of(chunks, unit, behind, text, &message),
+                _ => Ok(()),
+            };
+        }
         self.status.count(ErrorCount::Divergence);
-        let message = format!("target {who} answered '{text}' to {what}: target and source differ");
+        let message = format!("{said}: target and source differ");
         match self.mends.policy {
             OnDivergence::Stop => {}
             OnDivergence::Mend => return self.owe_keys_of(chunks, unit, behind, text, &message),
@@ -285,7 +296,7 @@ impl Targets {
         Err(Fault::new(
             FaultKind::Divergence,
             format!(
-                "{message}; remove that key from the target and start again, or use --on-divergence mend"
+                "{message}; make that key equal and start again, or use --on-divergence mend, which does so"
             ),
         ))
     }
@@ -564,7 +575,7 @@ fn describe_unit(chunks: &Chunks, unit: Unit) -> String {
 }
 
 /// Failures that do not depend on what the keys hold, so that a command which meets one was never applied.
-pub(super) const NEVER_APPLIED: &[&str] = &[
+const NEVER_APPLIED: &[&str] = &[
     "ERR unknown command",
     "ERR unknown subcommand",
     "ERR wrong number of arguments",
@@ -574,14 +585,16 @@ pub(super) const NEVER_APPLIED: &[&str] = &[
     "CROSSSLOT",
 ];
 
+pub(super) fn is_never_applied(text: &str) -> bool {
+    NEVER_APPLIED.iter().any(|start| text.starts_with(start))
+}
+
 /// Failures that say no more than that the effect is there already.
 fn is_harmless(text: &str, unit: Unit) -> bool {
     let built = unit.begin == unit.end;
-    // Sent before: what the data makes it fail with now, it may have succeeded with then.
-    (unit.again && !NEVER_APPLIED.iter().any(|start| text.starts_with(start)))
-        || text.starts_with("BUSYGROUP")
+    text.starts_with("BUSYGROUP")
         // FUNCTION DELETE reaches every lane, and each sends it to each master.
         || text.starts_with("ERR Library not found")
-        // A stream written by elements, over one that holds them.
-        || (built && text.contains("equal or smaller than the target stream top item"))
+        // A stream written by elements, over one that holds them; or its additions repeated.
+        || ((built || unit.again) && text.contains("smaller than the target stream top item"))
 }

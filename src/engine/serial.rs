@@ -412,13 +412,14 @@ impl Targets {
             .iter()
             .map(|unit| unit.end)
             .fold(first.end, Offset::max);
+        let owed = self.mends.name_owed(slot);
         let tail = &mut self.serial.tail;
         tail.clear();
         let elsewhere = first.database != 0;
         if elsewhere {
             push_command(tail, &[b"SELECT", b"0"]);
         }
-        self.marks.write(slot, end, tail);
+        self.marks.write(slot, end, owed, tail);
         if elsewhere {
             push_command(tail, &[b"SELECT", first.database.to_string().as_bytes()]);
         }

@@ -187,8 +187,7 @@ impl Lane {
                 && is_applied(&mut self.targets, &step, self.scanned.advanced(length))
             {
                 self.flush_run(run);
-                self.status.count(ErrorCount::Skipped);
-                self.pass(length);
+                self.skip_passed(&step, length);
                 continue;
             }
             if let Some(sweep) = &mut self.sweep
@@ -210,6 +209,21 @@ impl Lane {
             self.special(run, step, length, once)?;
         }
         Ok(())
+    }
+
+    /// The command at the cursor is applied already.
+    #[cold]
+    fn skip_passed(&mut self, step: &Step, length: usize) {
+        let slot = match *step {
+            Step::Slot(slot) => slot,
+            _ => 0,
+        };
+        let bytes = &self.intake.rest(&self.chunks)[..length];
+        let database = self.router.target_database.unwrap_or(0);
+        self.targets
+            .look_through_passed(slot, bytes, database, self.scanned);
+        self.status.count(ErrorCount::Skipped);
+        self.pass(length);
     }
 
     /// Removes what stale keys a command would meet.
@@ -605,6 +619,9 @@ impl Lane {
         let slot = open.slot.unwrap_or(0);
         if begin < self.targets.marks.skip_until && self.targets.marks.is_passed(slot, self.scanned)
         {
+            let bytes = self.chunks.get(self.intake.open_range());
+            self.targets
+                .look_through_passed(slot, bytes, database, begin);
             self.status.count(ErrorCount::Skipped);
             self.intake.close();
             return Ok(());

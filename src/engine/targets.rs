@@ -379,6 +379,9 @@ impl Targets {
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) {
         if begin < self.marks.skip_until && self.marks.is_passed(slot, end) {
+            let mut commands = Vec::new();
+            write(&mut commands);
+            self.look_through_passed(slot, &commands, database, begin);
             self.status.count(ErrorCount::Skipped);
         } else {
             self.stage_as(chunks, slot, begin..end, database, true, write);
@@ -502,12 +505,16 @@ impl Targets {
         sent.chain(waiting).fold(routed, Offset::min)
     }
 
-    /// Whether everything sent is answered.
+    /// Whether everything sent is answered, and nothing is held back.
     pub fn is_idle(&self) -> bool {
+        self.mends.is_quiet() && self.is_answered()
+    }
+
+    /// Whether everything sent is answered.
+    pub(super) fn is_answered(&self) -> bool {
         self.parked.is_empty()
             && self.later.is_empty()
             && self.serial.is_idle()
-            && self.mends.is_quiet()
             && self.nodes.iter().all(|target| target.writer.is_idle())
     }
 

@@ -96,7 +96,7 @@ impl<U> Mend<U> {
     }
 
     /// In the order in which they are asked for.
-    pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> {
+    pub fn keys(&self) -> impl ExactSizeIterator<Item = &Key> + Clone {
         self.keys.iter()
     }
 

@@ -196,7 +196,7 @@ fn heals(source: (Family, usize), target: (Family, usize)) -> Result<()> {
         words.extend([&*element; 100]);
         send(&mut client, &[Command::new(&words)])?;
     }
-    let mut sync = Slotstream::start(program(), &from, &to, &["--on-divergence", "mend"])?;
+    let mut sync = Slotstream::start(program(), &from, &to, &[])?;
     sync.wait_until_caught_up(TIMEOUT)?;
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| -> Result<()> {

@@ -380,7 +380,11 @@ impl Cluster {
                     }
                     None => {
                         check_guard(&[&args], followed && !session.maybe_old);
-                        self.apply(session, &args, followed, tracker)
+                        let reply = self.apply(session, &args, followed, tracker);
+                        if reply.is_error() && followed && !session.maybe_old {
+                            tracker.failed(session.database, &args, false);
+                        }
+                        reply
                     }
                 }
             }
@@ -410,17 +414,22 @@ impl Cluster {
             });
         }
         let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
-        let session_is_old = session.maybe_old;
         check_guard(&commands, followed && !session.maybe_old);
         let watermark = commands.iter().find_map(|args| watermark_of(args));
         let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
-            let (_, watermark) = watermark?;
-            (followed && !session_is_old).then(|| tracker.mends(database, args, watermark.offset.0))
+            let (_, mark) = watermark.as_ref().filter(|_| followed)?;
+            Some(tracker.mends(database, args, mark.watermark.offset.0))
         };
         let mut replies = Vec::new();
         for args in &queue {
             let mended = mends(tracker, session.database, args) == Some(true);
-            replies.push(self.apply(session, args, followed && !mended, tracker));
+            // The source was asked since the lane began, so that nothing older can follow.
+            session.maybe_old &= !mended;
+            let reply = self.apply(session, args, followed && !mended, tracker);
+            if reply.is_error() && followed && !session.maybe_old {
+                tracker.failed(session.database, args, watermark.is_some());
+            }
+            replies.push(reply);
         }
         Reply::Array(replies)
     }
@@ -547,10 +556,10 @@ impl Cluster {
                     tracker.records(session.node, &record);
                 }
                 None if own => {}
-                Some((slot, watermark)) => {
+                Some((slot, mark)) => {
                     assert!(session.database == 0, "watermarks are in database 0");
                     if !session.maybe_old {
-                        tracker.sets_watermark(slot, watermark);
+                        tracker.sets_watermark(slot, &mark);
                     }
                 }
                 None => {

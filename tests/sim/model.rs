@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use slotstream::checkpoint::{Watermark, bookkeeping_of};
+use slotstream::checkpoint::{Mark, bookkeeping_of};
 use slotstream::command;
 use slotstream::resp::scan;
 use slotstream::slot::{Slot, slot_of};
@@ -65,7 +65,7 @@ pub fn must_not_repeat(args: &[Bytes]) -> bool {
 }
 
 /// The slot and the watermark that a command sets, if it is such a one.
-pub fn watermark_of(args: &[Bytes]) -> Option<(Slot, Watermark)> {
+pub fn watermark_of(args: &[Bytes]) -> Option<(Slot, Mark)> {
     let [verb, key, value] = args else {
         return None;
     };

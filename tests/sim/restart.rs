@@ -161,8 +161,8 @@ impl World {
                 // The epoch.
                 Value::Text(_) if bookkeeping_of(key).is_some_and(|(kind, _)| kind == 'e') => {}
                 Value::Text(text) => {
-                    let watermark = text_of(text).parse().expect("a watermark");
-                    found.watermarks.insert(slot_of(key), watermark);
+                    let mark = text_of(text).parse().expect("a watermark");
+                    found.found_mark(slot_of(key), mark);
                 }
                 other => panic!("bookkeeping is {other:?}"),
             }

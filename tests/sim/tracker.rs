@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotstream::checkpoint::{Record, State, Watermark, is_bookkeeping};
+use slotstream::checkpoint::{Mark as Vouched, Owed, Record, State, Watermark, is_bookkeeping};
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
 use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
@@ -59,6 +59,10 @@ pub struct Tracker {
     /// Keys that were broken, and keys that commands have tied together.
     broken: BTreeSet<Key>,
     ties: BTreeSet<Vec<Key>>,
+    /// Keys on which a command failed, since they were last broken: whatever happens, the lane has to mend them. And those of
+    /// which only an answer tells that, which may get lost.
+    noticed: BTreeSet<Key>,
+    unnamed: BTreeSet<Key>,
     /// Keys of the transaction that the source is in.
     transaction: Option<(u64, Vec<Key>)>,
     /// The watermark that comes next is that of a mend.
@@ -117,6 +121,7 @@ impl Tracker {
     pub fn heard_of_copy(&mut self) {
         self.now = self.next.take().expect("a snapshot was announced");
         self.high.clear();
+        self.told.clear();
     }
 
     /// The source wrote this command, from `begin` to the byte before `end`.
@@ -165,6 +170,13 @@ impl Tracker {
         let once = must_not_repeat(args);
         for (key, mark) in marks(database, args) {
             self.meets(node, &key, &mark, once);
+        }
+        // It may carry on what nobody has noticed.
+        if verb(args) == "RENAME" {
+            for (key, _) in marks(database, args) {
+                self.noticed.remove(&key);
+                self.unnamed.remove(&key);
+            }
         }
         // A key may have been restored before, too.
         maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
@@ -248,7 +260,45 @@ impl Tracker {
 
     /// Somebody has changed this key at the target.
     pub fn suspect(&mut self, key: Key) {
+        self.noticed.remove(&key);
+        self.unnamed.remove(&key);
         self.broken.insert(key);
+    }
+
+    /// A command failed. `marked`: together with a watermark, so that it is not repeated after a crash.
+    pub fn failed(&mut self, database: u32, args: &[Bytes], marked: bool) {
+        // It will come again.
+        if self.early {
+            return;
+        }
+        let keys = marks(database, args).into_iter().map(|(key, _)| key);
+        match marked {
+            true => self.unnamed.extend(keys),
+            false => self.noticed.extend(keys),
+        }
+    }
+
+    /// A watermark says of some keys that it does not speak for them.
+    fn names(&mut self, slot: Slot, mark: &Vouched) {
+        let single = self.single;
+        match &mark.owed {
+            None => {}
+            Some(Owed::Keys(keys)) => {
+                for key in keys.iter().filter(|key| self.unnamed.contains(key)) {
+                    self.noticed.insert(key.clone());
+                }
+            }
+            Some(Owed::Some) => {
+                let keys = self.unnamed.iter();
+                let of_slot = keys.filter(|key| single || slot_of(&key.1) == slot);
+                self.noticed.extend(of_slot.cloned());
+            }
+        }
+    }
+
+    /// Keys whose difference must have been noticed.
+    pub fn noticed(&self) -> &BTreeSet<Key> {
+        &self.noticed
     }
 
     /// The source begins a transaction at this offset, or ends one.
@@ -327,10 +377,12 @@ impl Tracker {
     }
 
     /// A target master executed the command that sets this watermark, in `slot`.
-    pub fn sets_watermark(&mut self, slot: Slot, watermark: Watermark) {
+    pub fn sets_watermark(&mut self, slot: Slot, mark: &Vouched) {
+        let watermark = mark.watermark;
         let (single, offset) = (self.single, watermark.offset.0);
         let slot = if single { 0 } else { slot };
-        let mending = std::mem::take(&mut self.mending);
+        self.names(slot, mark);
+        let mending = std::mem::take(&mut self.mending) || mark.owed.is_some();
         let suspects = self.suspects();
         let of_slot = |key: &Key| single || slot_of(&key.1) == slot;
         let mut before = self
@@ -402,6 +454,8 @@ impl Tracker {
             Some(high) => self.high.insert(node, high),
             None => self.high.remove(&node),
         };
+        self.noticed.clear();
+        self.unnamed.clear();
         for (key, line) in &mut self.now.lines {
             let slot = slot_of(&key.1);
             if !to.slots.contains(&slot) {

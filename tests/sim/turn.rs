@@ -189,6 +189,10 @@ impl World {
                     session.begin_anew(wire);
                 }
             }
+            // What lost connections still bring is of before as well.
+            for (session, _) in &mut self.forsaken {
+                session.forsaken = true;
+            }
         }
         self.or_lose_source(result)
     }
