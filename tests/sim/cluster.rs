@@ -327,6 +327,7 @@ impl Cluster {
         followed: bool,
         tracker: &mut Tracker,
     ) -> Reply {
+        tracker.given_up = !followed || session.maybe_old;
         let verb = verb(&args);
         let asking = std::mem::take(&mut session.asking);
         if !session.named && !matches!(verb.as_str(), "AUTH" | "CLIENT" | "SELECT") {
