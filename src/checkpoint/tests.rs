@@ -68,7 +68,7 @@ fn start(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Start {
 
 fn resumed(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Resume {
     match start(bookkeeping, owners) {
-        Start::Resume(resume) => resume,
+        Start::Resume(resume) => *resume,
         other => panic!("{other:?}"),
     }
 }
