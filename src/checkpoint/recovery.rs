@@ -69,7 +69,7 @@ pub enum Start {
         /// See [`Record::exclusive`]; true if all records of these slots say so.
         exclusive: bool,
     },
-    Resume(Resume),
+    Resume(Box<Resume>),
 }
 
 /// Why a lane cannot go on from where it was.
@@ -168,7 +168,7 @@ impl Bookkeeping {
         let listing = heard.listing.iter().map(|&index| &self.records[index]);
         let exclusive = listing.clone().all(|found| found.record.exclusive);
         match self.resume(&heard, slots, single) {
-            Ok(resume) => Start::Resume(resume),
+            Ok(resume) => Start::Resume(Box::new(resume)),
             Err(why) => Start::Copy { why, exclusive },
         }
     }

@@ -68,7 +68,7 @@ fn start(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Start {
 
 fn resumed(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Resume {
     match start(bookkeeping, owners) {
-        Start::Resume(resume) => resume,
+        Start::Resume(resume) => *resume,
         other => panic!("{other:?}"),
     }
 }
@@ -319,6 +319,24 @@ fn watermarks_say_what_to_skip() {
     mark(&mut marked, 1, NEW, 40);
     let resume = resumed(&marked, AABB);
     assert!(!resume.passed.contains_key(&1) && resume.owned.contains(1));
+}
+
+#[test]
+fn keys_that_a_watermark_does_not_speak_for_are_handed_on_if_it_counts() {
+    let mut both = bookkeeping(halves());
+    let owed = Owed::Keys(vec![(0, b"k".to_vec())]);
+    for (slot, generation) in [(1, NEW), (2, Generation::default())] {
+        let watermark = Watermark {
+            generation,
+            offset: Offset(60),
+        };
+        let owed = Some(owed.clone());
+        both.found_mark(slot, Mark { watermark, owed });
+    }
+    let resume = resumed(&both, AABB);
+    let passed: Vec<_> = resume.passed.into_iter().collect();
+    assert_eq!(passed, [(1, Offset(60))]);
+    assert_eq!(resume.owed.into_iter().collect::<Vec<_>>(), [(1, owed)]);
 }
 
 /// The target evicted a watermark, or lost a slot and its record's holder did not.

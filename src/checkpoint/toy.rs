@@ -222,7 +222,7 @@ impl Toy {
         self.epoch += u32::from(new_process);
         self.homeless.clear();
         match self.start() {
-            Start::Resume(resume) => self.resume(resume),
+            Start::Resume(resume) => self.resume(*resume),
             Start::First | Start::Copy { .. } => self.copy(None),
         }
     }

@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_watermark_names_keys_that_it_does_not_speak_for() {
         let watermark: Watermark = "1.2.3".parse().unwrap();
-        let keys = vec![
+        let keys = [
             (0, b"a b,:*".to_vec()),
             (7, Vec::new()),
             (u32::MAX, vec![0, 255]),

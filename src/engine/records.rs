@@ -183,7 +183,7 @@ impl LaneConfig {
                 status.set_resume(ResumeStep::FullCopy, &why.to_string());
                 (Some(exclusive), None)
             }
-            Start::Resume(resume) => (Some(resume.exclusive), Some(resume)),
+            Start::Resume(resume) => (Some(resume.exclusive), Some(*resume)),
         };
         self.existing = match (existing, self.existing) {
             (None, existing) => existing,
