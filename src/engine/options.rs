@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::release;
 use crate::checkpoint::LinkName;
 use crate::fault::{Fault, FaultKind};
+use crate::limits;
 use crate::rdb::{Modules, TargetFormat};
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 
@@ -104,6 +105,27 @@ pub enum OnUnsupported {
     Stop,
     /// Leave it out, count it, log the first of its kind.
     Drop,
+}
+
+/// When commands that must not be applied twice wait for others of their slot, to share a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grouping {
+    /// From so many of them a second on,
+    pub high_rate: u64,
+    /// until the slot has so many,
+    pub enough: u32,
+    /// or for so long, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self {
+            high_rate: limits::GROUPING_HIGH_RATE,
+            enough: limits::GROUPING_ENOUGH,
+            wait_ms: limits::GROUPING_WAIT_MS,
+        }
+    }
 }
 
 /// What `REPLCONF ACK` tells the source.

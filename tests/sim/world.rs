@@ -176,6 +176,7 @@ impl World {
             spool,
             spooled: None,
             ack: Default::default(),
+            grouping: cluster.grouping,
         };
         cluster.lane = slots;
         let single = cluster.single;

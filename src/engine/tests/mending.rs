@@ -104,7 +104,7 @@ fn a_key_that_differs_gets_the_sources_value_in_the_place_of_what_comes_before_i
         (4, &["MULTI".into(), "RESTORE {a}k".into()][..])
     );
     assert!(lines[2].ends_with("slotstream:w:default") && lines[3] == "EXEC");
-    let watermark = format!(".{end}\r\n");
+    let watermark = format!("\r\n{}\r\n", mark_at(end));
     assert!(
         sent.windows(watermark.len())
             .any(|part| part == watermark.as_bytes())
