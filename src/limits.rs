@@ -74,8 +74,10 @@ const _: () = assert!(MAX_RUN_BYTES <= CHUNK_BYTES);
 /// The longest name of a link: it stands in up to 16,384 keys, and in the names of connections.
 pub const MAX_LINK_NAME_BYTES: usize = 64;
 
-/// How often a lane writes its records when there is something to tell, in milliseconds.
+/// How often a lane writes its records when there is something to tell, in milliseconds (default of `--checkpoint-every`), and
+/// what may be chosen: no more often than a few ticks, and no less than once in ten minutes, which a backlog may still hold.
 pub const RECORD_INTERVAL_MS: u64 = 1_000;
+pub const RECORD_INTERVALS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 
 /// How long a lane that could not find out from the target where to go on waits before it tries again.
 pub const REOPEN_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);

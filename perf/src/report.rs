@@ -81,7 +81,7 @@ const INCR_RATIO: f64 = 1.5;
 const MEMORY_MIB: f64 = 64.0 + 3.0 * 16.0;
 
 #[rustfmt::skip]
-pub const METRICS: [Metric; 30] = [
+pub const METRICS: [Metric; 31] = [
     both("copy_cpu_us_per_key", "First copy: CPU per key", "us", &[Bar::Ratio(1.0)]),
     both("copy_system_us_per_key", "  of it in the kernel", "us", &[]),
     ours("copy_target_cpu_us_per_key", "  target's masters, per key", "us", &[]),
@@ -89,6 +89,7 @@ pub const METRICS: [Metric; 30] = [
     both("stream_cpu_us_per_command", "Stream: CPU per 64-byte SET", "us", &[Bar::Ratio(1.0), Bar::Value(STREAM_CPU_US)]),
     both("stream_system_us_per_command", "  of it in the kernel", "us", &[]),
     plain("stream_target_cpu_us_per_command", "  target's masters, per SET", "us", &[]),
+    ours("stream_records_per_second", "  records on them, all together", "1/s", &[]),
     both("stream_source_cpu_us_per_command", "  source's masters, per SET", "us", &[]),
     both("load_seconds", "Load: time", "s", &[]),
     both("catch_up_seconds", "Caught up, since the load began", "s", &[Bar::Ratio(1.2)]),

@@ -310,6 +310,7 @@ fn stream(
     figures: &mut Figures,
 ) -> Result<()> {
     let mut nodes = follower.connect()?;
+    let records = executed(follower, "hset")?;
     let before = Usage::now(stage, follower)?;
     let load = load(&stage.source_addresses(), batches)?;
     for (node, batch) in nodes.iter_mut().zip(batches) {
@@ -340,6 +341,8 @@ fn stream(
     if !follower.target_pids().is_empty() {
         let targets = per_command(used.targets.total, idle.targets);
         figures.insert("stream_target_cpu_us_per_command", targets);
+        let records = executed(follower, "hset")? - records;
+        figures.insert("stream_records_per_second", records / seconds);
     }
     figures.insert("load_seconds", (load.ended - load.started).as_secs_f64());
     figures.insert("catch_up_seconds", seconds);

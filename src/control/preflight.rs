@@ -408,6 +408,7 @@ mod tests {
             once: false,
             status_address: None,
             ack: Default::default(),
+            checkpoint_every_ms: 1000,
             spool_directory: None,
             spool_max: 0,
             on_existing,

@@ -106,6 +106,8 @@ pub struct LaneConfig {
     pub spooled: Option<Spooled>,
     pub ack: Ack,
     pub grouping: Grouping,
+    /// How often records are written, in milliseconds.
+    pub record_interval_ms: u64,
 }
 
 pub(super) enum SourceLink {

@@ -30,6 +30,8 @@ pub struct SyncOptions {
     pub skip_unknown: bool,
     pub database_map: DatabaseMap,
     pub ack: Ack,
+    /// How often it is written down on the target how far each lane is.
+    pub checkpoint_every_ms: u64,
     /// Where the spool's files go; `None` where no directory is known.
     pub spool_directory: Option<PathBuf>,
     /// Disk space for the spools of all lanes, in bytes.

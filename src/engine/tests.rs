@@ -105,6 +105,7 @@ fn config() -> LaneConfig {
         spooled: None,
         ack: Default::default(),
         grouping: Default::default(),
+        record_interval_ms: limits::RECORD_INTERVAL_MS,
     }
 }
 

@@ -293,6 +293,7 @@ impl Supervisor {
             spooled: None,
             ack: options.ack,
             grouping: Grouping::default(),
+            record_interval_ms: options.checkpoint_every_ms,
         };
         config.begin(start, single, &status);
         let lane_status = Arc::clone(&status);

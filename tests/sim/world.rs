@@ -177,6 +177,7 @@ impl World {
             spooled: None,
             ack: Default::default(),
             grouping: cluster.grouping,
+            record_interval_ms: limits::RECORD_INTERVAL_MS,
         };
         cluster.lane = slots;
         let single = cluster.single;
