@@ -547,7 +547,7 @@ fn a_right_that_is_missing_is_named_as_a_rule() -> Result<()> {
     for (rule, named) in [
         ("-eval", "+eval"),
         ("-client", "+client|list"),
-        ("-hgetall", "+hgetall"),
+        ("-exists", "+exists"),
     ] {
         let target = Server::start(
             &version,
