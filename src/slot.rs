@@ -450,8 +450,8 @@ fn slot_number(text: &str) -> Option<Slot> {
         .filter(|&slot| usize::from(slot) < SLOT_COUNT)
 }
 
-/// Letters of a tag, in the order in which tags are tried.
-const BASE_62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+/// Letters of a tag, in the order in which tags are tried, and digits of numbers that shall be short.
+pub const BASE_62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
 /// A tag as short as possible that hashes to a slot; three bytes reach every slot.
 #[derive(Clone, Copy, Default)]

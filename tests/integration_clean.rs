@@ -2,12 +2,18 @@
 
 use anyhow::{Result, ensure};
 use lab::{
-    Client, Cluster, ClusterOptions, Command, Family, Server, ServerOptions, version_or_skip,
+    Client, Cluster, ClusterOptions, Command, Family, Server, ServerOptions, Slotstream, Value,
+    version_or_skip,
 };
 use slotstream::checkpoint::{LinkName, epoch_key, record_key, watermark_key, writer_name};
-use slotstream::slot::Slot;
+use slotstream::slot::{SLOT_COUNT, Slot, shortest_tag};
 use std::path::Path;
 use std::process::Output;
+use std::time::Duration;
+
+/// What a link may keep on a target altogether.
+const BOOKKEEPING_BYTES: i64 = 2_000_000;
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 const USAGE: i32 = 2;
 const CONNECTION: i32 = 4;
@@ -57,8 +63,8 @@ fn link(name: &str) -> LinkName {
 fn fill(client: &mut Client) -> Result<()> {
     let slots: [Slot; 4] = [0, 8191, 8192, 16383];
     for slot in slots {
-        client.call(&[b"SET", &watermark_key(&link("a"), slot)[..], b"1.0.5"])?;
-        client.call(&[b"SET", &watermark_key(&link("b"), slot)[..], b"1.0.5"])?;
+        client.call(&[b"SET", &watermark_key(&link("a"), slot)[..], b"1:0:5"])?;
+        client.call(&[b"SET", &watermark_key(&link("b"), slot)[..], b"1:0:5"])?;
     }
     for name in ["a", "b"] {
         client.call(&[b"SET", &epoch_key(&link(name), 0)[..], b"1"])?;
@@ -129,6 +135,85 @@ fn removes_what_it_was_asked_for(family: Family) -> Result<()> {
     let told = cleaned(&[&target.uri()])?;
     ensure!(told.contains("no bookkeeping"), "{told}");
     Ok(())
+}
+
+/// What all masters have in memory.
+fn used_memory(client: &mut Client) -> Result<i64> {
+    let replies = client.call_each_master(&["INFO", "memory"])?;
+    let sizes = replies.iter().map(|reply| {
+        let text = reply.text();
+        let mut lines = text.lines();
+        let size = lines.find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(size.unwrap_or_default().trim().parse::<i64>()?)
+    });
+    sizes.sum()
+}
+
+/// One command for each of these keys.
+fn each(client: &mut Client, words: &[&str], keys: &[Vec<u8>]) -> Result<Vec<Value>> {
+    let commands = keys.iter().map(|key| {
+        let words = words.iter().map(|word| word.as_bytes());
+        let arguments: Vec<&[u8]> = words.chain([&key[..]]).collect();
+        Command::routed(key, &arguments)
+    });
+    client.pipeline(&commands.collect::<Vec<_>>())
+}
+
+/// The most that a link comes to: every slot has seen a command that must not be repeated, by lanes of several masters.
+fn bookkeeping_of_all_slots_is_small(family: Family) -> Result<()> {
+    let Some(version) = version_or_skip(family) else {
+        return Ok(());
+    };
+    let source = Cluster::start(&version, 3, 0, ClusterOptions::default())?;
+    let target = Cluster::start(&version, 3, 0, ClusterOptions::default())?;
+    let slots = 0..SLOT_COUNT as Slot;
+    let counters: Vec<Vec<u8>> = slots
+        .clone()
+        .map(|slot| format!("{{{}}}n", shortest_tag(slot)).into_bytes())
+        .collect();
+    let mut writer = source.client()?;
+    each(&mut writer, &["INCR"], &counters)?;
+    let program = Path::new(env!("CARGO_BIN_EXE_slotstream"));
+    let mut sync = Slotstream::start(program, &source.endpoint(), &target.endpoint(), &[])?;
+    sync.wait_until_caught_up(TIMEOUT)?;
+    each(&mut writer, &["INCR"], &counters)?;
+    sync.wait_until_applied(TIMEOUT)?;
+    let (status, said) = sync.stop()?;
+    ensure!(status.success(), "{said}");
+
+    let mut client = target.client()?;
+    let link = link("default");
+    let names = [epoch_key, record_key, watermark_key];
+    let keys: Vec<Vec<u8>> = slots
+        .flat_map(|slot| names.map(|name| name(&link, slot)))
+        .collect();
+    let usage = each(&mut client, &["MEMORY", "USAGE"], &keys)?;
+    let usage: Vec<i64> = usage.iter().filter_map(Value::integer).collect();
+    let bytes: i64 = usage.iter().sum();
+    ensure!(usage.len() >= SLOT_COUNT + 6, "{} keys", usage.len());
+    ensure!(bytes <= BOOKKEEPING_BYTES, "{bytes} bytes by MEMORY USAGE");
+    // Not all of which that knows of.
+    let before = used_memory(&mut client)?;
+    let removed = each(&mut client, &["DEL"], &keys)?;
+    let removed: i64 = removed.iter().filter_map(Value::integer).sum();
+    ensure!(removed as usize == usage.len(), "{removed} keys");
+    let freed = before - used_memory(&mut client)?;
+    println!("{version}: {bytes} bytes by MEMORY USAGE, {freed} by used_memory");
+    ensure!(
+        (SLOT_COUNT as i64 * 32..=BOOKKEEPING_BYTES).contains(&freed),
+        "{freed} bytes were freed"
+    );
+    Ok(())
+}
+
+#[test]
+fn bookkeeping_of_all_slots_is_small_on_redis_7_0() -> Result<()> {
+    bookkeeping_of_all_slots_is_small(Family::Redis70)
+}
+
+#[test]
+fn bookkeeping_of_all_slots_is_small_on_valkey_8_1() -> Result<()> {
+    bookkeeping_of_all_slots_is_small(Family::Valkey81)
 }
 
 #[test]

@@ -492,7 +492,7 @@ fn bookkeeping_that_cannot_be_read_is_named_with_the_fix() -> Result<()> {
             "slotstream:r:a",
         ),
         (&[b"HSET", &key(record_key), b"one", b""], "'one'"),
-        (&[b"SET", &key(watermark_key), b"1.2"], "slotstream:w:a"),
+        (&[b"SET", &key(watermark_key), b"1:2"], "slotstream:w:a"),
         (&[b"SET", &key(epoch_key), b"-1"], "slotstream:e:a"),
         (&[b"RPUSH", &key(epoch_key), b"1"], "WRONGTYPE"),
     ];
@@ -547,7 +547,7 @@ fn a_right_that_is_missing_is_named_as_a_rule() -> Result<()> {
     for (rule, named) in [
         ("-eval", "+eval"),
         ("-client", "+client|list"),
-        ("-hgetall", "+hgetall"),
+        ("-exists", "+exists"),
     ] {
         let target = Server::start(
             &version,

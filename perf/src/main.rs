@@ -28,7 +28,7 @@ use crate::data::Keyspace;
 use crate::follower::{Contender, Stage, server_options};
 use crate::profile::Profiler;
 use crate::report::{Kind, Series};
-use crate::round::Plan;
+use crate::round::{Part, Parts, Plan};
 use anyhow::{Context, Result, bail};
 use clap::Parser;
 use lab::{Cluster, ClusterOptions, Family};
@@ -71,6 +71,16 @@ struct Arguments {
     /// Another build of the program, to compare with
     #[arg(long, value_name = "PROGRAM")]
     against: Option<PathBuf>,
+    /// Measure only this part, behind a first copy; may be given several times
+    #[arg(long, value_name = "PART")]
+    only: Vec<Part>,
+    /// Without the stock replica and the bare relay
+    #[arg(long)]
+    alone: bool,
+    /// One more argument for another `slotstream sync` to compare with, of the same build unless `--against` names another; may
+    /// be given several times
+    #[arg(long, value_name = "ARGUMENT")]
+    other: Vec<String>,
     /// One more argument for `slotstream sync`, such as --with=--cores=0; may be given several times
     #[arg(long = "with", value_name = "ARGUMENT")]
     arguments: Vec<String>,
@@ -97,6 +107,7 @@ impl Sizes {
                 lag_samples: (1_500 / divisor as usize).max(30),
                 lag_rate: 500.0,
                 idle: Duration::from_millis((2_000 / divisor).max(100)),
+                parts: Parts(arguments.only.clone()),
             },
             rounds: arguments
                 .rounds
@@ -159,11 +170,13 @@ fn run(arguments: &Arguments) -> Result<()> {
             rounds: Vec::new(),
         })
         .collect();
-    series.push(Series {
-        name: "bare relay".to_owned(),
-        kind: Kind::Relay,
-        rounds: Vec::new(),
-    });
+    if !arguments.alone {
+        series.push(Series {
+            name: "bare relay".to_owned(),
+            kind: Kind::Relay,
+            rounds: Vec::new(),
+        });
+    }
     series.push(Series {
         name: "plain client".to_owned(),
         kind: Kind::Plain,
@@ -184,7 +197,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         let text = serde_json::to_string_pretty(&report::to_json(about, &series))?;
         fs::write(path, text + "\n").with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for one in &series {
+    for one in series.iter().filter(|_| arguments.only.is_empty()) {
         one.check()?;
     }
     println!("Every copy was equal to its source.");
@@ -192,17 +205,19 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn contenders(arguments: &Arguments) -> Vec<Contender> {
-    let program = |name: &str, program: &Path| Contender::Slotstream {
+    let program = |name: &str, program: &Path, more: &[String]| Contender::Slotstream {
         name: name.to_owned(),
         program: program.to_owned(),
-        arguments: arguments.arguments.clone(),
+        arguments: [&arguments.arguments, more].concat(),
     };
-    let mut contenders = vec![
-        program("slotstream", &arguments.program),
-        Contender::Replica,
-    ];
-    let other = arguments.against.as_deref();
-    contenders.extend(other.map(|other| program("other", other)));
+    let mut contenders = vec![program("slotstream", &arguments.program, &[])];
+    if !arguments.alone {
+        contenders.push(Contender::Replica);
+    }
+    if arguments.against.is_some() || !arguments.other.is_empty() {
+        let other = arguments.against.as_ref().unwrap_or(&arguments.program);
+        contenders.push(program("other", other, &arguments.other));
+    }
     contenders
 }
 
@@ -227,6 +242,7 @@ fn measure(
         for one in &mut *series {
             match one.kind {
                 Kind::Program | Kind::Replica => {}
+                Kind::Relay if !sizes.plan.parts.has(Part::Lag) => {}
                 Kind::Relay => one
                     .rounds
                     .push(round::relay(stage, &keyspace, &sizes.plan)?),
@@ -243,6 +259,9 @@ fn measure(
             ..sizes.plan.clone()
         };
         round::run(stage, &contenders[0], &mut keyspace, &plan, Some(profiler))?;
+    }
+    if !sizes.plan.parts.has(Part::Large) {
+        return Ok(());
     }
     let large = keyspace.large(sizes.large_values, LARGE_VALUE_BYTES);
     let bytes = large.iter().map(|batch| batch.bytes.len() as u64).sum();

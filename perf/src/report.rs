@@ -81,7 +81,7 @@ const INCR_RATIO: f64 = 1.5;
 const MEMORY_MIB: f64 = 64.0 + 3.0 * 16.0;
 
 #[rustfmt::skip]
-pub const METRICS: [Metric; 28] = [
+pub const METRICS: [Metric; 31] = [
     both("copy_cpu_us_per_key", "First copy: CPU per key", "us", &[Bar::Ratio(1.0)]),
     both("copy_system_us_per_key", "  of it in the kernel", "us", &[]),
     ours("copy_target_cpu_us_per_key", "  target's masters, per key", "us", &[]),
@@ -89,16 +89,19 @@ pub const METRICS: [Metric; 28] = [
     both("stream_cpu_us_per_command", "Stream: CPU per 64-byte SET", "us", &[Bar::Ratio(1.0), Bar::Value(STREAM_CPU_US)]),
     both("stream_system_us_per_command", "  of it in the kernel", "us", &[]),
     plain("stream_target_cpu_us_per_command", "  target's masters, per SET", "us", &[]),
+    ours("stream_records_per_second", "  records on them, all together", "1/s", &[]),
     both("stream_source_cpu_us_per_command", "  source's masters, per SET", "us", &[]),
     both("load_seconds", "Load: time", "s", &[]),
     both("catch_up_seconds", "Caught up, since the load began", "s", &[Bar::Ratio(1.2)]),
     both("catch_up_after_load_ms", "  since the load ended", "ms", &[]),
     both("incr_cpu_us_per_command", "Stream: CPU per INCR, all slots", "us", &[]),
     plain("incr_target_cpu_us_per_command", "  target's masters, per INCR", "us", &[Bar::Ratio(INCR_RATIO)]),
+    ours("incr_per_transaction", "  INCRs per transaction", "", &[]),
     both("incr_source_cpu_us_per_command", "  source's masters, per INCR", "us", &[]),
     both("incr_catch_up_seconds", "  caught up", "s", &[]),
     both("hot_incr_cpu_us_per_command", "Stream: CPU per INCR, 16 keys", "us", &[]),
     plain("hot_incr_target_cpu_us_per_command", "  target's masters, per INCR", "us", &[Bar::Ratio(INCR_RATIO)]),
+    ours("hot_incr_per_transaction", "  INCRs per transaction", "", &[]),
     both("hot_incr_source_cpu_us_per_command", "  source's masters, per INCR", "us", &[]),
     both("hot_incr_catch_up_seconds", "  caught up", "s", &[]),
     both("lag_p50_ms", "Visible lag p50", "ms", &[Bar::Ratio(1.3)]),
@@ -168,7 +171,8 @@ pub fn table(series: &[Series]) -> String {
         let _ = write!(text, "{:>14}", one.name);
     }
     text.push_str("   ratio  bar\n");
-    for metric in METRICS {
+    let measured = |metric: &Metric| series.iter().any(|one| one.median(metric.key).is_some());
+    for metric in METRICS.into_iter().filter(measured) {
         let _ = write!(text, "{:<34}{:<6}", metric.title, metric.unit);
         for one in series {
             let shown = one.median(metric.key).map_or("-".to_owned(), digits);

@@ -26,6 +26,27 @@ pub struct Plan {
     /// Writes per second while the lag is measured.
     pub lag_rate: f64,
     pub idle: Duration,
+    pub parts: Parts,
+}
+
+/// What is measured behind the first copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    Stream,
+    Lag,
+    Increments,
+    /// The snapshot of large values.
+    Large,
+}
+
+/// Those that are wanted; all if none is named.
+#[derive(Clone, Debug)]
+pub struct Parts(pub Vec<Part>);
+
+impl Parts {
+    pub fn has(&self, part: Part) -> bool {
+        self.0.is_empty() || self.0.contains(&part)
+    }
 }
 
 const COPY_TIMEOUT: Duration = Duration::from_secs(120);
@@ -57,18 +78,22 @@ pub fn run(
         profiler.as_deref_mut(),
     )?;
     let idle = idle(stage, &follower, plan.idle, &mut figures)?;
-    let batches = keyspace.overwrite(plan.commands);
-    if let Some(profiler) = profiler.as_deref_mut() {
-        profiler.start("stream", &follower.pids())?;
+    if plan.parts.has(Part::Stream) {
+        let batches = keyspace.overwrite(plan.commands);
+        if let Some(profiler) = profiler.as_deref_mut() {
+            profiler.start("stream", &follower.pids())?;
+        }
+        stream(stage, &mut follower, &batches, &idle, &mut figures)?;
+        if let Some(profiler) = profiler.as_deref_mut() {
+            profiler.stop()?;
+        }
     }
-    stream(stage, &mut follower, &batches, &idle, &mut figures)?;
-    if let Some(profiler) = profiler.as_deref_mut() {
-        profiler.stop()?;
+    if plan.parts.has(Part::Lag) {
+        lag(stage, follower.nodes(), keyspace, plan, &mut figures)
+            .with_context(|| follower.output())?;
     }
-    drop(batches);
-    lag(stage, follower.nodes(), keyspace, plan, &mut figures)
-        .with_context(|| follower.output())?;
-    for counters in COUNTERS {
+    let counters = COUNTERS.iter().copied();
+    for counters in counters.filter(|_| plan.parts.has(Part::Increments)) {
         let profiler = profiler.as_deref_mut();
         let used = increment(stage, &mut follower, counters, keyspace, plan, profiler)?;
         used.insert(counters, &idle, &follower, &mut figures);
@@ -81,6 +106,7 @@ pub fn run(
     follower.stop()?;
     compare(stage, &follower)?;
     drop(follower);
+    // What was not begun is not there either.
     for counters in COUNTERS {
         load(&stage.source_addresses(), &keyspace.end_counters(counters))?;
     }
@@ -100,11 +126,14 @@ pub fn plain(stage: &Stage, keyspace: &mut Keyspace, plan: &Plan) -> Result<Figu
         figures.insert(key, used.total * 1e6 / commands(batches));
         Ok(())
     };
-    measure(
-        "stream_target_cpu_us_per_command",
-        &keyspace.overwrite(plan.commands),
-    )?;
-    for counters in COUNTERS {
+    if plan.parts.has(Part::Stream) {
+        measure(
+            "stream_target_cpu_us_per_command",
+            &keyspace.overwrite(plan.commands),
+        )?;
+    }
+    let counters = COUNTERS.iter().copied();
+    for counters in counters.filter(|_| plan.parts.has(Part::Increments)) {
         load(&addresses, &keyspace.begin_counters(counters))?;
         let batches = keyspace.increments(counters, plan.commands);
         measure(increment_keys(counters).target, &batches)?;
@@ -281,6 +310,7 @@ fn stream(
     figures: &mut Figures,
 ) -> Result<()> {
     let mut nodes = follower.connect()?;
+    let records = executed(follower, "hset")?;
     let before = Usage::now(stage, follower)?;
     let load = load(&stage.source_addresses(), batches)?;
     for (node, batch) in nodes.iter_mut().zip(batches) {
@@ -311,6 +341,8 @@ fn stream(
     if !follower.target_pids().is_empty() {
         let targets = per_command(used.targets.total, idle.targets);
         figures.insert("stream_target_cpu_us_per_command", targets);
+        let records = executed(follower, "hset")? - records;
+        figures.insert("stream_records_per_second", records / seconds);
     }
     figures.insert("load_seconds", (load.ended - load.started).as_secs_f64());
     figures.insert("catch_up_seconds", seconds);
@@ -329,6 +361,7 @@ const COUNTERS: [Counters; 2] = [Counters::Spread, Counters::Hot];
 /// The names of figures about increments.
 struct IncrementKeys {
     follower: &'static str,
+    together: &'static str,
     target: &'static str,
     source: &'static str,
     seconds: &'static str,
@@ -338,12 +371,14 @@ fn increment_keys(counters: Counters) -> IncrementKeys {
     match counters {
         Counters::Spread => IncrementKeys {
             follower: "incr_cpu_us_per_command",
+            together: "incr_per_transaction",
             target: "incr_target_cpu_us_per_command",
             source: "incr_source_cpu_us_per_command",
             seconds: "incr_catch_up_seconds",
         },
         Counters::Hot => IncrementKeys {
             follower: "hot_incr_cpu_us_per_command",
+            together: "hot_incr_per_transaction",
             target: "hot_incr_target_cpu_us_per_command",
             source: "hot_incr_source_cpu_us_per_command",
             seconds: "hot_incr_catch_up_seconds",
@@ -359,6 +394,8 @@ struct Increments {
     seconds: f64,
     /// Until they had arrived.
     arrived_seconds: f64,
+    /// In which the target's masters got them.
+    transactions: f64,
 }
 
 impl Increments {
@@ -373,6 +410,7 @@ impl Increments {
         to.insert(keys.source, per_command(self.used.sources, idle.sources));
         if !follower.target_pids().is_empty() {
             to.insert(keys.target, per_command(self.used.targets, idle.targets));
+            to.insert(keys.together, self.commands / self.transactions.max(1.0));
         }
         to.insert(keys.seconds, self.arrived_seconds);
     }
@@ -398,10 +436,12 @@ fn increment(
         };
         profiler.start(section, &follower.pids())?;
     }
+    let transactions = executed(follower, "exec")?;
     let before = Usage::now(stage, follower)?;
     let load = load(&stage.source_addresses(), &batches)?;
     let arrived = await_quiet(stage, follower, &batches)?;
     let used = Usage::now(stage, follower)?.since(before);
+    let transactions = executed(follower, "exec")? - transactions;
     let seconds = load.started.elapsed().as_secs_f64();
     profiler.map_or(Ok(()), Profiler::stop)?;
     Ok(Increments {
@@ -409,7 +449,19 @@ fn increment(
         used,
         seconds,
         arrived_seconds: (arrived - load.started).as_secs_f64(),
+        transactions,
     })
+}
+
+/// How often the nodes of the copy have executed a command.
+fn executed(follower: &Follower<'_>, command: &str) -> Result<f64> {
+    let prefix = format!("cmdstat_{command}:calls=");
+    let count = |node: &mut Connection| -> Result<f64> {
+        let statistics = node.call(&["INFO", "commandstats"])?.text();
+        let calls = |line: &str| line.strip_prefix(&prefix)?.split(',').next()?.parse().ok();
+        Ok(statistics.lines().find_map(calls).unwrap_or(0.0))
+    };
+    follower.connect()?.iter_mut().map(count).sum()
 }
 
 /// How long nobody may work for all to have arrived, and what is not counted as work: the share of one core.

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
 
 use crate::checkpoint::LinkName;
 use crate::control::environment::{
@@ -17,6 +17,7 @@ use crate::engine::options::{
     Ack, DatabaseMap, OnDivergence, OnExisting, OnUnsupported, SyncOptions,
 };
 use crate::fault::{Fault, FaultKind, Side};
+use crate::limits;
 use crate::topology::{Endpoint, Secret};
 
 #[derive(Debug, Parser)]
@@ -152,6 +153,11 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "applied")]
     ack: AckArg,
 
+    /// How often to write down on the target how far each lane is, in milliseconds: what came since must be replayed after a crash,
+    /// and the source's backlog must still hold it
+    #[arg(long, value_name = "MS", default_value_t = limits::RECORD_INTERVAL_MS, value_parser = value_parser!(u64).range(limits::RECORD_INTERVALS_MS))]
+    checkpoint_every: u64,
+
     /// Where to keep what the source sends while the target lags, beyond what fits into memory [default:
     /// $XDG_STATE_HOME/slotstream/LINK, or ~/.local/state/slotstream/LINK, or as root /var/lib/slotstream/LINK]
     #[arg(long, value_name = "DIR")]
@@ -278,6 +284,7 @@ impl SyncArgs {
                 AckArg::Applied => Ack::Applied,
                 AckArg::Received => Ack::Received,
             },
+            checkpoint_every_ms: self.checkpoint_every,
             link: self.link,
             source,
             target,
@@ -432,6 +439,10 @@ mod tests {
             (
                 " --source redis://a --target redis://b --link a:b",
                 "a link's name has 1 to 64 letters",
+            ),
+            (
+                " --source redis://a --target redis://b --checkpoint-every 10",
+                "10 is not in 100..=600000",
             ),
             (
                 " --source redis://a --target redis://b --nonsense",

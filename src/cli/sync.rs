@@ -42,7 +42,11 @@ pub fn run(args: SyncArgs) -> Result<(), Fault> {
 fn find(options: SyncOptions) -> Result<SyncPlan, Fault> {
     let source = discover(Side::Source, &options.source)?;
     let mut target = discover(Side::Target, &options.target)?;
-    let own_keys = takeover::own_keys(&options.link, &options.target, &target.topology);
+    // One that is empty holds nothing of ours either.
+    let own_keys = match target.keys() {
+        0 => Ok(OwnKeys::default()),
+        _ => takeover::own_keys(&options.link, &options.target, &target.topology),
+    };
     target.bookkeeping = match own_keys {
         // The checks that follow name the rule.
         Err(fault) if fault.kind == FaultKind::NoPermission => OwnKeys::default(),

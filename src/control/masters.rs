@@ -216,7 +216,7 @@ impl Masters {
     }
 
     /// One command for each of these slots, written by `command`, and the owner's reply. Of errors only `WRONGTYPE`, about the
-    /// key that was asked for, is given as a reply.
+    /// key that was asked for, and `TRYAGAIN`, about several of which not all are at one master, are given as replies.
     pub fn ask_slots(
         &mut self,
         slots: &SlotSet,
@@ -300,7 +300,7 @@ impl Masters {
         };
         match words.next() {
             Some("MOVED") => Err(moves()),
-            Some("WRONGTYPE") => Ok(Value::Error(error.to_owned())),
+            Some("WRONGTYPE" | "TRYAGAIN") => Ok(Value::Error(error.to_owned())),
             Some("ASK") => {
                 let to = words.nth(1).and_then(|address| address.rsplit_once(':'));
                 let to = to.and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -319,7 +319,11 @@ impl Masters {
                 client.send_bytes(&batch)?;
                 client.receive()?;
                 match client.receive()? {
-                    Value::Error(text) if text.starts_with("WRONGTYPE") => Ok(Value::Error(text)),
+                    Value::Error(text)
+                        if text.starts_with("WRONGTYPE") || text.starts_with("TRYAGAIN") =>
+                    {
+                        Ok(Value::Error(text))
+                    }
                     Value::Error(text) if text.starts_with("MOVED") || text.starts_with("ASK") => {
                         Err(moves())
                     }

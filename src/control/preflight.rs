@@ -306,8 +306,9 @@ fn probe_target(client: &mut Client, slot: Slot) -> Result<(), Fault> {
 fn probe_bookkeeping(client: &mut Client, link: &LinkName, slot: Slot) -> Result<(), Fault> {
     let key = String::from_utf8(record_key(link, slot)).expect("keys of ours are ASCII");
     let key = key.as_str();
-    let commands: [&[&str]; 12] = [
+    let commands: [&[&str]; 13] = [
         &["GET", key],
+        &["EXISTS", key],
         &["SET", key, ""],
         &["DEL", key],
         &["HSET", key, "", ""],
@@ -408,6 +409,7 @@ mod tests {
             once: false,
             status_address: None,
             ack: Default::default(),
+            checkpoint_every_ms: 1000,
             spool_directory: None,
             spool_max: 0,
             on_existing,

@@ -1,9 +1,12 @@
 //! Takes a link over: shuts out whoever wrote for it before, then reads what the target knows about its own state.
 //!
 //! ```text
-//! read the epoch in every slot -> claim the next one on every master -> end connections named with a lower one
-//!   -> look at the claim again -> read epochs, records, watermarks of every slot
+//! read the epoch where it should be -> claim the next one on every master -> end connections named with a lower one
+//!   -> look at the claim again -> look in every slot whether there is anything -> read what there is: epochs, records, watermarks
 //! ```
+//!
+//! Slots that moved take their keys along, and keys may be lost: an epoch elsewhere that is higher than the claimed one, or a
+//! generation that was made in one, is found by the look at every slot, and makes it begin again above that.
 //!
 //! Two processes never hold the same epoch: the claim begins at the key of slot 0, which one server at a time owns, wherever
 //! slots move. A writer that names its connection before it asks for the epoch is either refused by the epoch or found by its
@@ -11,6 +14,8 @@
 //! too, as far as they answer: a stopped process could go on there after a failover.
 //!
 //! A target that changes meanwhile, or a master that does not answer, makes it begin again, for a minute or so.
+
+use std::collections::BTreeMap;
 
 use tracing::info;
 
@@ -70,12 +75,11 @@ pub fn reclaim(
     })
 }
 
-/// What the target holds for a link, without touching it.
+/// What the target holds for a link, without touching it. One that holds no keys at all need not be asked.
 pub fn own_keys(link: &LinkName, target: &Endpoint, topology: &Topology) -> Result<OwnKeys, Fault> {
     let what = format!("looking for link {link} on the target");
     persist(&what, target, topology, |masters| {
-        let (bookkeeping, _) = Attempt { masters, link }.read(0)?;
-        let epochs = Attempt { masters, link }.epochs()?;
+        let (bookkeeping, epochs) = Attempt { masters, link }.read(0)?;
         let records: SlotSet = bookkeeping.records.iter().map(|found| found.slot).collect();
         let keys = epochs.len() + records.len() + bookkeeping.watermarks.len();
         Ok(OwnKeys {
@@ -90,7 +94,7 @@ pub fn hold(link: &LinkName, epoch: u32, masters: &mut Masters) -> Result<(), Fa
     let mut attempt = Attempt { masters, link };
     let places = attempt.places();
     if attempt.set_epoch(&places, epoch)?.contains(&-1) {
-        let theirs = highest(&attempt.epochs()?);
+        let theirs = highest(&attempt.epochs(&SlotSet::all())?);
         return Err(taken_over(link, theirs, epoch));
     }
     Ok(())
@@ -116,15 +120,14 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// `lost`: the highest epoch that was in use although no key told of it.
+    /// `lost`: the highest epoch that was in use although no key told of it where it is looked for first.
     fn claim(&mut self, lost: &mut u32) -> Result<Claim, Fault> {
-        let found = self.epochs()?;
-        let highest = highest(&found).max(*lost);
-        let Some(epoch) = highest.checked_add(1) else {
+        let places = self.places();
+        let known = highest(&self.epochs(&places)?).max(*lost);
+        let Some(epoch) = known.checked_add(1) else {
             let text = format!("link {} has used up its epochs", self.link);
             return Err(unreadable(self.link, &text));
         };
-        let places = self.places();
         let mut others = places.clone();
         others.remove(0);
         for places in [SlotSet::from_iter([0]), others] {
@@ -133,11 +136,6 @@ impl Attempt<'_> {
                 return Err(Fault::new(FaultKind::TryAgain, text));
             }
         }
-        let moved_here: SlotSet = found.iter().map(|(slot, _)| *slot).collect();
-        let moved_here = moved_here.difference(&places);
-        let drop = self.epoch_script(DROP, epoch);
-        self.masters.ask_slots(&moved_here, drop)?;
-
         let higher = |theirs: u32, lost: &mut u32| {
             *lost = theirs;
             let text = format!("epoch {theirs} is in use although its key was lost");
@@ -156,11 +154,18 @@ impl Attempt<'_> {
             return Err(Fault::new(FaultKind::TryAgain, text));
         }
         let runs = self.masters.runs()?;
-        let (bookkeeping, newest) = self.read(epoch)?;
+        let (bookkeeping, epochs) = self.read(epoch)?;
+        let newest = highest(&epochs);
         if newest > epoch {
+            // Or its key was lost where it should be.
+            *lost = newest;
             let text = "another slotstream process has claimed the same link meanwhile";
             return Err(Fault::new(FaultKind::TryAgain, text));
         }
+        let moved_here: SlotSet = epochs.iter().map(|(slot, _)| *slot).collect();
+        let drop = self.epoch_script(DROP, epoch);
+        self.masters
+            .ask_slots(&moved_here.difference(&places), drop)?;
         // Generations must not come a second time, whatever became of the keys of the epochs that they were made in.
         match highest_written(&bookkeeping) {
             Some(theirs) if theirs >= epoch => higher(theirs, lost),
@@ -172,13 +177,13 @@ impl Attempt<'_> {
     }
 
     fn reclaim(&mut self, epoch: u32, lane: u32) -> Result<Claim, Fault> {
-        let theirs = highest(&self.epochs()?);
+        let places = self.places();
+        let theirs = highest(&self.epochs(&places)?);
         if theirs > epoch {
             return Err(taken_over(self.link, theirs, epoch));
         }
-        let places = self.places();
         if self.set_epoch(&places, epoch)?.contains(&-1) {
-            let theirs = highest(&self.epochs()?);
+            let theirs = highest(&self.epochs(&SlotSet::all())?);
             return Err(taken_over(self.link, theirs, epoch));
         }
         let in_use = self.shut_out(|claim| match claim {
@@ -187,7 +192,8 @@ impl Attempt<'_> {
             _ => Verdict::End,
         })?;
         let runs = self.masters.runs()?;
-        let (bookkeeping, newest) = self.read(epoch)?;
+        let (bookkeeping, epochs) = self.read(epoch)?;
+        let newest = highest(&epochs);
         let written = highest_written(&bookkeeping).unwrap_or_default();
         let theirs = newest.max(written).max(in_use.unwrap_or_default());
         if theirs > epoch {
@@ -242,11 +248,11 @@ impl Attempt<'_> {
         numbers.collect()
     }
 
-    /// The epochs that are there, by slot.
-    fn epochs(&mut self) -> Result<Vec<(Slot, u32)>, Fault> {
+    /// The epochs that are in these slots.
+    fn epochs(&mut self, slots: &SlotSet) -> Result<Vec<(Slot, u32)>, Fault> {
         let link = self.link;
         let mut epochs = Vec::new();
-        for (slot, reply) in self.get(epoch_key)? {
+        for (slot, reply) in self.get(slots, epoch_key)? {
             let epoch = std::str::from_utf8(&reply).ok();
             let Some(epoch) = epoch.and_then(|text| text.parse().ok()) else {
                 let what = shown(&epoch_key(link, slot), "holds no epoch");
@@ -258,11 +264,15 @@ impl Attempt<'_> {
     }
 
     /// The strings that the keys of a kind hold, by slot.
-    fn get(&mut self, key: fn(&LinkName, Slot) -> Vec<u8>) -> Result<Vec<(Slot, Vec<u8>)>, Fault> {
+    fn get(
+        &mut self,
+        slots: &SlotSet,
+        key: fn(&LinkName, Slot) -> Vec<u8>,
+    ) -> Result<Vec<(Slot, Vec<u8>)>, Fault> {
         let link = self.link;
         let command = |slot, out: &mut Vec<u8>| push_command(out, &[b"GET", &key(link, slot)]);
         let mut found = Vec::new();
-        for (slot, reply) in self.masters.ask_slots(&SlotSet::all(), command)? {
+        for (slot, reply) in self.masters.ask_slots(slots, command)? {
             match reply {
                 Value::Null => {}
                 Value::Bulk(bytes) => found.push((slot, bytes)),
@@ -308,16 +318,47 @@ impl Attempt<'_> {
         Ok(higher.get())
     }
 
-    /// All bookkeeping, and the highest epoch that is there.
-    fn read(&mut self, epoch: u32) -> Result<(Bookkeeping, u32), Fault> {
+    /// How many keys of the link each slot holds, of those that hold any.
+    fn holding(&mut self) -> Result<BTreeMap<Slot, i64>, Fault> {
         let link = self.link;
+        let command = |slot, out: &mut Vec<u8>| {
+            let keys = [epoch_key, record_key, watermark_key].map(|key| key(link, slot));
+            push_command(out, &[b"EXISTS", &keys[0], &keys[1], &keys[2]]);
+        };
+        let replies = self.masters.ask_slots(&SlotSet::all(), command)?;
+        let holding = replies.into_iter().filter_map(|(slot, reply)| match reply {
+            Value::Integer(0) => None,
+            Value::Integer(count) => Some((slot, count)),
+            // It is about to move, and some keys have moved already.
+            _ => Some((slot, i64::MAX)),
+        });
+        Ok(holding.collect())
+    }
+
+    /// All bookkeeping, and the epochs that are there.
+    fn read(&mut self, epoch: u32) -> Result<(Bookkeeping, Vec<(Slot, u32)>), Fault> {
+        let link = self.link;
+        let mut holding = self.holding()?;
         let mut bookkeeping = Bookkeeping {
             epoch,
             ..Bookkeeping::default()
         };
+        let anything = holding.keys().copied().collect();
+        for (slot, reply) in self.get(&anything, watermark_key)? {
+            let mark = std::str::from_utf8(&reply).ok();
+            let Some(mark) = mark.and_then(|text| text.parse::<Mark>().ok()) else {
+                let what = shown(&watermark_key(link, slot), "holds no watermark");
+                return Err(unreadable(link, &what));
+            };
+            bookkeeping.found_mark(slot, mark);
+            *holding.entry(slot).or_default() -= 1;
+        }
+        // Most slots with a watermark hold nothing else.
+        let more = holding.into_iter().filter(|(_, count)| *count > 0);
+        let more = more.map(|(slot, _)| slot).collect();
         let command =
             |slot, out: &mut Vec<u8>| push_command(out, &[b"HGETALL", &record_key(link, slot)]);
-        for (slot, reply) in self.masters.ask_slots(&SlotSet::all(), command)? {
+        for (slot, reply) in self.masters.ask_slots(&more, command)? {
             let fields = match reply.array() {
                 Some(fields) => fields,
                 None => return Err(foreign(link, &record_key(link, slot), &reply)),
@@ -333,16 +374,8 @@ impl Attempt<'_> {
         }
         let records = &mut bookkeeping.records;
         records.sort_unstable_by_key(|found| (found.slot, found.generation));
-        for (slot, reply) in self.get(watermark_key)? {
-            let mark = std::str::from_utf8(&reply).ok();
-            let Some(mark) = mark.and_then(|text| text.parse::<Mark>().ok()) else {
-                let what = shown(&watermark_key(link, slot), "holds no watermark");
-                return Err(unreadable(link, &what));
-            };
-            bookkeeping.found_mark(slot, mark);
-        }
-        let newest = highest(&self.epochs()?);
-        Ok((bookkeeping, newest))
+        let epochs = self.epochs(&more)?;
+        Ok((bookkeeping, epochs))
     }
 
     /// Removes the records that nobody needs any more, so that they do not grow with every start.

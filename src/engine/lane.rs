@@ -40,7 +40,7 @@ use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::marks::Marks;
-use super::options::{Ack, DatabaseMap, Existing, OnDivergence};
+use super::options::{Ack, DatabaseMap, Existing, Grouping, OnDivergence};
 use super::rebuild::{Omissions, Rebuild};
 use super::records::{Generations, Records};
 use super::settle::Settling;
@@ -105,6 +105,9 @@ pub struct LaneConfig {
     /// What a former process left, if the lane goes on with that.
     pub spooled: Option<Spooled>,
     pub ack: Ack,
+    pub grouping: Grouping,
+    /// How often records are written, in milliseconds.
+    pub record_interval_ms: u64,
 }
 
 pub(super) enum SourceLink {
@@ -196,6 +199,7 @@ impl Lane {
             config.target.clone(),
             marks,
             config.on_divergence,
+            config.grouping,
             Arc::clone(&status),
         );
         let mut lane = Self {
@@ -346,6 +350,7 @@ impl Lane {
     /// The connection must be closed and [`Lane::source_lost`] be told, with this fault.
     pub fn source_received(&mut self, bytes: usize, now_ms: u64) -> Result<(), Fault> {
         self.heard_ms = now_ms;
+        self.targets.serial.now_ms = now_ms;
         match &mut self.link {
             SourceLink::Handshake(_) => {
                 self.hello_filled += bytes;
@@ -647,6 +652,10 @@ impl Lane {
         if self.copied {
             self.stream_on()?;
         }
+        // A client of the source may be waiting, or the lane for everything to be answered.
+        self.targets.serial.hurry =
+            self.ack_wanted.is_some() || self.hold.is_some() || self.stopping;
+        self.targets.release_held(&mut self.chunks);
         let wanted = self.ack_wanted;
         if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {
             self.ack_wanted = None;

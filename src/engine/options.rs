@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::release;
 use crate::checkpoint::LinkName;
 use crate::fault::{Fault, FaultKind};
+use crate::limits;
 use crate::rdb::{Modules, TargetFormat};
 use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind};
 
@@ -29,6 +30,8 @@ pub struct SyncOptions {
     pub skip_unknown: bool,
     pub database_map: DatabaseMap,
     pub ack: Ack,
+    /// How often it is written down on the target how far each lane is.
+    pub checkpoint_every_ms: u64,
     /// Where the spool's files go; `None` where no directory is known.
     pub spool_directory: Option<PathBuf>,
     /// Disk space for the spools of all lanes, in bytes.
@@ -104,6 +107,27 @@ pub enum OnUnsupported {
     Stop,
     /// Leave it out, count it, log the first of its kind.
     Drop,
+}
+
+/// When commands that must not be applied twice wait for others of their slot, to share a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grouping {
+    /// From so many of them a second on,
+    pub high_rate: u64,
+    /// until the slot has so many,
+    pub enough: u32,
+    /// or for so long, in milliseconds.
+    pub wait_ms: u64,
+}
+
+impl Default for Grouping {
+    fn default() -> Self {
+        Self {
+            high_rate: limits::GROUPING_HIGH_RATE,
+            enough: limits::GROUPING_ENOUGH,
+            wait_ms: limits::GROUPING_WAIT_MS,
+        }
+    }
 }
 
 /// What `REPLCONF ACK` tells the source.

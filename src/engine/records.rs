@@ -370,7 +370,7 @@ impl Lane {
         let waiting = self.intake.rest(&self.chunks).len();
         let high = self.scanned.advanced(waiting + records.step(routed));
         if let Some(now_ms) = tick {
-            records.next_ms = now_ms + limits::RECORD_INTERVAL_MS;
+            records.next_ms = now_ms + self.config.record_interval_ms;
             records.routed = routed;
         }
         self.write_records(high, false);

@@ -440,6 +440,7 @@ impl Targets {
 
     /// Looks after everything that waits.
     pub fn tick(&mut self, chunks: &mut Chunks, now_ms: u64) {
+        self.serial.tick(now_ms);
         for index in 0..self.nodes.len() {
             let target = &self.nodes[index];
             let down = matches!(target.link, Link::Down { .. });

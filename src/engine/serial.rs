@@ -14,11 +14,17 @@
 //! and slots that wait for the same connection stand in line by these. When a command of the slot is refused, what was
 //! gathered waits behind it (`parked`).
 //!
+//! Where many slots are each written to seldom, groups of one or two would cost the target three times what their commands do.
+//! So when a lane has many such commands, a slot that may go on is held until it has gathered enough or some time has passed
+//! ([`Grouping`]). It goes on at once when a command comes that gains nothing from this, if a client of the source waits for its
+//! writes (`WAIT`), if the lane must stand still or ends, and when memory gets short.
+//!
 //! Not guarded: what a copy writes, since a copy that broke off is made again; what settles leases and removes stale keys,
 //! which may be repeated; what belongs to no slot.
 
 use std::collections::{BTreeSet, VecDeque};
 
+use super::options::Grouping;
 use super::redirect::first_frame_settles;
 use super::targets::{GATED, NOBODY, Targets, staging_chunk};
 use crate::chunk::{Chunks, Piece};
@@ -47,6 +53,15 @@ pub(super) struct Serial {
     waiting: Vec<VecDeque<(u64, Slot)>>,
     /// Where what is gathered begins, of each slot that has gathered something.
     begins: BTreeSet<(Offset, Slot)>,
+    grouping: Grouping,
+    /// Slots that may go on and are held, and since when. Whoever has left, or has gathered enough, is passed over.
+    held: VecDeque<(u64, Slot)>,
+    /// Slots that were held and have gathered enough.
+    full: Vec<Slot>,
+    /// Nothing shall be held.
+    pub hurry: bool,
+    rate: Rate,
+    pub now_ms: u64,
     /// The commands behind a group's own.
     tail: Vec<u8>,
 }
@@ -57,22 +72,68 @@ struct Line {
     /// `None` for one that is free.
     slot: Option<Slot>,
     queue: VecDeque<Unit>,
+    /// Commands in `queue`.
+    frames: u32,
     /// Where the earliest of these begins.
     begin: Offset,
+    standing: Standing,
     /// The connection that has everything that is on its way for the slot.
     target: usize,
     /// The slot goes on when every run of that connection below this number is answered.
     number: u64,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// Something of the slot may be on its way.
+    Waits,
+    /// It may go on, and is held.
+    Held,
+    /// It has been held, and has gathered enough.
+    Full,
+}
+
+/// How many commands come that must not be applied twice.
+#[derive(Debug, Default)]
+struct Rate {
+    count: u64,
+    since_ms: u64,
+    /// So many that slots are held.
+    is_high: bool,
+}
+
+impl Rate {
+    /// So many have come. When they are many for a whole measure, its end is not waited for: loads may be short.
+    fn add(&mut self, count: u32, high: u64) {
+        self.count += u64::from(count);
+        self.is_high |= self.count * 1000 >= high.saturating_mul(limits::GROUPING_MEASURE_MS);
+    }
+
+    /// To be called with every tick. `high`: how many a second are many.
+    fn measure(&mut self, high: u64, now_ms: u64) {
+        let elapsed = now_ms.saturating_sub(self.since_ms);
+        if elapsed >= limits::GROUPING_MEASURE_MS {
+            self.is_high = self.count * 1000 >= high.saturating_mul(elapsed);
+            self.count = 0;
+            self.since_ms = now_ms;
+        }
+    }
+}
+
 impl Serial {
-    pub fn new() -> Self {
+    pub fn new(grouping: Grouping) -> Self {
         Self {
             places: vec![NONE; crate::slot::SLOT_COUNT].into(),
             lines: Vec::new(),
             free: Vec::new(),
             waiting: Vec::new(),
             begins: BTreeSet::new(),
+            grouping,
+            held: VecDeque::new(),
+            full: Vec::new(),
+            hurry: false,
+            rate: Rate::default(),
+            now_ms: 0,
             tail: Vec::new(),
         }
     }
@@ -113,7 +174,9 @@ impl Serial {
             self.lines.push(Line {
                 slot: None,
                 queue: VecDeque::new(),
+                frames: 0,
                 begin: Offset::default(),
+                standing: Standing::Waits,
                 target: 0,
                 number: 0,
             });
@@ -129,7 +192,16 @@ impl Serial {
 
     /// Adds what came for a slot that gathers.
     pub fn gather(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
-        let line = self.line(slot);
+        if unit.guard == Guard::Needed {
+            self.rate.add(unit.frames, self.grouping.high_rate);
+        }
+        let line = &mut self.lines[usize::from(self.places[usize::from(slot)])];
+        line.frames = line.frames.saturating_add(unit.frames);
+        let enough = line.frames >= self.grouping.enough || unit.guard != Guard::Needed;
+        if line.standing == Standing::Held && enough {
+            line.standing = Standing::Full;
+            self.full.push(slot);
+        }
         let Some(last) = line.queue.back_mut() else {
             line.queue.push_back(unit);
             line.begin = unit.begin;
@@ -164,6 +236,8 @@ impl Serial {
     /// Has a slot wait until connection `target` has answered every run below `number`.
     fn wait(&mut self, slot: Slot, queue: VecDeque<Unit>, target: usize, number: u64) {
         let begin = queue.iter().map(|unit| unit.begin).min();
+        let frames = queue.iter().map(|unit| unit.frames);
+        let frames = frames.fold(0, u32::saturating_add);
         if let Some(begin) = begin {
             self.begins.insert((begin, slot));
         }
@@ -172,8 +246,10 @@ impl Serial {
         }
         self.waiting[target].push_back((number, slot));
         let line = self.line(slot);
+        line.frames = frames;
         line.queue = queue;
         line.begin = begin.unwrap_or_default();
+        line.standing = Standing::Waits;
         line.target = target;
         line.number = number;
     }
@@ -185,6 +261,8 @@ impl Serial {
         }
         let line = self.line(slot);
         line.queue = queue;
+        line.frames = 0;
+        line.standing = Standing::Waits;
         line.slot = None;
         let place = std::mem::replace(&mut self.places[usize::from(slot)], NONE);
         self.free.push(place);
@@ -216,9 +294,58 @@ impl Serial {
         None
     }
 
+    /// Whether a slot that may go on shall gather more before; it is noted then.
+    fn holds(&mut self, slot: Slot) -> bool {
+        let line = &mut self.lines[usize::from(self.places[usize::from(slot)])];
+        let wanted = self.rate.is_high && !self.hurry && line.frames < self.grouping.enough;
+        let other = || line.queue.iter().any(|unit| unit.guard != Guard::Needed);
+        if !wanted || line.queue.is_empty() || other() {
+            return false;
+        }
+        line.standing = Standing::Held;
+        self.held.push_back((self.now_ms, slot));
+        true
+    }
+
+    /// A slot that has been held long enough, and the connection that it had waited for. `short`: memory is.
+    fn next_held(&mut self, short: bool) -> Option<(Slot, usize)> {
+        while let Some(slot) = self.full.pop() {
+            if let Some(index) = self.let_go(slot, Standing::Full) {
+                return Some((slot, index));
+            }
+        }
+        let all = short || self.hurry || !self.rate.is_high;
+        while let Some(&(since_ms, slot)) = self.held.front()
+            && (all || self.now_ms.saturating_sub(since_ms) >= self.grouping.wait_ms)
+        {
+            self.held.pop_front();
+            if let Some(index) = self.let_go(slot, Standing::Held) {
+                return Some((slot, index));
+            }
+        }
+        None
+    }
+
+    fn let_go(&mut self, slot: Slot, standing: Standing) -> Option<usize> {
+        let place = usize::from(self.places[usize::from(slot)]);
+        let line = self.lines.get_mut(place)?;
+        if line.standing != standing {
+            return None;
+        }
+        line.standing = Standing::Waits;
+        Some(line.target)
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ms: u64) {
+        self.now_ms = now_ms;
+        self.rate.measure(self.grouping.high_rate, now_ms);
+    }
+
     /// Forgets everything. Gives the slots that gathered, with their connections, and what they had.
     pub fn clear(&mut self) -> Vec<(Slot, usize, VecDeque<Unit>)> {
-        let former = std::mem::replace(self, Self::new());
+        let former = std::mem::replace(self, Self::new(self.grouping));
+        self.now_ms = former.now_ms;
         let lines = former.lines.into_iter();
         lines
             .filter_map(|line| Some((line.slot?, line.target, line.queue)))
@@ -303,8 +430,19 @@ impl Targets {
     /// Lets slots go on that waited for what connection `index` has answered.
     pub(super) fn go_on(&mut self, chunks: &mut Chunks, index: usize, now_ms: u64) {
         let answered_to = self.nodes[index].writer.answered_to();
+        self.serial.now_ms = now_ms;
         while let Some(slot) = self.serial.next_ready(index, answered_to) {
-            self.serve(chunks, slot, index, now_ms);
+            if !self.serial.holds(slot) {
+                self.serve(chunks, slot, index, now_ms);
+            }
+        }
+    }
+
+    /// Lets slots go on that were held to gather more.
+    pub(super) fn release_held(&mut self, chunks: &mut Chunks) {
+        let short = chunks.in_use() > limits::HELD_BUFFER_BYTES;
+        while let Some((slot, former)) = self.serial.next_held(short) {
+            self.serve(chunks, slot, former, self.serial.now_ms);
         }
     }
 

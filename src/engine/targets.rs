@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::fence::Fence;
 use super::marks::Marks;
 use super::mending::Mends;
-use super::options::OnDivergence;
+use super::options::{Grouping, OnDivergence};
 use super::parked::Parked;
 use super::retry::Gate;
 use super::serial::{MULTI, Serial};
@@ -141,6 +141,7 @@ impl Targets {
         greeting: Greeting,
         marks: Marks,
         on_divergence: OnDivergence,
+        grouping: Grouping,
         status: Arc<LaneStatus>,
     ) -> Self {
         let mut targets = Self {
@@ -152,7 +153,7 @@ impl Targets {
             reconcile_at_ms: 0,
             parked: BTreeMap::new(),
             later: Vec::new(),
-            serial: Serial::new(),
+            serial: Serial::new(grouping),
             marks,
             probed: 0,
             redirected: BTreeMap::new(),

@@ -8,7 +8,7 @@ use super::lane::{Lane, LaneConfig};
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::options::{Existing, OnDivergence};
 use super::status::{ErrorCount, LaneState, LaneStatus};
-use crate::checkpoint::{Generation, watermark_key};
+use crate::checkpoint::Generation;
 use crate::command::rewrite::{Deadlines, Features};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
@@ -23,7 +23,10 @@ const GENERATION: Generation = Generation {
     epoch: 1,
     number: 1,
 };
+mod grouping;
 mod mending;
+
+use grouping::{executed, group, mark_at};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
@@ -67,35 +70,6 @@ fn commands(lines: &[&str]) -> Vec<u8> {
     lines.iter().flat_map(|line| command(line)).collect()
 }
 
-/// The transaction of commands that must not be applied twice, the last of which ends at `end`.
-fn group(lines: &[&str], slot: Slot, end: u64) -> Vec<u8> {
-    let link = "default".parse().unwrap();
-    let key = String::from_utf8(watermark_key(&link, slot)).unwrap();
-    let mark = format!("SET {key} 1.1.{end}");
-    [
-        command("MULTI"),
-        commands(lines),
-        command(&mark),
-        command("EXEC"),
-    ]
-    .concat()
-}
-
-/// The replies to a group of so many commands.
-fn executed(count: usize) -> Vec<u8> {
-    let queued = b"+QUEUED\r\n".repeat(count + 1);
-    let results = b":1\r\n".repeat(count);
-    let head = format!("*{}\r\n", count + 1).into_bytes();
-    [
-        b"+OK\r\n".to_vec(),
-        queued,
-        head,
-        results,
-        b"+OK\r\n".to_vec(),
-    ]
-    .concat()
-}
-
 fn lost() -> Fault {
     Fault::new(FaultKind::ConnectionLost, "lost")
 }
@@ -130,6 +104,8 @@ fn config() -> LaneConfig {
         spool: spool::Settings::new("l".into(), Arc::new(spool::Budget::new(1 << 30))),
         spooled: None,
         ack: Default::default(),
+        grouping: Default::default(),
+        record_interval_ms: limits::RECORD_INTERVAL_MS,
     }
 }
 

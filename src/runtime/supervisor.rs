@@ -15,7 +15,7 @@ use crate::checkpoint::{Generation, writer_name};
 use crate::control::takeover::{self, Claim};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
-use crate::engine::options::{Existing, OnExisting, OnUnsupported, SyncPlan};
+use crate::engine::options::{Existing, Grouping, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::records::Generations;
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
@@ -292,6 +292,8 @@ impl Supervisor {
             spool: Settings::new(options.link.to_string(), Arc::clone(&self.spool_budget)),
             spooled: None,
             ack: options.ack,
+            grouping: Grouping::default(),
+            record_interval_ms: options.checkpoint_every_ms,
         };
         config.begin(start, single, &status);
         let lane_status = Arc::clone(&status);

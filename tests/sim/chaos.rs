@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use slotstream::engine::options::{Existing, OnDivergence};
+use slotstream::engine::options::{Existing, Grouping, OnDivergence};
 use slotstream::limits;
 use slotstream::slot::{Slot, SlotSet, slot_of};
 use slotstream::spool::{Budget, Settings};
@@ -55,6 +55,8 @@ pub struct Plan {
     pub groups: usize,
     /// The lane keeps records on the target.
     pub records: bool,
+    /// When what must not be repeated waits for more.
+    pub grouping: Grouping,
     /// Keys of the lane that the target holds before it begins.
     pub stale_keys: usize,
     pub network: Network,
@@ -154,6 +156,7 @@ impl Plan {
             writes_percent: *rng.pick(&[20, 60, 200, 600]),
             groups: rng.between(1, 6),
             records,
+            grouping: Grouping::default(),
             stale_keys: if rng.percent(30) {
                 rng.between(1, 60)
             } else {
@@ -209,10 +212,21 @@ impl SpoolPlan {
 /// One run from a seed; gives how many blocks of the spool went to disk. Panics when anything is not as it must be.
 pub fn run(seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
-    let plan = Plan::of(&mut rng);
+    let mut plan = Plan::of(&mut rng);
+    plan.grouping = grouping_of(seed);
     let (spool, disk_rng) = SpoolPlan::of_seed(seed);
     trace::note(|| format!("{plan:?} {spool:?}"));
     run_plan(&plan, &spool, rng, disk_rng)
+}
+
+/// In most runs any rate is high. By chance of its own, so that all else a seed makes happen stays as it was.
+pub fn grouping_of(seed: u64) -> Grouping {
+    let mut rng = Rng::new(seed ^ 0x6774);
+    Grouping {
+        high_rate: *rng.pick(&[0, 0, 20, u64::MAX >> 20]),
+        enough: *rng.pick(&[2, 4, 30]),
+        wait_ms: *rng.pick(&[5, 100, 1_000]),
+    }
 }
 
 /// A plan's world before anything happens.
@@ -288,6 +302,7 @@ fn build(
 ) -> World {
     let mut cluster = Cluster::new(plan.masters, plan.single_target);
     cluster.on_divergence = on_divergence;
+    cluster.grouping = plan.grouping;
     cluster.old_redirects = plan.old_redirects;
     if plan.stale_keys > 0 {
         cluster.existing = Existing::Replace;

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use slotstream::checkpoint::{Record, is_bookkeeping};
-use slotstream::engine::options::{Existing, OnDivergence};
+use slotstream::engine::options::{Existing, Grouping, OnDivergence};
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
@@ -52,6 +52,7 @@ pub struct Cluster {
     pub existing: Existing,
     /// What the lane does about keys that differ.
     pub on_divergence: OnDivergence,
+    pub grouping: Grouping,
     pub counts: Counts,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
@@ -159,6 +160,7 @@ impl Cluster {
             lane: SlotSet::all(),
             existing: Existing::None,
             on_divergence: OnDivergence::Stop,
+            grouping: Grouping::default(),
             counts: Counts::default(),
             finish_later: Vec::new(),
         }

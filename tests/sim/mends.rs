@@ -143,6 +143,7 @@ impl World {
 pub fn run(seed: u64) -> u64 {
     let mut rng = Rng::new(seed);
     let mut plan = Plan::of(&mut rng);
+    plan.grouping = chaos::grouping_of(seed);
     // What a flush removes cannot be told from what was broken, and keys that only the source can tell are not mended.
     plan.mix.flushes = false;
     plan.mix.unknown = false;

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotstream::checkpoint::{Mark as Vouched, Owed, Record, State, Watermark, is_bookkeeping};
+use slotstream::checkpoint::{Mark as Vouched, Owed, Record, State, is_bookkeeping};
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
 use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};

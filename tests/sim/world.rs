@@ -189,6 +189,8 @@ impl World {
             spool,
             spooled: None,
             ack: Default::default(),
+            grouping: cluster.grouping,
+            record_interval_ms: limits::RECORD_INTERVAL_MS,
         };
         cluster.lane = slots;
         let single = cluster.single;

@@ -6,7 +6,7 @@ use super::super::fence::FenceAnswer;
 use super::super::mending::{MendAnswer, MendQuestion};
 use super::super::options::OnDivergence;
 use super::*;
-use crate::checkpoint::{Mark, Owed, Resume, Watermark};
+use crate::checkpoint::{Mark, Owed, Resume, Watermark, watermark_key};
 use crate::mend::{Snapshot, Taken};
 use crate::position::{Offset, Position, ReplicationId};
 use crate::rdb::Payload;
@@ -108,7 +108,7 @@ fn a_key_that_differs_gets_the_sources_value_in_the_place_of_what_comes_before_i
         (4, &["MULTI".into(), "RESTORE {a}k".into()][..])
     );
     assert!(lines[2].ends_with("slotstream:w:default") && lines[3] == "EXEC");
-    let watermark = format!(".{end}\r\n");
+    let watermark = format!("\r\n{}\r\n", mark_at(end));
     assert!(
         sent.windows(watermark.len())
             .any(|part| part == watermark.as_bytes())
@@ -325,10 +325,11 @@ fn a_watermark_behind_a_failure_names_the_key_before_the_source_is_asked() {
     rig.tell(ticket, until, &[Some("text")]);
     rig.hear(&command("INCR {a}other"));
     let sent = String::from_utf8(rig.sent(0)).unwrap();
-    assert!(
-        sent.contains(&format!("1.1.{} 0:61\r\n", rig.offset())),
-        "{sent}"
-    );
+    let watermark = Watermark {
+        generation: GENERATION,
+        offset: Offset(rig.offset()),
+    };
+    assert!(sent.contains(&format!("{watermark} 0:61\r\n")), "{sent}");
 }
 
 #[test]
