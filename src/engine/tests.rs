@@ -24,7 +24,7 @@ const GENERATION: Generation = Generation {
     number: 1,
 };
 mod mending;
-
+mod spooled;
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
 const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
 /// Keys in slots 15495 and 3300: of the second and the first of two masters.

@@ -10,9 +10,11 @@ use std::sync::Arc;
 use slotstream::checkpoint::{
     Bookkeeping, Found, Record, Watermark, bookkeeping_of, is_bookkeeping,
 };
+use slotstream::engine::Spooled;
 use slotstream::engine::fence::{FenceAnswer, FenceQuestion};
 use slotstream::engine::lane::Lane;
 use slotstream::engine::records::Generations;
+use slotstream::limits;
 use slotstream::slot::{Slot, slot_of};
 
 use crate::cluster::Node;
@@ -42,6 +44,23 @@ impl World {
         trace::note(|| "the process dies, and another begins".into());
         self.epoch += 1;
         self.generations = Generations::new(self.epoch);
+        self.disk.lose_process();
+        self.begin_again();
+    }
+
+    /// The lane has found that it must begin again: what it received goes to disk before.
+    pub fn leave_and_begin_again(&mut self) {
+        let patience_ms = self.now_ms + limits::SPOOL_SAVE_MS;
+        while !self.lane.save() && self.now_ms < patience_ms {
+            while let Some((ticket, order)) = self.lane.take_spool_order() {
+                self.disk.order(ticket, order, self.now_ms);
+            }
+            self.now_ms += 1;
+            while let Some((ticket, result)) = self.disk.next_done(self.now_ms) {
+                let _ = self.lane.spool_done(ticket, result);
+            }
+        }
+        self.disk.work_off(self.now_ms);
         self.begin_again();
     }
 
@@ -69,6 +88,21 @@ impl World {
         config.generations = Some(self.generations.clone());
         config.runs = self.runs();
         config.begin(start, self.cluster.single, &self.status);
+        let surveys = self.disk.surveys();
+        let resume = config.resume.as_ref();
+        config.spooled = resume.and_then(|resume| Spooled::from(resume, surveys));
+        let recovered = config.spooled.as_ref().map(|spooled| &spooled.recovered);
+        self.disk.keep_only(recovered);
+        if let Some(recovered) = recovered {
+            self.taken_up += 1;
+            trace::note(|| {
+                format!(
+                    "the disk holds {:?} to {:?}",
+                    recovered.first(),
+                    recovered.end()
+                )
+            });
+        }
         self.lane = Lane::new(config, Arc::clone(&topology), Arc::clone(&self.status));
         self.adopted = topology;
     }

@@ -187,6 +187,10 @@ impl World {
                     session.begin_anew(wire);
                 }
             }
+            // Nobody has killed these yet.
+            for (session, wire) in &mut self.forsaken {
+                session.begin_anew(wire);
+            }
         }
         self.or_lose_source(result)
     }
