@@ -203,12 +203,9 @@ impl Chunks {
         &self.chunks[range.chunk.0 as usize].bytes[range.start as usize..range.end as usize]
     }
 
-    /// Moves the filled bytes from `start` on to the front of the same chunk, which nobody else holds.
-    pub fn compact(&mut self, id: ChunkId, start: usize) {
-        let chunk = &mut self.chunks[id.0 as usize];
-        assert!(chunk.holds == 1, "lent bytes do not move");
-        chunk.bytes.copy_within(start..chunk.filled, 0);
-        chunk.filled -= start;
+    /// The chunk's memory in bytes.
+    pub fn size(&self, id: ChunkId) -> usize {
+        self.chunks[id.0 as usize].bytes.capacity()
     }
 
     /// Whether the chunk is larger than usual, and so should be given back after use.

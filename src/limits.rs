@@ -64,6 +64,13 @@ const _: () = assert!(
         && MAX_UNIT_CHUNK_BYTES < u32::MAX as usize
 );
 
+/// The last of what a lane received, kept whether or not it is answered: what the target's records do not tell of yet goes to
+/// the spool from there, and what a source loses in a failover is looked up there.
+pub const KEPT_STREAM_BYTES: usize = 1 << 20;
+
+/// Buffers of a lane that follows the stream. What is kept stands in one chunk more than it would fill.
+pub const STREAM_BUFFER_BYTES: usize = LANE_BUFFER_BYTES + KEPT_STREAM_BYTES + 2 * CHUNK_BYTES;
+
 /// Unused chunks that a lane keeps.
 pub const SPARE_CHUNKS: usize = LANE_BUFFER_BYTES / CHUNK_BYTES;
 
@@ -426,6 +433,17 @@ pub const SPOOL_DISK_BYTES: u64 = 4 << 30;
 
 /// Before a disk that refused is tried again, in milliseconds.
 pub const SPOOL_RETRY_MS: u64 = 1_000;
+
+/// A target that owes an answer for so long, in milliseconds, has what is received meanwhile written to disk as often: after a crash
+/// the source is asked for no more than came since.
+pub const SPOOL_LAG_MS: u64 = 1_000;
+
+/// Before a lane begins again from what its target masters have: how long what it received may take to get to disk, in
+/// milliseconds.
+pub const SPOOL_SAVE_MS: u64 = 10_000;
+
+/// How long a process that starts waits for its predecessor to leave the spool's directory.
+pub const SPOOL_LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// How long a lane that was told to stop goes on to deliver what is spooled, in milliseconds. The rest is then written to disk.
 pub const SPOOL_DRAIN_MS: u64 = 5_000;

@@ -414,7 +414,7 @@ fn target_back_from_snapshot(slotstreams: Slotstreams) -> Result<()> {
         rig.settle()?;
         // A start reads what the master has, and goes on from there.
         let steps: &[&str] = match slotstreams {
-            Slotstreams::Running => &["partial_same", "full_copy"],
+            Slotstreams::Running => &["spool", "partial_same", "full_copy"],
             Slotstreams::Away => &["partial_same"],
         };
         rig.has_taken(Which::Some, steps)
@@ -444,7 +444,7 @@ fn a_replica_that_lagged_and_was_promoted_gets_what_it_missed() -> Result<()> {
         lose_master(&mut rig.target, 0)?;
         rig.write_more()?;
         rig.settle()?;
-        rig.has_taken(Which::Some, &["partial_same", "full_copy"])
+        rig.has_taken(Which::Some, &["spool", "partial_same", "full_copy"])
     })
 }
 
@@ -469,7 +469,7 @@ fn a_process_that_takes_over_during_a_failover_of_the_target_waits_for_its_end()
             rig.kill();
         }
         rig.settle()?;
-        rig.has_taken(Which::Every, &["partial_same"])?;
+        rig.has_taken(Which::Every, &["spool", "partial_same"])?;
         rig.has_copied_nothing()
     })
 }

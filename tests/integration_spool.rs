@@ -1,5 +1,7 @@
 //! A target that stands still: the source is read at full speed all the while, in bounded memory.
 //!
+//! And a process that ends meanwhile: the next one goes on from what it left on disk.
+//!
 //! `SLOTSTREAM_TEST_SPOOL_SECONDS` sets how long the target stands still.
 
 use anyhow::{Context, Result, ensure};
@@ -18,6 +20,8 @@ const VALUE_BYTES: usize = 1_000;
 const BATCH: usize = 1_000;
 const KEYS: usize = 20_000;
 /// What a process with one lane may take: see "Bounded memory" in the README, and 32 MiB for the spool.
+/// What was received is on disk so long after, and what the target has is in its records.
+const ON_DISK: Duration = Duration::from_secs(3);
 const MEMORY_KIB: u64 = (64 + 16 + 32) << 10;
 
 fn program() -> &'static Path {
@@ -45,7 +49,11 @@ struct Rig {
 
 impl Rig {
     fn start(arguments: &[&str]) -> Result<Option<Rig>> {
-        let Some(version) = version_or_skip(Family::Redis70) else {
+        Rig::start_on(Family::Redis70, arguments)
+    }
+
+    fn start_on(family: Family, arguments: &[&str]) -> Result<Option<Rig>> {
+        let Some(version) = version_or_skip(family) else {
             return Ok(None);
         };
         let source = Server::start(&version, strict())?;
@@ -111,7 +119,7 @@ impl Rig {
         }
         let names = fs::read_dir(directory)?.map(|entry| Ok(entry?.file_name()));
         let names: Result<Vec<_>> = names.collect();
-        Ok(names?.iter().filter(|name| *name != "lock").count())
+        Ok(names?.iter().filter(|name| *name != "lock-default").count())
     }
 
     /// After the target has come to life again.
@@ -224,4 +232,89 @@ fn a_disk_that_refuses_is_named_and_tried_until_it_takes() -> Result<()> {
     let result = rig.ends_equal();
     fs::remove_dir_all(&directory)?;
     result
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    Killed,
+    /// SIGTERM, while the target stands still.
+    Told,
+}
+
+/// A process ends while the target stands still, and the source has long forgotten what that lacks.
+fn the_next_process_goes_on_from_the_spool(end: End, masters: &[Family]) -> Result<()> {
+    for family in masters {
+        let name = format!(
+            "slotstream-left-{}-{}",
+            std::process::id(),
+            fastrand::u64(..)
+        );
+        let directory = std::env::temp_dir().join(name);
+        let path = directory.to_str().context("a plain path")?;
+        let arguments = ["--spool-dir", path];
+        let Some(mut rig) = Rig::start_on(*family, &arguments)? else {
+            return Ok(());
+        };
+        rig.write(BATCH)?;
+        rig.sync.wait_until_applied(TIMEOUT)?;
+        // Of what it applies from here on the records do not tell.
+        std::thread::sleep(ON_DISK);
+        rig.write(BATCH / 2)?;
+        rig.target.freeze()?;
+        for _ in 0..30 {
+            rig.write(BATCH)?;
+        }
+        let written: u64 = rig
+            .source
+            .info("replication", "master_repl_offset")?
+            .parse()?;
+        wait_until(TIMEOUT, "all to be received", || {
+            Ok(rig.number("received_offset")? >= written)
+        })?;
+        match end {
+            End::Killed => {
+                std::thread::sleep(ON_DISK);
+                rig.sync.kill();
+            }
+            End::Told => {
+                rig.sync.terminate()?;
+                rig.sync.wait_for_exit(TIMEOUT)?;
+            }
+        }
+        let former = rig.sync.output();
+        rig.target.thaw()?;
+        // What is written now comes behind what was spooled.
+        rig.write(BATCH / 4)?;
+        let (from, to) = (rig.source.endpoint(), rig.target.endpoint());
+        rig.sync = Slotstream::start(program(), &from, &to, &arguments)?;
+        rig.sync.wait_until_caught_up(TIMEOUT)?;
+        rig.sync.wait_until_applied(TIMEOUT)?;
+        let resume = rig.lane("resume")?;
+        let output = rig.sync.output();
+        ensure!(resume["step"] == "spool", "{resume}\n{former}\n{output}");
+        let why = resume["why"].as_str().unwrap_or_default();
+        ensure!(why.contains("spooled on disk"), "{resume}");
+        let counts = (rig.number("full_syncs")?, rig.number("partial_syncs")?);
+        ensure!(counts == (0, 1), "full and partial syncs: {counts:?}");
+        wait_until(TIMEOUT, "the segments to go", || {
+            let left = fs::read_dir(&directory)?.count();
+            Ok(left == 1)
+        })?;
+        let diff = compare(&from, &to, &CompareOptions::default())?;
+        ensure!(diff.is_equal(), "{diff}\n{former}\n{output}");
+        drop(rig);
+        fs::remove_dir_all(&directory)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn after_a_kill_the_next_process_goes_on_from_the_spool() -> Result<()> {
+    let families = [Family::Redis70, Family::Redis60, Family::Valkey9];
+    the_next_process_goes_on_from_the_spool(End::Killed, &families)
+}
+
+#[test]
+fn a_process_that_is_told_to_stop_leaves_the_spool_to_the_next() -> Result<()> {
+    the_next_process_goes_on_from_the_spool(End::Told, &[Family::Redis70])
 }

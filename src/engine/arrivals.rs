@@ -14,6 +14,8 @@ pub struct Arrivals {
     entries: VecDeque<(Offset, u64)>,
     /// How often the time that one entry covers was doubled, from a millisecond.
     doublings: u32,
+    /// The same of what a former process received, in Unix time.
+    former: VecDeque<(Offset, u64)>,
 }
 
 impl Arrivals {
@@ -38,8 +40,16 @@ impl Arrivals {
             .collect();
     }
 
+    /// What a former process received begins with this: offsets, and when what lies before each came, in Unix time.
+    pub fn note_former(&mut self, former: impl Iterator<Item = (Offset, u64)>) {
+        self.former = former.collect();
+    }
+
     /// Everything before `offset` is answered.
     pub fn forget(&mut self, offset: Offset) {
+        while self.former.front().is_some_and(|(end, _)| *end <= offset) {
+            self.former.pop_front();
+        }
         while self.entries.front().is_some_and(|(end, _)| *end <= offset) {
             self.entries.pop_front();
         }
@@ -50,6 +60,12 @@ impl Arrivals {
 
     /// What lies behind `offset` has to be received again.
     pub fn cut(&mut self, offset: Offset) {
+        // One that ends behind it still tells of what is before it.
+        let within = self.former.partition_point(|(end, _)| *end < offset);
+        self.former.truncate(within + 1);
+        if let Some(last) = self.former.get_mut(within) {
+            last.0 = offset;
+        }
         while let Some(last) = self.entries.back().copied()
             && last.0 > offset
         {
@@ -68,6 +84,12 @@ impl Arrivals {
     /// When the oldest came.
     pub fn oldest_ms(&self) -> Option<u64> {
         self.entries.front().map(|(_, ms)| *ms)
+    }
+
+    /// When the byte at `offset` came, in Unix time, if a former process received it.
+    pub fn former_at(&self, offset: Offset) -> Option<u64> {
+        let later = self.former.partition_point(|(end, _)| *end <= offset);
+        self.former.get(later).map(|(_, ms)| *ms)
     }
 
     /// When the byte at `offset` came, if that is known.
@@ -98,6 +120,22 @@ mod tests {
             );
         }
         assert_eq!(arrivals.at(Offset(last * 10)), None);
+    }
+
+    #[test]
+    fn what_a_former_process_received_came_when_it_says() {
+        let mut arrivals = Arrivals::default();
+        let former = [(10, 500), (20, 600), (30, 700)];
+        arrivals.note_former(former.into_iter().map(|(end, ms)| (Offset(end), ms)));
+        let told = |arrivals: &Arrivals, at| arrivals.former_at(Offset(at));
+        assert_eq!(
+            [9, 10, 29, 30].map(|at| told(&arrivals, at)),
+            [Some(500), Some(600), Some(700), None]
+        );
+        arrivals.cut(Offset(15));
+        assert_eq!([14, 15].map(|at| told(&arrivals, at)), [Some(600), None]);
+        arrivals.forget(Offset(15));
+        assert_eq!(told(&arrivals, 14), None);
     }
 
     #[test]

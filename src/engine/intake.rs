@@ -8,8 +8,10 @@
 //! An open unit (a command not complete yet, a transaction without its `EXEC`) is always contiguous: when the chunk
 //! is full it is carried to the front of the next one. That is the only copy, one unit per chunk at most.
 //!
-//! Chunks that were filled are kept until all in them is acknowledged, also what was not lent: should the spool need the
-//! disk, it begins there ([`Intake::copy_out`]). A chunk of unusual size is not.
+//! Chunks that were filled are kept until all in them is acknowledged, also what was not lent, and so are the last
+//! [`limits::KEPT_STREAM_BYTES`] whether or not they are: should the spool need the disk, it begins there
+//! ([`Intake::copy_out`]), and what the target's records do not tell of yet is on disk, too. Chunks of unusual size are kept
+//! until they are acknowledged, and those of single large commands not at all.
 
 use std::collections::VecDeque;
 
@@ -57,15 +59,31 @@ impl Intake {
         self.origin = begin;
     }
 
-    /// Everything before `offset` is answered, and need not be kept.
+    /// Everything before `offset` is answered, and is kept only if it came last.
     pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset) {
         self.acknowledged = offset;
+        let end = self.origin.advanced(chunks.filled(self.chunk));
         while let Some(oldest) = self.former.front()
-            && oldest.begin.advanced(oldest.length) <= offset
+            && let oldest_end = oldest.begin.advanced(oldest.length)
+            && oldest_end <= offset
+            && (end.since(oldest_end) >= limits::KEPT_STREAM_BYTES as u64
+                || chunks.is_oversized(oldest.chunk))
         {
             chunks.release(oldest.chunk);
             self.former.pop_front();
         }
+    }
+
+    /// From here on the stream is kept, up to its end.
+    pub fn kept_from(&self) -> Offset {
+        let mut from = self.origin;
+        for former in self.former.iter().rev() {
+            if former.begin.advanced(former.length) != from {
+                break;
+            }
+            from = former.begin;
+        }
+        from
     }
 
     fn forget_former(&mut self, chunks: &mut Chunks) {
@@ -109,18 +127,10 @@ impl Intake {
     pub fn make_room(&mut self, chunks: &mut Chunks, alone: bool) -> bool {
         let filled = chunks.filled(self.chunk);
         let pending = filled - self.open;
-        let answered = self.acknowledged >= self.origin.advanced(self.open);
-        if answered
-            && chunks.is_sole(self.chunk)
-            && (pending == 0 || self.open >= limits::MIN_READ_BYTES)
-        {
-            chunks.compact(self.chunk, self.open);
-            self.move_origin();
-        }
         let oversized = chunks.is_oversized(self.chunk) && pending < limits::MIN_READ_BYTES;
         if oversized || chunks.free(self.chunk).len() < limits::MIN_READ_BYTES {
             let wanted = (pending * 2).clamp(limits::CHUNK_BYTES, limits::MAX_UNIT_CHUNK_BYTES);
-            if chunks.allocated() + wanted > limits::LANE_BUFFER_BYTES + limits::CHUNK_BYTES
+            if chunks.allocated() + wanted > limits::STREAM_BUFFER_BYTES
                 && !alone
                 && !chunks.has_spare(wanted)
             {
@@ -128,8 +138,11 @@ impl Intake {
             }
             let next = chunks.take(wanted);
             chunks.carry(self.chunk, self.open, next);
-            if answered || chunks.is_oversized(self.chunk) {
-                self.forget_former(chunks);
+            // A large one is kept until it is answered: mostly it is lent as long.
+            let answered = self.acknowledged >= self.origin.advanced(self.open);
+            let large = chunks.is_oversized(self.chunk)
+                && (answered || chunks.size(self.chunk) > limits::LANE_BUFFER_BYTES);
+            if large || self.open == 0 {
                 chunks.release(self.chunk);
             } else {
                 self.former.push_back(Former {
@@ -245,7 +258,7 @@ mod tests {
             lent.push(range);
             assert!(lent.len() < 1000);
         }
-        assert!(chunks.allocated() <= limits::LANE_BUFFER_BYTES + limits::CHUNK_BYTES);
+        assert!(chunks.allocated() <= limits::STREAM_BUFFER_BYTES);
         for (index, range) in lent.iter().enumerate() {
             assert_eq!(chunks.get(*range)[0], index as u8);
         }
@@ -261,7 +274,7 @@ mod tests {
         let mut chunks = Chunks::new(limits::CHUNK_BYTES, 2);
         let mut intake = Intake::new(&mut chunks);
         intake.begin(&mut chunks, Offset(100));
-        let stream: Vec<u8> = (0..5 * limits::CHUNK_BYTES / 2)
+        let stream: Vec<u8> = (0..4 * limits::KEPT_STREAM_BYTES)
             .map(|i| (i / 7) as u8)
             .collect();
         // Units of 1000 bytes, of which none is lent: they may have been written in another form.
@@ -283,18 +296,19 @@ mod tests {
         let end = 100 + stream.len() as u64;
         assert_eq!(out(&intake, &chunks, end, 50).len(), 0);
         assert_eq!(out(&intake, &chunks, 99, 50).len(), 0);
+        // What is not acknowledged is kept, and of the rest what came last.
         let middle = limits::CHUNK_BYTES as u64 * 3 / 2;
         intake.acknowledge(&mut chunks, Offset(100 + middle));
+        assert!(intake.kept_from() > Offset(100));
         let rest = out(&intake, &chunks, 100 + middle, stream.len());
         assert_eq!(rest, stream[middle as usize..]);
-        assert_eq!(out(&intake, &chunks, 100, 50).len(), 0);
-        // Once all is acknowledged, the chunk is used from its front again.
         intake.acknowledge(&mut chunks, Offset(end));
-        let left = intake.rest(&chunks).len() as u64;
-        intake.scanned(left as usize);
-        intake.close();
-        assert!(intake.space(&mut chunks, false).is_some());
-        assert_eq!(chunks.bytes(intake.chunk).len(), 0);
-        assert_eq!(intake.origin, Offset(end));
+        let from = intake.kept_from();
+        let kept = Offset(end).since(from) as usize;
+        let most = limits::KEPT_STREAM_BYTES + 2 * limits::CHUNK_BYTES;
+        assert!((limits::KEPT_STREAM_BYTES..=most).contains(&kept), "{kept}");
+        let last = out(&intake, &chunks, from.0, stream.len());
+        assert_eq!(last, stream[stream.len() - kept..]);
+        assert_eq!(out(&intake, &chunks, from.0 - 1, 50).len(), 0);
     }
 }

@@ -8,6 +8,7 @@
 //! target_gather, target_written, target_received, target_connected, target_lost, dial_target, take_cut
 //! adopt_target, follow, take_question, answer, tick, stop, is_done
 //! mend, take_mend_questions, mend_answered
+//! take_spool_order, spool_done, save
 //! ```
 //!
 //! | file | part of the lane |
@@ -127,6 +128,10 @@ pub struct Lane {
     /// The last space for the stream was the spool's.
     pub(super) to_spool: bool,
     pub(super) draining: Draining,
+    /// When the spool was last told to bring everything to disk.
+    pub(super) spooled_ms: u64,
+    /// The lane goes on with what is spooled from here on, and the source has not yet said that this is its history.
+    pub(super) taken_up: Option<Offset>,
     /// What the spool last had to say.
     pub(super) spool_message: Option<String>,
     pub(super) targets: Targets,
@@ -145,7 +150,7 @@ pub struct Lane {
     /// Whether everything of the snapshot is answered.
     pub(super) settled: bool,
     /// When the source last said something, or was last not listened to.
-    heard_ms: u64,
+    pub(super) heard_ms: u64,
     /// Handshake bytes that were received and not understood yet.
     hello: Vec<u8>,
     hello_filled: usize,
@@ -207,6 +212,8 @@ impl Lane {
             spool: config.new_spool(),
             to_spool: false,
             draining: Draining::default(),
+            spooled_ms: 0,
+            taken_up: None,
             spool_message: None,
             targets,
             chunks,
@@ -358,7 +365,7 @@ impl Lane {
             }
             SourceLink::Copying(copy) => copy.received(bytes),
             SourceLink::Streaming => {
-                self.stream_received(bytes);
+                self.stream_received(bytes, now_ms);
                 self.arrivals.note(self.received(), now_ms);
             }
             _ => unreachable!("nothing is read from a source that is not connected"),
@@ -448,6 +455,7 @@ impl Lane {
         self.targets.set_generation(self.config.generation);
         self.intake.begin(&mut self.chunks, Offset::default());
         self.spool.clear();
+        self.taken_up = None;
         self.publish_spool();
         self.router = Router::new(0);
         self.hold = None;
@@ -649,7 +657,7 @@ impl Lane {
         self.mend_on(tick)?;
         self.hold_on(tick)?;
         // Also while the source is away: what was received holds, as long as the history does.
-        if self.copied {
+        if self.copied && self.taken_up.is_none() {
             self.stream_on()?;
         }
         // A client of the source may be waiting, or the lane for everything to be answered.
@@ -766,12 +774,6 @@ impl Lane {
         };
         progress.check();
         progress
-    }
-
-    /// When the byte at offset `at`, which is received and not acknowledged, was received: Unix time in milliseconds.
-    pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
-        let ms = self.arrivals.at(at).unwrap_or(self.heard_ms);
-        self.unix_ms_at_zero + ms
     }
 
     fn publish(&mut self) {

@@ -79,6 +79,9 @@ pub(super) struct Records {
     databases: Vec<(Offset, u32)>,
     /// Every record says that nothing from here on was sent.
     high: Offset,
+    /// Where a process that starts anew begins, as far as is known: before that it asks for nothing. `None` while it would
+    /// have to copy.
+    told: Option<Offset>,
     /// By connection.
     nodes: Vec<Written>,
     promise: Option<Promise>,
@@ -103,6 +106,8 @@ struct Written {
 #[derive(Debug)]
 struct Promise {
     high: Offset,
+    /// What [`Records::told`] is when it is kept; `None` if these records say nothing about it.
+    tells: Option<Option<Offset>>,
     /// Connections, and the run number that each must have answered.
     barriers: Vec<(usize, u64)>,
     written: Vec<(usize, Written)>,
@@ -121,6 +126,7 @@ impl Records {
             predecessor: None,
             databases: Vec::new(),
             high: Offset::default(),
+            told: None,
             nodes: Vec::new(),
             promise: None,
             next_ms: 0,
@@ -135,6 +141,7 @@ impl Records {
         self.former = resume.former;
         self.predecessor = resume.predecessor;
         self.databases = vec![(resume.position.offset, resume.database)];
+        self.told = Some(resume.position.offset);
     }
 
     /// Another history begins, of which nothing was sent before `at`.
@@ -145,6 +152,7 @@ impl Records {
         self.predecessor = None;
         self.databases = vec![(at, 0)];
         self.high = Offset::default();
+        self.told = None;
         self.promise = None;
         self.nodes.clear();
     }
@@ -288,12 +296,18 @@ impl Lane {
                 format!("history {before} goes on from offset {from} as {id}"),
             ),
         };
-        self.status.set_resume(step, &why);
+        match self.taken_up.take() {
+            Some(begin) => {
+                let why = format!("what is spooled on disk begins at offset {begin}, and {why}");
+                self.status.set_resume(ResumeStep::Spool, &why);
+            }
+            None => self.status.set_resume(step, &why),
+        }
         if let Some(id) = other {
             if let Some(records) = &mut self.records {
                 records.predecessor = Some(Position {
                     id: before,
-                    offset: from,
+                    offset: continued.shared_until.unwrap_or(from),
                 });
             }
             self.targets.mends.history_changed(received);
@@ -314,6 +328,7 @@ impl Lane {
         self.targets.mends.history_changed(routed);
         self.intake.begin(&mut self.chunks, routed);
         self.spool.clear();
+        self.taken_up = None;
         self.arrivals.cut(routed);
         self.scanned = routed;
         self.router.forget_open();
@@ -408,6 +423,9 @@ impl Lane {
         }
         let promise = records.promise.take().expect("looked at above");
         records.high = promise.high;
+        if let Some(told) = promise.tells {
+            records.told = told;
+        }
         self.route_until = promise.high;
         for (index, written) in promise.written {
             records.nodes[index] = written;
@@ -421,9 +439,13 @@ impl Lane {
             return;
         };
         records.nodes.resize(self.targets.len(), Written::default());
-        let drafts = match self.targets.routes_are_certain() {
-            true => self.draft(&mut records, high, ending),
-            false => records.raised(high),
+        let (drafts, tells) = match self.targets.routes_are_certain() {
+            true => {
+                let (state, acked) = self.recordable();
+                let tells = (state == State::Streaming).then_some(acked);
+                (self.draft(&mut records, high, ending), Some(tells))
+            }
+            false => (records.raised(high), None),
         };
         let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
         if !drafts.is_empty() && drafts.iter().all(ready) {
@@ -441,6 +463,7 @@ impl Lane {
             }
             records.promise = Some(Promise {
                 high,
+                tells,
                 barriers,
                 written: drafts,
                 seen,
@@ -449,13 +472,29 @@ impl Lane {
         self.records = Some(records);
     }
 
-    /// The records of this moment, by connection.
-    fn draft(&self, records: &mut Records, high: Offset, ending: bool) -> Vec<(usize, Written)> {
+    /// What records of this moment say of how far the lane is.
+    fn recordable(&self) -> (State, Offset) {
         let settled = self.settled && self.sweep.is_none() && !self.unswept;
-        let (state, acked) = match settled {
+        match settled {
             true => (State::Streaming, self.progress().acknowledged),
             false => (State::Copying, self.copied_at),
-        };
+        }
+    }
+
+    /// Where a process that starts anew begins: what is before need not be kept for it. When it would have to copy, that is
+    /// what is `acknowledged`.
+    pub(super) fn recorded(&self, acknowledged: Offset) -> Offset {
+        let records = self.records.as_ref();
+        let told = records.and_then(|records| {
+            let coming = records.promise.as_ref().and_then(|promise| promise.tells?);
+            records.told.or(coming)
+        });
+        told.unwrap_or(acknowledged).min(acknowledged)
+    }
+
+    /// The records of this moment, by connection.
+    fn draft(&self, records: &mut Records, high: Offset, ending: bool) -> Vec<(usize, Written)> {
+        let (state, acked) = self.recordable();
         let database = records.database_at(acked);
         let mut drafts = Vec::new();
         for (index, routed) in self.targets.slots_by_node(&self.config.slots) {

@@ -8,27 +8,58 @@
 //! is answered late. `REPLCONF ACK` every second is not, so the source keeps its replica. It says what is applied, unless
 //! `--ack received` asks for what was received.
 //!
+//! # For the next process
+//!
+//! ```text
+//! source's backlog                              [ ................... ]
+//! on disk         [ kept ................................... ]
+//!                 ^ recorded on the target                   ^ PSYNC
+//! ```
+//!
+//! While the target is behind by more than [`limits::SPOOL_LAG_MS`], all that is received goes to disk as often, be it much or
+//! little. A process that starts anew, or a lane that begins again from what the target has, takes it up from the offset that
+//! is recorded there ([`Spooled`]), and asks the source for what comes behind it. It delivers nothing of it before the source
+//! has said that it goes on from there: what a failover has lost must not reach the target.
+//!
 //! A lane that stops goes on to deliver what is spooled for [`limits::SPOOL_DRAIN_MS`]. What is left then is brought to disk,
-//! from the acknowledged offset on, and the lane ends as soon as what is in flight is answered: a process that starts from
-//! that offset can take it from there ([`Spooled`]).
+//! and the lane ends as soon as what is in flight is answered. One that begins again brings all to disk before
+//! ([`Lane::save`]).
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::arrivals::Arrivals;
 use super::lane::{Lane, LaneConfig, SourceLink};
 use super::options::Ack;
+use super::status::ResumeStep;
+use crate::checkpoint::Resume;
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
-use crate::position::Offset;
-use crate::spool::{Order, Recovered, Spool, State};
+use crate::position::{Offset, Position, ReplicationId};
+use crate::spool::{Order, Recovered, Spool, State, Survey, recover};
 
 /// Where a lane goes on that finds the spool of a former process.
 #[derive(Debug, Clone)]
 pub struct Spooled {
     pub recovered: Recovered,
+    /// The name of the history at its end.
+    pub id: ReplicationId,
     /// Everything before is applied; it lies in what was recovered.
     pub acknowledged: Offset,
     /// The source's database that was selected there.
     pub database: u32,
+}
+
+impl Spooled {
+    /// What a lane that goes on from `resume` can take up of these segments, if anything.
+    pub fn from(resume: &Resume, segments: Vec<Survey>) -> Option<Self> {
+        let recovered = recover(segments, resume.position.offset)?;
+        Some(Self {
+            id: recovered.serves(resume.position, resume.predecessor)?,
+            recovered,
+            acknowledged: resume.position.offset,
+            database: resume.database,
+        })
+    }
 }
 
 /// How a lane that stops comes to its end.
@@ -58,14 +89,27 @@ impl Lane {
         let Some(spooled) = self.config.spooled.take() else {
             return;
         };
-        let end = spooled.recovered.end();
-        let begin = spooled.acknowledged;
-        self.status.set_replid(end.id.as_str());
-        self.begin_at(end.id, begin);
+        let (recovered, id) = (&spooled.recovered, spooled.id);
+        let (begin, end) = (spooled.acknowledged, recovered.end().offset);
+        if let Some(before) = self.history.filter(|before| *before != id)
+            && let Some(records) = &mut self.records
+        {
+            let shared = recovered.end_of(before).unwrap_or_default();
+            records.predecessor = Some(Position {
+                id: before,
+                offset: shared.max(begin),
+            });
+        }
+        self.begin_at(id, begin);
         self.copied = true;
+        self.taken_up = Some(begin);
         self.router.resume(spooled.database);
-        // When it was received is not known: for all that counts, when this process began.
-        self.arrivals.note(end.offset, 0);
+        self.arrivals.note_former(recovered.arrivals());
+        // Its age counts from when this process began.
+        self.arrivals.note(end, 0);
+        let why = format!("what is spooled on disk reaches from offset {begin} to {end}");
+        self.status.set_resume(ResumeStep::Spool, &why);
+        self.status.set_replid(id.as_str());
     }
 
     /// Where to receive the stream into; `None` while nothing may be read.
@@ -81,17 +125,21 @@ impl Lane {
     }
 
     /// Bytes were received into [`Lane::stream_space`].
-    pub(super) fn stream_received(&mut self, bytes: usize) {
+    pub(super) fn stream_received(&mut self, bytes: usize, now_ms: u64) {
         match self.to_spool {
             false => self.intake.received(&mut self.chunks, bytes),
-            true => self.spool.received(bytes, self.received()),
+            true => {
+                let unix_ms = self.unix_ms_at_zero + now_ms;
+                self.spool.received(bytes, self.received(), unix_ms);
+            }
         }
     }
 
     /// Takes in bytes of the stream that came together with what was before it.
     pub(super) fn take_early(&mut self, mut early: &[u8]) {
         if !self.spool.is_empty() {
-            return self.spool.append(early, self.received());
+            let unix_ms = self.unix_ms_at_zero + self.heard_ms;
+            return self.spool.append(early, self.received(), unix_ms);
         }
         while !early.is_empty() {
             let space = self
@@ -139,11 +187,38 @@ impl Lane {
         if !self.spool.is_active() && !shown && self.draining != Draining::Over {
             return;
         }
-        self.spool.acknowledge(acknowledged);
-        let (intake, chunks) = (&self.intake, &self.chunks);
         self.spool
-            .pump(|from, room| intake.copy_out(chunks, from, room));
+            .acknowledge(acknowledged, self.recorded(acknowledged));
+        self.pump_spool();
         self.publish_spool();
+    }
+
+    fn pump_spool(&mut self) {
+        let (intake, chunks, arrivals) = (&self.intake, &self.chunks, &self.arrivals);
+        let (zero, heard_ms) = (self.unix_ms_at_zero, self.heard_ms);
+        self.spool.pump(intake.kept_from(), |from, room| {
+            let received_ms = received_at(arrivals, from, zero, heard_ms);
+            (intake.copy_out(chunks, from, room), received_ms)
+        });
+    }
+
+    /// When the byte at offset `at`, which is not acknowledged, was received: Unix time in milliseconds.
+    pub(super) fn received_at_unix_ms(&self, at: Offset) -> u64 {
+        received_at(&self.arrivals, at, self.unix_ms_at_zero, self.heard_ms)
+    }
+
+    /// Brings all that was received to disk, for the lane that takes this one's place; whether that has come to an end, one way
+    /// or the other. To be called again when orders were executed.
+    pub fn save(&mut self) -> bool {
+        if !self.settled {
+            return true;
+        }
+        if self.draining != Draining::Over {
+            self.draining = Draining::Over;
+            self.spool.flush(self.received());
+        }
+        self.pump_spool();
+        self.spool.is_written()
     }
 
     pub(super) fn publish_spool(&mut self) {
@@ -178,6 +253,7 @@ impl Lane {
             return Ok(());
         };
         // What was spooled behind the damage is lost; the source may still have it.
+        self.taken_up = None;
         let received = self.received();
         self.arrivals.cut(received);
         let text = format!("spool: {why}; asking the source again from offset {received}");
@@ -188,6 +264,12 @@ impl Lane {
     pub(super) fn tick_spool(&mut self, now_ms: u64) {
         self.spool.tick(now_ms);
         if !self.stopping {
+            let begun_ms = self.arrivals.oldest_ms().unwrap_or(now_ms);
+            let since_ms = begun_ms.max(self.spooled_ms);
+            if self.settled && since_ms + limits::SPOOL_LAG_MS <= now_ms {
+                self.spooled_ms = now_ms;
+                self.spool.flush(self.received());
+            }
             return;
         }
         match self.draining {
@@ -220,4 +302,9 @@ impl Lane {
             _ => Offset::default(),
         }
     }
+}
+
+fn received_at(arrivals: &Arrivals, at: Offset, unix_ms_at_zero: u64, heard_ms: u64) -> u64 {
+    let by_this_process = || unix_ms_at_zero + arrivals.at(at).unwrap_or(heard_ms);
+    arrivals.former_at(at).unwrap_or_else(by_this_process)
 }

@@ -87,6 +87,8 @@ impl LaneState {
 pub enum ResumeStep {
     /// Nothing was there before.
     FirstCopy,
+    /// From what is spooled on disk, and by a partial resync behind it.
+    Spool,
     /// By a partial resync, in the history that was left.
     PartialSame,
     /// By a partial resync, at a node that was promoted since.
@@ -100,6 +102,7 @@ impl ResumeStep {
     pub fn name(self) -> &'static str {
         match self {
             ResumeStep::FirstCopy => "first_copy",
+            ResumeStep::Spool => "spool",
             ResumeStep::PartialSame => "partial_same",
             ResumeStep::PartialPromoted => "partial_promoted",
             ResumeStep::FullCopy => "full_copy",

@@ -25,6 +25,7 @@ const GENERATION: Generation = Generation {
 };
 mod grouping;
 mod mending;
+mod spooled;
 
 use grouping::{executed, group, mark_at};
 

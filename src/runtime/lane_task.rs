@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::connection::{Connection, Dial};
 use super::ring::Ring;
@@ -76,6 +76,8 @@ pub(super) struct LaneTask {
     mends: HashMap<u64, u64>,
     /// When the lane was told to stop; it then has so long to finish.
     stopping_since: Option<Instant>,
+    /// Why the lane begins again, and when that was decided: what it received is brought to disk before.
+    leaving: Option<(Fault, Instant)>,
 }
 
 /// A lane whose thread panics is shown as failed: nobody else would notice that it is gone.
@@ -109,17 +111,23 @@ impl LaneTask {
             targets: Vec::new(),
             replies: vec![0; limits::REPLY_READ_BYTES].into(),
             stopping_since: None,
+            leaving: None,
         }
     }
 
     /// Does what can be done now; `tick` says that it is time for what no socket tells of.
     pub fn turn(&mut self, now: Instant, tick: bool) -> Turn {
+        if self.leaving.is_some() {
+            return self.leave(now);
+        }
         match self.try_turn(now, tick) {
             Err(fault) if fault.policy() == Policy::Restart => {
                 self.around.status.set_message(&fault.message);
                 self.around.status.set_state(LaneState::Recovering);
-                self.around.shared.ask_restart(self.around.status.id, fault);
-                Turn::Done
+                self.source = Socket::None;
+                self.targets.clear();
+                self.leaving = Some((fault, now));
+                self.leave(now)
             }
             Err(fault) => {
                 self.fail(fault);
@@ -131,6 +139,25 @@ impl LaneTask {
             }
             Ok(true) => Turn::Busy,
             Ok(false) => Turn::Idle,
+        }
+    }
+
+    /// The lane that begins again will find what this one received.
+    fn leave(&mut self, now: Instant) -> Turn {
+        for (ticket, result) in self.around.spool.take_results() {
+            // What was damaged is lost to it, and it asks the source.
+            let _ = self.lane.spool_done(ticket, result);
+        }
+        let saved = self.lane.save();
+        self.order_spool();
+        let patience = Duration::from_millis(limits::SPOOL_SAVE_MS);
+        let over = |since: Instant| saved || now.duration_since(since) > patience;
+        match self.leaving.take_if(|(_, since)| over(*since)) {
+            Some((fault, _)) => {
+                self.around.shared.ask_restart(self.around.status.id, fault);
+                Turn::Done
+            }
+            None => Turn::Idle,
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `lane_task` | turns of one lane: read, advance, write |
 //! | `connection` | one socket: dial, read, vectored write |
 //! | `spool_files` | the files of the lanes' spools, on a thread of their own |
+//! | `leftovers` | spools that lanes may take up when they begin |
 //! | `ring` | which sockets are ready: io_uring |
 //!
 //! Reads and writes are plain system calls, tried when the ring has told that they will find something: in bulk that costs
@@ -22,6 +23,7 @@
 mod connection;
 mod executor;
 mod lane_task;
+mod leftovers;
 mod ring;
 pub mod spool_files;
 mod supervisor;

@@ -1,9 +1,11 @@
 //! The files of the lanes' spools, on one thread, so that a slow disk never holds a core up.
 //!
 //! ```text
-//! DIR/lock                        held while a process uses the directory
-//! DIR/<process>-<lane>.<number>   segments
+//! DIR/lock-<link>                 held while a process uses the directory for this link
+//! DIR/<process>-<spool>.<number>  segments, with the name of their link in them
 //! ```
+//!
+//! Several links may share a directory: what is another's, or no segment, is not touched.
 //!
 //! The thread takes orders from all lanes in turn. A result is left on the lane's desk and rung through an eventfd that the
 //! lane's core watches like a socket, so that it wakes at once. The directory is made when a lane first needs it.
@@ -17,15 +19,17 @@ use std::io::{self, BufReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::ring::{Ring, Watch};
 use crate::fault::{Fault, FaultKind};
+use crate::limits;
 use crate::spool::{Order, Survey, survey};
 
 /// The result of an order, under its ticket.
@@ -37,6 +41,8 @@ pub struct Directory {
     path: Option<PathBuf>,
     link: String,
     lock: Option<File>,
+    /// Another process had it at the last try.
+    contended: bool,
 }
 
 /// The thread that works on the files.
@@ -46,7 +52,12 @@ pub(super) struct SpoolFiles {
     thread: Option<JoinHandle<()>>,
     /// Tells the files of this process from those of former ones.
     process: u64,
+    /// How many spools it has begun.
+    begun: AtomicU32,
 }
+
+/// Segments that nobody writes to, by the name of their spool.
+pub(super) type Found = Vec<(String, Vec<Survey>)>;
 
 /// One lane's files.
 #[derive(Debug, Clone)]
@@ -64,11 +75,20 @@ pub(super) struct LaneDesk {
     refused: Vec<Outcome>,
 }
 
-struct Job {
-    name: Arc<str>,
-    ticket: u64,
-    order: Order,
-    desk: Arc<Desk>,
+enum Job {
+    Order {
+        name: Arc<str>,
+        ticket: u64,
+        order: Order,
+        desk: Arc<Desk>,
+    },
+    /// Tell what is there: of one spool, or of all.
+    Survey {
+        name: Option<String>,
+        tell: Sender<Result<Found, String>>,
+    },
+    /// Delete these segments.
+    Discard { name: String, segments: Vec<u64> },
 }
 
 /// Where results are left for a lane.
@@ -85,16 +105,20 @@ impl Directory {
             path,
             link: link.to_owned(),
             lock: None,
+            contended: false,
         }
     }
 
-    /// What former processes left, by the name of their spool: for [`crate::spool::recover`].
+    /// What is there of this link, by the name of the spool: for [`crate::spool::recover`]. `only`: of this spool.
     ///
     /// # Errors
     /// When the directory is there and cannot be used.
-    pub fn spools(&mut self) -> Result<Vec<(String, Vec<Survey>)>, String> {
-        let mut found: Vec<(String, Vec<Survey>)> = Vec::new();
+    pub fn spools(&mut self, only: Option<&str>) -> Result<Found, String> {
+        let mut found = Found::new();
         for (name, path) in self.segments()? {
+            if only.is_some_and(|only| only != name) {
+                continue;
+            }
             let read = File::open(&path).and_then(|file| {
                 let mut file = BufReader::with_capacity(1 << 20, file);
                 survey(&mut file, &self.link)
@@ -108,19 +132,6 @@ impl Directory {
             }
         }
         Ok(found)
-    }
-
-    /// Deletes what former processes left, but for the spools of these names.
-    ///
-    /// # Errors
-    /// When the directory is there and cannot be used.
-    pub fn discard_all_but(&mut self, keep: &[&str]) -> Result<(), String> {
-        for (name, path) in self.segments()? {
-            if !keep.contains(&name.as_str()) {
-                fs::remove_file(&path).map_err(|error| told(&error, &path))?;
-            }
-        }
-        Ok(())
     }
 
     /// The segments that there are; takes the directory if it exists.
@@ -141,6 +152,12 @@ impl Directory {
             .collect())
     }
 
+    /// Whether the directory is there, and another process has it.
+    fn is_taken(&mut self) -> bool {
+        let there = self.path.as_ref().is_some_and(|path| path.exists());
+        there && self.take().is_err() && self.contended
+    }
+
     /// Makes the directory, unless it is there, and takes it for this process.
     fn take(&mut self) -> Result<&Path, String> {
         let path = self
@@ -150,14 +167,17 @@ impl Directory {
         if self.lock.is_none() {
             let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
             made.map_err(|error| told(&error, path))?;
-            let name = path.join("lock");
+            let name = path.join(format!("lock-{}", self.link));
             let mut options = OpenOptions::new();
             options.create(true).write(true).truncate(false).mode(0o600);
             let file = options.open(&name).map_err(|error| told(&error, &name))?;
-            file.try_lock().map_err(|error| match error {
+            let locked = file.try_lock();
+            self.contended = matches!(locked, Err(fs::TryLockError::WouldBlock));
+            locked.map_err(|error| match error {
                 fs::TryLockError::WouldBlock => format!(
-                    "{} is used by another slotstream; give each its own --link or --spool-dir",
-                    path.display()
+                    "{} is used by another slotstream for link {}; give each its own --link or --spool-dir",
+                    path.display(),
+                    self.link
                 ),
                 fs::TryLockError::Error(error) => told(&error, &name),
             })?;
@@ -211,15 +231,11 @@ fn told(error: &io::Error, path: &Path) -> String {
 }
 
 impl SpoolFiles {
-    /// Starts the thread. What former processes left in the directory is deleted, but for the spools of these names.
+    /// Starts the thread.
     ///
     /// # Errors
     /// When the machine refuses a thread.
-    pub fn start(mut directory: Directory, keep: &[&str]) -> Result<Self, Fault> {
-        if let Err(why) = directory.discard_all_but(keep) {
-            // It is told again when the directory is needed, if it ever is.
-            tracing::warn!("spool: {why}");
-        }
+    pub fn start(mut directory: Directory) -> Result<Self, Fault> {
         let (jobs, queue) = channel();
         let thread = std::thread::Builder::new()
             .name("spool".into())
@@ -234,21 +250,48 @@ impl SpoolFiles {
             jobs: Some(jobs),
             thread: Some(thread),
             process,
+            begun: AtomicU32::new(0),
         })
     }
 
-    /// For a new lane.
-    pub fn lane(&self, lane: u32) -> LaneFiles {
-        self.named(&format!("{:x}-{lane}", self.process))
+    fn jobs(&self) -> &Sender<Job> {
+        self.jobs.as_ref().expect("not finished")
     }
 
-    /// For a lane that goes on with the spool of this name.
+    /// A name that no spool has.
+    pub fn new_name(&self) -> String {
+        let number = self.begun.fetch_add(1, Relaxed);
+        format!("{:x}-{number}", self.process)
+    }
+
+    /// For a lane whose spool has this name.
     pub fn named(&self, name: &str) -> LaneFiles {
-        let jobs = self.jobs.as_ref().expect("not finished");
         LaneFiles {
-            jobs: jobs.clone(),
+            jobs: self.jobs().clone(),
             name: name.into(),
         }
+    }
+
+    /// What is on disk when all that was ordered is done: of one spool, to which nobody writes any more, or of all that a
+    /// former process left. That one is waited for if it has not ended yet.
+    ///
+    /// # Errors
+    /// When the directory is there and cannot be used.
+    pub fn survey(&self, name: Option<&str>) -> Result<Found, String> {
+        let (tell, told) = channel();
+        let name = name.map(str::to_owned);
+        let asked = self.jobs().send(Job::Survey { name, tell });
+        let answer = asked.ok().and_then(|()| told.recv().ok());
+        answer.unwrap_or_else(|| Err("the thread that works on its files has ended".into()))
+    }
+
+    /// Deletes segments that nobody will go on with.
+    pub fn discard(&self, name: &str, segments: impl Iterator<Item = u64>) {
+        // What is not deleted now is found by the next process.
+        let _ = self.jobs().send(Job::Discard {
+            name: name.to_owned(),
+            segments: segments.collect(),
+        });
     }
 
     /// Waits until what was ordered is done. All lanes must have ended.
@@ -263,9 +306,32 @@ impl SpoolFiles {
 
 fn run(directory: &mut Directory, queue: &Receiver<Job>) {
     for job in queue {
-        let result = directory.execute(&job.name, &job.order);
-        drop(job.order);
-        job.desk.leave((job.ticket, result));
+        match job {
+            Job::Order {
+                name,
+                ticket,
+                order,
+                desk,
+            } => {
+                let result = directory.execute(&name, &order);
+                drop(order);
+                desk.leave((ticket, result));
+            }
+            Job::Survey { name, tell } => {
+                let begun = Instant::now();
+                while directory.is_taken() && begun.elapsed() < limits::SPOOL_LOCK_PATIENCE {
+                    std::thread::sleep(limits::TICK);
+                }
+                let _ = tell.send(directory.spools(name.as_deref()));
+            }
+            Job::Discard { name, segments } => {
+                for segment in segments {
+                    if let Err(why) = directory.execute(&name, &Order::Delete { segment }) {
+                        tracing::warn!("spool: {why}");
+                    }
+                }
+            }
+        }
     }
 }
 
@@ -295,7 +361,7 @@ impl LaneDesk {
         let refusal = match self.desk(ring) {
             Err(error) => format!("no event descriptor: {error}"),
             Ok(desk) => {
-                let job = Job {
+                let job = Job::Order {
                     name: Arc::clone(&self.files.name),
                     ticket,
                     order,
@@ -346,7 +412,7 @@ impl LaneDesk {
 mod tests {
     use super::*;
     use crate::position::{Offset, ReplicationId};
-    use crate::spool::{Budget, Recovered, Settings, Spool, recover};
+    use crate::spool::{Budget, Settings, Spool, recover};
     use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
@@ -402,7 +468,7 @@ mod tests {
         fn until(&mut self, mut done: impl FnMut(&mut Spool) -> bool) {
             let mut patience = 1_000;
             while !done(&mut self.spool) {
-                self.spool.pump(|_, _| 0);
+                self.spool.pump(Offset(0), |_, _| (0, 0));
                 self.submit();
                 if !self.desk.has_results() {
                     self.ring.wait(Duration::from_secs(10)).unwrap();
@@ -424,7 +490,7 @@ mod tests {
                     let space = self.spool.space().unwrap();
                     let count = space.len().min(piece.len());
                     space[..count].copy_from_slice(&piece[..count]);
-                    self.spool.received(count, at);
+                    self.spool.received(count, at, 0);
                     at = at.advanced(count);
                     piece = &piece[count..];
                 }
@@ -450,7 +516,7 @@ mod tests {
     }
 
     fn fresh(path: &Path) -> Rig {
-        let files = SpoolFiles::start(directory(path), &[]).unwrap();
+        let files = SpoolFiles::start(directory(path)).unwrap();
         let mut spool = Spool::new(settings());
         spool.set_id(ReplicationId::parse(&[b'a'; 40]).unwrap());
         Rig::new(files, "lane", spool)
@@ -460,13 +526,12 @@ mod tests {
         (0..bytes).map(|at| (at * 7 / 3) as u8).collect()
     }
 
-    fn found(path: &Path) -> (Directory, Vec<(String, Recovered)>) {
-        let mut directory = directory(path);
-        let spools = directory.spools().unwrap().into_iter();
-        let found =
-            spools.filter_map(|(name, surveys)| Some((name, recover(surveys, Offset(START))?)));
-        let found = found.collect();
-        (directory, found)
+    fn names(path: &Path) -> Vec<String> {
+        let entries = fs::read_dir(path).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
+        names.sort();
+        names
     }
 
     #[test]
@@ -482,7 +547,8 @@ mod tests {
         );
         assert!(fs::read_dir(&path).unwrap().count() > 5);
         assert_eq!(rig.drain(), stream);
-        rig.spool.acknowledge(Offset(START + 300_000));
+        let end = Offset(START + 300_000);
+        rig.spool.acknowledge(end, end);
         assert!(!rig.spool.is_active());
         rig.submit();
         rig.end();
@@ -498,12 +564,13 @@ mod tests {
         let stream = stream(300_000);
         rig.fill(&stream);
         rig.end();
-        let (directory, mut spools) = found(&path);
-        let (name, recovered) = spools.pop().expect("one");
+        let files = SpoolFiles::start(directory(&path)).unwrap();
+        let mut spools = files.survey(None).unwrap();
+        let (name, segments) = spools.pop().expect("one");
         assert_eq!((name.as_str(), spools.len()), ("lane", 0));
+        let recovered = recover(segments, Offset(START)).expect("all of it");
         let written = recovered.end().offset.0 - START;
         assert!(written > 200_000);
-        let files = SpoolFiles::start(directory, &["lane"]).unwrap();
         // From the middle of a block on.
         let at = Offset(START + 12_345);
         let spool = Spool::resumed(settings(), &recovered, at);
@@ -514,20 +581,38 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_goes_on_with_is_deleted_and_other_files_are_not() {
+    fn what_nobody_goes_on_with_is_deleted_and_what_is_not_ours_is_left() {
         let path = place("others");
         let mut rig = fresh(&path);
         rig.fill(&stream(200_000));
         rig.end();
-        fs::write(path.join("notes.txt"), "mine").unwrap();
-        let files = SpoolFiles::start(directory(&path), &["another"]);
-        let mut names: Vec<_> = fs::read_dir(&path)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["lock", "notes.txt"]);
-        files.unwrap().finish();
+        let ours = names(&path).len();
+        // A log that was rotated is named as segments are, and so are those of another link.
+        fs::write(path.join("syslog.1"), "mine").unwrap();
+        let another = Directory::new(Some(path.clone()), "another");
+        let mut rig = Rig::new(
+            SpoolFiles::start(another).unwrap(),
+            "theirs",
+            Spool::new(Settings {
+                link: "another".into(),
+                ..settings()
+            }),
+        );
+        rig.spool.set_id(ReplicationId::parse(&[b'b'; 40]).unwrap());
+        rig.fill(&stream(200_000));
+        rig.end();
+        let files = SpoolFiles::start(directory(&path)).unwrap();
+        for (name, segments) in files.survey(None).unwrap() {
+            assert_eq!((name.as_str(), segments.len()), ("lane", ours - 1));
+            files.discard(&name, segments.iter().map(Survey::number));
+        }
+        assert_eq!(files.survey(None).unwrap(), []);
+        let left = names(&path);
+        assert_eq!(left.len(), 3 + ours - 1, "{left:?}");
+        assert!(
+            left.iter().all(|name| !name.starts_with("lane")),
+            "{left:?}"
+        );
         fs::remove_dir_all(path).unwrap();
     }
 
@@ -538,7 +623,9 @@ mod tests {
         one.take().unwrap();
         let refused = directory(&path).take().unwrap_err();
         assert!(refused.contains("--spool-dir"), "{refused}");
-        assert!(directory(&path).spools().is_err());
+        assert!(directory(&path).spools(None).is_err());
+        let mut another = Directory::new(Some(path.clone()), "another");
+        another.take().expect("links do not meet");
         drop(one);
         directory(&path).take().unwrap();
         fs::remove_dir_all(path).unwrap();

@@ -10,8 +10,9 @@ use tracing::warn;
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
+use super::leftovers::Leftovers;
 use super::spool_files::{Directory, SpoolFiles};
-use crate::checkpoint::{Generation, writer_name};
+use crate::checkpoint::{Generation, Start, writer_name};
 use crate::control::takeover::{self, Claim};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
@@ -20,7 +21,7 @@ use crate::engine::records::Generations;
 use crate::engine::roster::{Place, Roster};
 use crate::engine::shared::Shared;
 use crate::engine::status::{LaneState, LaneStatus};
-use crate::engine::watched;
+use crate::engine::{Spooled, watched};
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
 use crate::rdb::TargetFormat;
@@ -76,6 +77,9 @@ struct Supervisor {
     source_version: u64,
     spool_files: SpoolFiles,
     spool_budget: Arc<Budget>,
+    leftovers: Leftovers,
+    /// The names of the lanes' spools.
+    spools: HashMap<u32, String>,
     generations: Generations,
     /// What lanes may remove of which no record speaks.
     existing: Existing,
@@ -99,8 +103,10 @@ pub fn start(plan: SyncPlan, claim: Claim, shared: Arc<Shared>) -> Result<Runtim
         plan.options.spool_directory.clone(),
         plan.options.link.as_str(),
     );
-    let spool_files = SpoolFiles::start(directory, &[])?;
+    let spool_files = SpoolFiles::start(directory)?;
     let spool_budget = Arc::new(Budget::new(plan.options.spool_max));
+    let mut leftovers = Leftovers::new(Arc::clone(&spool_budget));
+    leftovers.look(&spool_files, &claim.bookkeeping);
     let mut supervisor = Supervisor {
         format: plan.target.format(Some(&plan.source.modules()))?,
         existing: existing(&plan, &claim),
@@ -116,6 +122,8 @@ pub fn start(plan: SyncPlan, claim: Claim, shared: Arc<Shared>) -> Result<Runtim
         statuses: HashMap::new(),
         spool_files,
         spool_budget,
+        leftovers,
+        spools: HashMap::new(),
     };
     supervisor.follow(Some(&claim));
     supervisor.open_lanes();
@@ -254,6 +262,27 @@ impl Supervisor {
         takeover::reclaim(&options.link, epoch, lane, &options.target, &topology)
     }
 
+    /// The name of the spool that a lane begins with, and what is in it if it goes on from there.
+    fn spool_of(&mut self, lane: u32, start: &Start) -> (String, Option<Spooled>) {
+        let former = self.spools.remove(&lane);
+        if let Some(former) = &former {
+            self.leftovers.add(&self.spool_files, former);
+        }
+        let taken = match start {
+            Start::Resume(resume) => self.leftovers.take(&self.spool_files, resume),
+            Start::First | Start::Copy { .. } => None,
+        };
+        if let Some(former) = &former {
+            self.leftovers.discard(&self.spool_files, former);
+        }
+        let (name, spooled) = match taken {
+            Some((name, spooled)) => (name, Some(spooled)),
+            None => (self.spool_files.new_name(), None),
+        };
+        self.spools.insert(lane, name.clone());
+        (name, spooled)
+    }
+
     fn open_lane(&mut self, opening: Opening, claim: &Claim) {
         let status = opening.status;
         let (orders, heard) = channel();
@@ -262,6 +291,7 @@ impl Supervisor {
         let owner = |slot| target.master_of(slot).map(|node| node.id.as_str());
         let single = target.kind == TopologyKind::Single;
         let start = claim.bookkeeping.start(&opening.slots, owner, single);
+        let (spool, spooled) = self.spool_of(status.id, &start);
         let options = &self.plan.options;
         let name = writer_name(&options.link, self.generations.epoch(), status.id);
         let mut config = LaneConfig {
@@ -290,7 +320,7 @@ impl Supervisor {
             resume: None,
             runs: claim.runs.clone(),
             spool: Settings::new(options.link.to_string(), Arc::clone(&self.spool_budget)),
-            spooled: None,
+            spooled,
             ack: options.ack,
             grouping: Grouping::default(),
             record_interval_ms: options.checkpoint_every_ms,
@@ -302,7 +332,7 @@ impl Supervisor {
             build: Box::new(move || Lane::new(config, target, lane_status)),
             status: Arc::clone(&status),
             orders: heard,
-            spool: self.spool_files.lane(status.id),
+            spool: self.spool_files.named(&spool),
         });
         if !taken {
             status.fail(Fault::new(

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! segment  magic 8 | checksum 8 | version 4 | length of link 4 | number 8 | first offset 8 | replid 40 | link, zeros
-//! block    magic 8 | checksum 8 | offset 8 | length 4 | zeros 4 | replid 40 | bytes of the stream
+//! block    magic 8 | checksum 8 | offset 8 | length 4 | zeros 4 | received 8 | replid 40 | bytes of the stream
 //! ```
 //!
 //! Checksums (CRC-64/NVME) cover everything behind themselves: the rest of the header, and a block's bytes.
@@ -13,11 +13,11 @@ use crate::limits;
 use crate::position::{Offset, ReplicationId};
 
 pub const SEGMENT_HEADER_BYTES: usize = 256;
-pub const BLOCK_HEADER_BYTES: usize = 72;
+pub const BLOCK_HEADER_BYTES: usize = 80;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"SSTRMSEG";
 const BLOCK_MAGIC: &[u8; 8] = b"SSTRMBLK";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Where the checksummed part begins.
 const CHECKED_FROM: usize = 16;
 const LINK_FROM: usize = 80;
@@ -39,6 +39,8 @@ pub struct SegmentHeader {
 pub struct BlockHeader {
     pub begin: Offset,
     pub length: usize,
+    /// When its first byte was received: Unix time in milliseconds.
+    pub received_ms: u64,
     /// The history's id at its end.
     pub id: ReplicationId,
 }
@@ -102,13 +104,14 @@ impl SegmentHeader {
 }
 
 /// Writes the header of a block before its bytes, which stand behind the room for it.
-pub fn seal_block(block: &mut [u8], begin: Offset, id: ReplicationId) {
+pub fn seal_block(block: &mut [u8], begin: Offset, received_ms: u64, id: ReplicationId) {
     let length = block.len() - BLOCK_HEADER_BYTES;
     put(block, 0, BLOCK_MAGIC);
     put(block, 16, &begin.0.to_le_bytes());
     put(block, 24, &(length as u32).to_le_bytes());
     put(block, 28, &[0; 4]);
-    put(block, 32, id.as_str().as_bytes());
+    put(block, 32, &received_ms.to_le_bytes());
+    put(block, 40, id.as_str().as_bytes());
     seal(block);
 }
 
@@ -126,6 +129,7 @@ pub fn read_block(block: &[u8]) -> Option<BlockHeader> {
     whole.then_some(BlockHeader {
         begin: Offset(u64::from_le_bytes(number(block, 16))),
         length,
-        id: ReplicationId::parse(&block[32..BLOCK_HEADER_BYTES])?,
+        received_ms: u64::from_le_bytes(number(block, 32)),
+        id: ReplicationId::parse(&block[40..BLOCK_HEADER_BYTES])?,
     })
 }

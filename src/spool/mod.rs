@@ -22,10 +22,15 @@
 //! # On disk
 //!
 //! A segment is a header (link, replid, number, first offset, format version) and blocks, each a header (offset, length,
-//! replid, checksum) and bytes of the stream. Segments follow each other without a gap, and begin at or below what the target
-//! has acknowledged: what the lane's own buffers hold is written first. So a process that starts anew with the acknowledged
-//! offset finds all that follows, and asks the source for what comes after ([`recover`]). A segment is deleted once the
-//! target has acknowledged all of it.
+//! replid, when it was received, checksum) and bytes of the stream. Segments follow each other without a gap, and begin at the
+//! offset that the target's records tell, or as near to it as the lane's own buffers reach back: what those hold is written
+//! first. So a process that starts anew from the records finds all that follows, and asks the source for what comes after
+//! ([`recover`]). A segment is deleted once the records are past it: what was acknowledged since would be asked for again.
+//!
+//! ```text
+//! recorded on the target     acknowledged         taken              end
+//! [ kept for the next process |  lane's buffers  |  waits in the spool ]
+//! ```
 //!
 //! Blocks end anywhere, also within a command: bytes are spooled without being looked at. So a block does not tell which
 //! database is selected; whoever keeps the acknowledged offset has to keep that beside it.
@@ -143,7 +148,7 @@ impl Budget {
     }
 
     /// Counts what is on disk already.
-    fn count(&self, bytes: u64) {
+    pub fn count(&self, bytes: u64) {
         self.used.fetch_add(bytes, Relaxed);
     }
 
@@ -157,7 +162,8 @@ impl Budget {
         self.limit
     }
 
-    fn give_back(&self, bytes: u64) {
+    /// So much is on disk no more, or is counted by somebody else.
+    pub fn give_back(&self, bytes: u64) {
         let before = self.used.fetch_sub(bytes, Relaxed);
         debug_assert!(before >= bytes);
     }

@@ -19,6 +19,8 @@ pub struct Spool {
     read_ahead: usize,
     id: Option<ReplicationId>,
     acknowledged: Offset,
+    /// A process that starts anew asks for nothing before: what lies there need not be on disk.
+    recorded: Offset,
     /// Everything before has been handed to the lane.
     taken: Offset,
     /// Everything before has been received.
@@ -54,6 +56,8 @@ struct Tail {
     bytes: Vec<u8>,
     /// The room for the header included.
     filled: usize,
+    /// When its first byte was received.
+    received_ms: u64,
 }
 
 #[derive(Debug)]
@@ -102,6 +106,7 @@ impl Spool {
             settings,
             id: None,
             acknowledged: Offset::default(),
+            recorded: Offset::default(),
             taken: Offset::default(),
             end: Offset::default(),
             blocks: VecDeque::new(),
@@ -149,7 +154,7 @@ impl Spool {
                 place: Some((survey.number(), place)),
             }));
         }
-        spool.acknowledge(at);
+        spool.acknowledge(at, at);
         spool
     }
 
@@ -161,10 +166,10 @@ impl Spool {
         self.taken == self.end
     }
 
-    /// Whether it needs to be told of what happens: it holds something, or has files.
+    /// Whether it needs to be told of what happens: it holds something, has files, or is to have some.
     #[inline]
     pub fn is_active(&self) -> bool {
-        !self.is_empty() || !self.segments.is_empty()
+        self.is_to_write() || !self.segments.is_empty()
     }
 
     /// Offset behind the last byte, while there is one.
@@ -179,6 +184,10 @@ impl Spool {
 
     /// The history that is received has this id from here on.
     pub fn set_id(&mut self, id: ReplicationId) {
+        // A block tells the name that its bytes came under.
+        if self.id != Some(id) && !self.is_empty() {
+            self.seal();
+        }
         self.id = Some(id);
     }
 
@@ -201,14 +210,15 @@ impl Spool {
                 begin: self.end,
                 bytes: self.buffer(),
                 filled: BLOCK_HEADER_BYTES,
+                received_ms: 0,
             });
         }
         let tail = self.tail.as_mut().expect("made above");
         &mut tail.bytes[tail.filled..]
     }
 
-    /// Bytes were received into [`Spool::space`]; `at`: offset of the first of them.
-    pub fn received(&mut self, bytes: usize, at: Offset) {
+    /// Bytes were received into [`Spool::space`]; `at`: offset of the first of them. `unix_ms`: what time it is.
+    pub fn received(&mut self, bytes: usize, at: Offset, unix_ms: u64) {
         if self.is_empty() {
             debug_assert!(self.blocks.is_empty());
             (self.taken, self.end) = (at, at);
@@ -217,6 +227,7 @@ impl Spool {
         let tail = self.tail.as_mut().expect("space was asked for");
         if tail.filled == BLOCK_HEADER_BYTES {
             tail.begin = at;
+            tail.received_ms = unix_ms;
         }
         tail.filled += bytes;
         self.end = at.advanced(bytes);
@@ -228,13 +239,13 @@ impl Spool {
     }
 
     /// Takes bytes in whether or not memory is left: what came together with the end of a handshake.
-    pub fn append(&mut self, mut bytes: &[u8], at: Offset) {
+    pub fn append(&mut self, mut bytes: &[u8], at: Offset, unix_ms: u64) {
         let mut at = at;
         while !bytes.is_empty() {
             let room = self.room();
             let count = room.len().min(bytes.len());
             room[..count].copy_from_slice(&bytes[..count]);
-            self.received(count, at);
+            self.received(count, at, unix_ms);
             at = at.advanced(count);
             bytes = &bytes[count..];
         }
@@ -242,12 +253,13 @@ impl Spool {
 
     /// Ends the tail as a block.
     fn seal(&mut self) {
-        let Some(mut tail) = self.tail.take() else {
+        let filled = |tail: &mut Tail| tail.filled > BLOCK_HEADER_BYTES;
+        let Some(mut tail) = self.tail.take_if(filled) else {
             return;
         };
         let id = self.id.expect("what is streamed has a history");
         tail.bytes.truncate(tail.filled);
-        format::seal_block(&mut tail.bytes, tail.begin, id);
+        format::seal_block(&mut tail.bytes, tail.begin, tail.received_ms, id);
         self.blocks.push_back(Block {
             begin: tail.begin,
             length: tail.filled - BLOCK_HEADER_BYTES,
@@ -324,16 +336,27 @@ impl Spool {
         self.last_ticket
     }
 
-    /// Everything before `offset` has been answered by the target.
-    pub fn acknowledge(&mut self, offset: Offset) {
-        self.acknowledged = self.acknowledged.max(offset);
+    /// Everything before `acknowledged` has been answered by the target, and a process that starts anew begins at `recorded` or
+    /// behind.
+    pub fn acknowledge(&mut self, acknowledged: Offset, recorded: Offset) {
+        self.acknowledged = self.acknowledged.max(acknowledged);
+        self.recorded = self.recorded.max(recorded);
+        if self.is_empty() {
+            let answered = |until: &mut Offset| *until <= self.acknowledged;
+            self.flush_to.take_if(answered);
+        }
         // One that has just been begun ends where the next block begins.
         while let Some(oldest) = self.segments.front()
-            && oldest.end <= self.acknowledged
-            && (oldest.blocks > 0 || self.is_empty())
+            && oldest.end <= self.recorded
+            && (oldest.blocks > 0 || !self.is_to_write())
         {
             self.delete_oldest();
         }
+    }
+
+    /// Whether anything waits, or is wanted on disk.
+    fn is_to_write(&self) -> bool {
+        !self.is_empty() || self.flush_to.is_some()
     }
 
     fn delete_oldest(&mut self) {
@@ -352,9 +375,13 @@ impl Spool {
         }
     }
 
-    /// Reads ahead and writes what should leave memory. `lent` gives bytes that were taken and not acknowledged: it copies
-    /// those from an offset on and tells how many it had, none if they are gone.
-    pub fn pump(&mut self, lent: impl FnOnce(Offset, &mut [u8]) -> usize) {
+    /// Reads ahead and writes what should leave memory. `lent` gives bytes that were taken, from offset `lent_from` on: it
+    /// copies those from an offset on, and tells how many it had and when they were received.
+    pub fn pump(
+        &mut self,
+        lent_from: Offset,
+        lent: impl FnOnce(Offset, &mut [u8]) -> (usize, u64),
+    ) {
         for index in 0..self.blocks.len().min(self.read_ahead) {
             let block = &self.blocks[index];
             if let (Held::Disk, Some((segment, at))) = (&block.held, block.place) {
@@ -370,22 +397,31 @@ impl Spool {
             }
         }
         if self.writing.is_none() && !self.settings.budget.is_none() {
-            self.write_on(lent);
+            self.write_on(lent_from, lent);
         }
     }
 
-    fn write_on(&mut self, lent: impl FnOnce(Offset, &mut [u8]) -> usize) {
+    fn write_on(
+        &mut self,
+        lent_from: Offset,
+        lent: impl FnOnce(Offset, &mut [u8]) -> (usize, u64),
+    ) {
         let first = self.blocks.partition_point(|block| block.place.is_some());
         let waiting = self.blocks.len() - first;
         let wanted = self.flush_to.is_some() || waiting > self.settings.memory_blocks / 2;
         let Some(id) = self.id.filter(|_| wanted) else {
             return;
         };
-        // What the lane has taken goes first: the disk holds all that is not acknowledged, or a part that begins later.
+        // What the lane has taken goes first: the disk holds all that a new process asks for, or a part that begins later.
         let begin = self.blocks.get(first).map(|block| block.begin);
         let lent_until = begin.or(self.flush_to).unwrap_or_default();
+        let is_gone = self.write_at < lent_from && self.write_at < lent_until;
+        if is_gone && !self.segments.is_empty() {
+            self.drop_segments();
+        }
         if self.segments.is_empty() {
-            self.write_at = self.write_at.max(self.acknowledged).min(lent_until);
+            let begin = self.write_at.max(self.recorded).max(lent_from);
+            self.write_at = begin.min(lent_until);
         }
         let missing = lent_until.since(self.write_at) as usize;
         if missing == 0 && waiting == 0 {
@@ -402,7 +438,8 @@ impl Spool {
             _ => {
                 let mut block = self.buffer();
                 let room = missing.min(block.len() - BLOCK_HEADER_BYTES);
-                let count = lent(self.write_at, &mut block[BLOCK_HEADER_BYTES..][..room]);
+                let room = &mut block[BLOCK_HEADER_BYTES..][..room];
+                let (count, received_ms) = lent(self.write_at, room);
                 if count == 0 {
                     self.spare = Some(block);
                     self.drop_segments();
@@ -410,7 +447,7 @@ impl Spool {
                     return;
                 }
                 block.truncate(BLOCK_HEADER_BYTES + count);
-                format::seal_block(&mut block, self.write_at, id);
+                format::seal_block(&mut block, self.write_at, received_ms, id);
                 Arc::new(block)
             }
         };
@@ -538,7 +575,7 @@ impl Spool {
 
     /// Time has passed: what the disk refused is tried again.
     pub fn tick(&mut self, now_ms: u64) {
-        let needed = !self.is_empty() || self.flush_to.is_some();
+        let needed = self.is_to_write();
         let Some(writing) = self.writing.as_mut().filter(|writing| writing.failed) else {
             return;
         };
@@ -557,7 +594,8 @@ impl Spool {
 
     // Ends.
 
-    /// From here on all up to `offset`, the end of what was received, shall be on disk.
+    /// All up to `offset`, the end of what was received, shall be on disk; and what comes behind it as soon as it makes a block,
+    /// until all is answered.
     pub fn flush(&mut self, offset: Offset) {
         if self.tail.as_ref().is_some_and(|_| !self.is_empty()) {
             self.seal();
@@ -567,13 +605,20 @@ impl Spool {
 
     /// Whether a flush has come to its end, one way or the other.
     pub fn is_flushed(&self) -> bool {
+        let answered = self
+            .flush_to
+            .is_some_and(|until| self.acknowledged >= until);
+        self.is_written() || (answered && self.orders.is_empty())
+    }
+
+    /// The same, also of what the target has answered.
+    pub fn is_written(&self) -> bool {
         let Some(until) = self.flush_to else {
             return false;
         };
         let written = self.writing.is_none() && self.write_at >= until;
-        let over = written || self.acknowledged >= until;
         let hopeless = self.settings.budget.is_none() || self.refused || self.trouble.is_some();
-        self.orders.is_empty() && (over || hopeless)
+        self.orders.is_empty() && (written || hopeless)
     }
 
     /// What was found damaged, once: nothing behind the bytes that were taken can be had any more, and they must come from the
@@ -593,6 +638,7 @@ impl Spool {
         self.drop_segments();
         self.write_at = Offset::default();
         self.acknowledged = Offset::default();
+        self.recorded = Offset::default();
         self.flush_to = None;
         self.refused = false;
         self.damage = None;
@@ -637,6 +683,14 @@ impl Spool {
             )),
             State::Empty | State::Memory | State::Disk => None,
         }
+    }
+}
+
+/// What is on disk stays there, and counts no more.
+impl Drop for Spool {
+    fn drop(&mut self) {
+        let bytes = self.segments.iter().map(|segment| segment.bytes).sum();
+        self.settings.budget.give_back(bytes);
     }
 }
 

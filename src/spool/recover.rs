@@ -39,7 +39,8 @@ impl Survey {
             .map_or(self.header.first, BlockHeader::end)
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    /// Bytes of the file that it takes, but for a torn end.
+    pub fn bytes(&self) -> u64 {
         let blocks = self.blocks.iter();
         let blocks = blocks.map(|block| (BLOCK_HEADER_BYTES + block.length) as u64);
         SEGMENT_HEADER_BYTES as u64 + blocks.sum::<u64>()
@@ -133,6 +134,49 @@ impl Recovered {
             id: block.id,
             offset: last.end(),
         }
+    }
+
+    /// How the history is called that a lane goes on with which is at `position`, if what is here follows from there.
+    /// `predecessor`: the history before that, and up to where it is the same.
+    ///
+    /// The bytes of a stream are the same whoever received them, so that it does not matter which process did. But those of a
+    /// predecessor count only as far as it led to the present history.
+    pub fn serves(
+        &self,
+        position: Position,
+        predecessor: Option<Position>,
+    ) -> Option<ReplicationId> {
+        if self.holds(position) {
+            return Some(self.end().id);
+        }
+        let before = predecessor.filter(|before| self.end().offset <= before.offset)?;
+        let there = Position {
+            id: before.id,
+            ..position
+        };
+        (self.end().id == before.id && self.holds(there)).then_some(position.id)
+    }
+
+    /// Where the last part ends that was received under `id`, if any was.
+    pub fn end_of(&self, id: ReplicationId) -> Option<Offset> {
+        let blocks = self
+            .segments
+            .iter()
+            .rev()
+            .flat_map(|s| s.blocks.iter().rev());
+        let mut of_id = blocks.filter(|block| block.id == id);
+        of_id.next().map(BlockHeader::end)
+    }
+
+    /// Offsets, and when what lies before each, from the one before on, began to be received: Unix time in milliseconds.
+    pub fn arrivals(&self) -> impl Iterator<Item = (Offset, u64)> {
+        let blocks = self.segments.iter().flat_map(|segment| &segment.blocks);
+        blocks.map(|block| (block.end(), block.received_ms))
+    }
+
+    /// The numbers of the segments that it consists of.
+    pub fn numbers(&self) -> impl Iterator<Item = u64> {
+        self.segments.iter().map(Survey::number)
     }
 
     /// Whether a position of a history under this id lies in it. After a failover a history has more than one id.

@@ -20,7 +20,7 @@ fn settings(limit: u64) -> Settings {
     Settings {
         link: LINK.into(),
         budget: Arc::new(Budget::new(limit)),
-        block_bytes: 120,
+        block_bytes: 128,
         memory_blocks: 8,
         segment_blocks: 3,
     }
@@ -80,7 +80,7 @@ impl Disk {
         let mut bytes = Vec::new();
         let mut disk = self.clone();
         while !spool.is_empty() {
-            spool.pump(|_, _| panic!("nothing is missing"));
+            spool.pump(at, |_, _| panic!("nothing is missing"));
             while let Some((ticket, order)) = spool.take_order() {
                 spool.done(ticket, disk.execute(&order));
             }
@@ -102,6 +102,8 @@ enum Act {
     Take(usize),
     /// The target answers for this share of what was taken, in percent.
     Acknowledge(u64),
+    /// Its record says so, for this share of what it answered for.
+    Record(u64),
     /// The disk executes the next order in line, or refuses it.
     Execute {
         refuse: bool,
@@ -120,6 +122,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         8 => (1..200_usize).prop_map(Act::Receive),
         3 => (1..200_usize).prop_map(Act::Take),
         1 => (0..=100_u64).prop_map(Act::Acknowledge),
+        1 => (0..=100_u64).prop_map(Act::Record),
         6 => (0..10_u8).prop_map(|n| Act::Execute { refuse: n == 0 }),
         2 => (0..4_usize).prop_map(Act::Read),
         6 => (0..4_usize).prop_map(Act::Tell),
@@ -135,6 +138,7 @@ struct Rig {
     stream: Vec<u8>,
     taken: u64,
     acknowledged: u64,
+    recorded: u64,
     /// The lane still has what was taken from here on.
     kept_from: u64,
     orders: VecDeque<(u64, Order)>,
@@ -153,6 +157,7 @@ impl Rig {
             stream: Vec::new(),
             taken: START,
             acknowledged: START,
+            recorded: START,
             kept_from: START,
             orders: VecDeque::new(),
             results: Vec::new(),
@@ -183,7 +188,7 @@ impl Rig {
         }
         let bytes = space[..count].to_vec();
         self.stream.extend(bytes);
-        self.spool.received(count, at);
+        self.spool.received(count, at, at.0);
         true
     }
 
@@ -201,16 +206,18 @@ impl Rig {
         if !self.spool.is_active() {
             return;
         }
-        self.spool.acknowledge(Offset(self.acknowledged));
+        let (acknowledged, recorded) = (self.acknowledged, self.recorded);
+        self.spool
+            .acknowledge(Offset(acknowledged), Offset(recorded));
         let (kept, taken, stream) = (self.kept_from, self.taken, &self.stream);
-        self.spool.pump(|from, room| {
+        self.spool.pump(Offset(kept), |from, room| {
             if from.0 < kept || from.0 >= taken {
-                return 0;
+                return (0, 0);
             }
             let have = &stream[(from.0 - START) as usize..(taken - START) as usize];
             let count = have.len().min(room.len());
             room[..count].copy_from_slice(&have[..count]);
-            count
+            (count, from.0)
         });
         while let Some(order) = self.spool.take_order() {
             self.orders.push_back(order);
@@ -237,7 +244,7 @@ impl Rig {
         let (Order::Create { bytes, .. } | Order::Write { bytes, .. }) = order else {
             return;
         };
-        for length in [0, 1, 15, 60, 72, 73, bytes.len() - 1] {
+        for length in [0, 1, 15, 60, 80, 81, bytes.len() - 1] {
             let part = Arc::new(bytes[..length.min(bytes.len())].to_vec());
             let mut torn = order.clone();
             if let Order::Create { bytes, .. } | Order::Write { bytes, .. } = &mut torn {
@@ -253,7 +260,7 @@ impl Rig {
         if !self.check_images {
             return;
         }
-        let at = self.acknowledged;
+        let at = self.recorded;
         if let Some((found, bytes)) = disk.recovered(Offset(at)) {
             assert!(found.first().0 <= at);
             assert_eq!(found.end().offset.0, at + bytes.len() as u64);
@@ -272,7 +279,10 @@ impl Rig {
             }
             Act::Acknowledge(percent) => {
                 self.acknowledged += (self.taken - self.acknowledged) * percent / 100;
-                self.kept_from = self.kept_from.max(self.acknowledged);
+            }
+            Act::Record(percent) => {
+                self.recorded += (self.acknowledged - self.recorded) * percent / 100;
+                self.kept_from = self.kept_from.max(self.recorded);
             }
             Act::Execute { refuse } => self.execute(0, refuse),
             Act::Read(index) => {
@@ -327,6 +337,7 @@ impl Rig {
         }
         assert_eq!(self.taken, self.end(), "something is stuck");
         self.act(Act::Acknowledge(100));
+        self.act(Act::Record(100));
         while !self.orders.is_empty() {
             self.act(Act::Execute { refuse: false });
         }
@@ -530,7 +541,15 @@ fn a_flush_brings_all_to_disk_the_tail_and_what_was_taken_included() {
     rig.receive(48);
     rig.take(48);
     rig.spool.flush(Offset(rig.end()));
-    assert!(!rig.spool.is_active() && !rig.spool.is_flushed());
+    rig.settle();
+    assert!(rig.spool.is_flushed());
+    let (_, bytes) = rig.disk.recovered(Offset(START)).expect("all of it");
+    assert_eq!(bytes, rig.stream);
+    // Until it is answered and told.
+    rig.act(Act::Acknowledge(100));
+    assert!(rig.spool.is_active());
+    rig.act(Act::Record(100));
+    assert!(!rig.spool.is_active());
 }
 
 #[test]
@@ -544,6 +563,6 @@ fn a_history_that_begins_anew_leaves_nothing() {
     }
     assert!(rig.disk.files.is_empty() && rig.spool.is_empty());
     assert_eq!(rig.spool.budget().used(), 0);
-    rig.spool.append(&[1; 5_000], Offset(7));
+    rig.spool.append(&[1; 5_000], Offset(7), 0);
     assert_eq!((rig.spool.bytes(), rig.spool.end()), (5_000, Offset(5_007)));
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use slotstream::engine::options::{Existing, Grouping, OnDivergence};
+use slotstream::engine::status::LaneState;
 use slotstream::limits;
 use slotstream::slot::{Slot, SlotSet, slot_of};
 use slotstream::spool::{Budget, Settings};
@@ -15,7 +16,7 @@ use crate::rng::Rng;
 use crate::source::Source;
 use crate::trace;
 use crate::workload::{Mix, Workload};
-use crate::world::{Network, World};
+use crate::world::{Network, Used, World};
 
 /// What may happen in one run. Each number: once in so many steps; 0: never.
 #[derive(Debug, Clone)]
@@ -75,6 +76,8 @@ pub struct SpoolPlan {
     /// Once in so many steps; 0: never.
     refuses: usize,
     damage: usize,
+    /// The target stands still for a few seconds.
+    freezes: usize,
 }
 
 const REFUSALS: [&str; 9] = [
@@ -178,12 +181,13 @@ impl SpoolPlan {
 
     fn of(rng: &mut Rng) -> Self {
         Self {
-            block_bytes: *rng.pick(&[80, 150, 1_000, 20_000]),
+            block_bytes: *rng.pick(&[88, 158, 1_000, 20_000]),
             segment_blocks: rng.between(1, 5) as u32,
             budget: *rng.pick(&[0, 2_000, 20_000, 1 << 30]),
             delay_ms: *rng.pick(&[0, 3, 100]),
             refuses: *rng.pick(&[0, 0, 30, 200]),
             damage: *rng.pick(&[0, 0, 0, 100, 400]),
+            freezes: *rng.pick(&[0, 30, 100]),
         }
     }
 
@@ -206,11 +210,25 @@ impl SpoolPlan {
         if self.damage > 0 && disk.rng.once_in(self.damage) {
             disk.damage();
         }
+        let streams = world.status.state() == LaneState::Streaming;
+        let moves = now_ms >= world.frozen_until_ms && streams;
+        if self.freezes > 0 && moves && disk.rng.once_in(self.freezes) {
+            world.frozen_until_ms = now_ms + disk.rng.between(500, 5_000) as u64;
+            // What crashes make of mends is another matter.
+            let mends = world.config.on_divergence == OnDivergence::Mend;
+            let recorded = world.config.generations.is_some() && !mends;
+            let dies = recorded && disk.rng.percent(50);
+            let dies_at_ms = now_ms + disk.rng.between(1_200, 3_000) as u64;
+            world.dies_at_ms = dies.then_some(dies_at_ms);
+        }
+        if world.dies_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
+            world.crash();
+        }
     }
 }
 
-/// One run from a seed; gives how many blocks of the spool went to disk. Panics when anything is not as it must be.
-pub fn run(seed: u64) -> u64 {
+/// One run from a seed; gives how much of the disk was used. Panics when anything is not as it must be.
+pub fn run(seed: u64) -> Used {
     let mut rng = Rng::new(seed);
     let mut plan = Plan::of(&mut rng);
     plan.grouping = grouping_of(seed);
@@ -259,10 +277,14 @@ pub fn one_step(world: &mut World, plan: &Plan, spool: &SpoolPlan, workload: &mu
     world.follow_a_stop();
 }
 
-fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> u64 {
+fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> Used {
     let (mut world, mut workload, slots) = begin(plan, spool, rng, disk_rng, OnDivergence::Stop);
     let foreign = add_foreign_keys(&mut world, &slots);
     add_stale_keys(&mut world, plan, &workload);
+    // Where a copy takes minutes there is nothing to wait for.
+    if plan.records && spool.freezes > 0 && plan.network.chunk >= 40 {
+        world.run_until_resumable();
+    }
     for _ in 0..plan.steps {
         one_step(&mut world, plan, spool, &mut workload);
     }
@@ -278,7 +300,7 @@ fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> u64 {
         );
     }
     finish(&mut world);
-    world.disk.written
+    world.used()
 }
 
 /// A lane of a cluster source has some of the slots, one of a single source all.
@@ -581,6 +603,7 @@ pub fn settle(world: &mut World) {
     });
     world.cluster.gossip();
     world.source_down_until_ms = 0;
+    world.frozen_until_ms = 0;
     world.publish_view(2_000);
 }
 

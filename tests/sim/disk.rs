@@ -1,9 +1,10 @@
 //! The disk below the lane's spool: slow, refusing at times, and outliving the lane.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use slotstream::position::Offset;
-use slotstream::spool::{Order, Recovered, recover, survey};
+use slotstream::spool::{Order, Recovered, Survey, recover, survey};
 
 use crate::model::Bytes;
 use crate::rng::Rng;
@@ -98,16 +99,38 @@ impl Disk {
         }
     }
 
-    /// The process ends: what it ordered last is not done.
+    /// The process ends: what it ordered last is not done, or in part.
     pub fn lose_process(&mut self) {
+        if let Some((_, _, Order::Write { segment, at, bytes })) = self.open.pop_front() {
+            let part = self.rng.below(bytes.len() + 1);
+            let bytes = Arc::new(bytes[..part].to_vec());
+            let _ = self.execute(Order::Write { segment, at, bytes }, u64::MAX);
+        }
         self.open.clear();
+    }
+
+    /// All that was ordered is done, whoever hears of it.
+    pub fn work_off(&mut self, now_ms: u64) {
+        while let Some((_, _, order)) = self.open.pop_front() {
+            let _ = self.execute(order, now_ms);
+        }
+    }
+
+    pub fn surveys(&self) -> Vec<Survey> {
+        let surveys = self.files.values().filter_map(|file| {
+            survey(&mut file.as_slice(), LINK).expect("reading from memory does not fail")
+        });
+        surveys.collect()
     }
 
     /// What a process finds that starts from offset `at`.
     pub fn recover(&self, at: Offset) -> Option<Recovered> {
-        let surveys = self.files.values().filter_map(|file| {
-            survey(&mut file.as_slice(), LINK).expect("reading from memory does not fail")
-        });
-        recover(surveys.collect(), at)
+        recover(self.surveys(), at)
+    }
+
+    /// Deletes what nobody goes on with.
+    pub fn keep_only(&mut self, recovered: Option<&Recovered>) {
+        let numbers: Vec<u64> = recovered.into_iter().flat_map(Recovered::numbers).collect();
+        self.files.retain(|number, _| numbers.contains(number));
     }
 }

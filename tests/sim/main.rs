@@ -43,6 +43,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
 use std::sync::atomic::Ordering::Relaxed;
 
+use world::Used;
+
 /// How many seeds run unless `SIM_SEEDS` says otherwise.
 const SEEDS: u64 = 300;
 
@@ -77,8 +79,8 @@ fn keep_panics() {
     });
 }
 
-/// Runs one seed; gives how many blocks of the spool went to disk, or why it failed.
-fn outcome(run: fn(u64) -> u64, seed: u64) -> Result<u64, String> {
+/// Runs one seed; gives what it made of the disk, or why it failed.
+fn outcome(run: fn(u64) -> Used, seed: u64) -> Result<Used, String> {
     keep_panics();
     PANIC.set(Some(String::new()));
     let result = catch_unwind(AssertUnwindSafe(|| run(seed)));
@@ -87,7 +89,7 @@ fn outcome(run: fn(u64) -> u64, seed: u64) -> Result<u64, String> {
 }
 
 /// Runs a failed seed again and shows what happened.
-fn show(run: fn(u64) -> u64, seed: u64) {
+fn show(run: fn(u64) -> Used, seed: u64) {
     trace::start();
     let repeated = outcome(run, seed).err();
     let events = trace::take();
@@ -101,8 +103,9 @@ fn show(run: fn(u64) -> u64, seed: u64) {
 
 #[test]
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
-    if let Some(spooled) = run_seeds(chaos::run, "seed_makes") {
-        assert!(spooled > 0, "no seed has used the disk");
+    if let Some(used) = run_seeds(chaos::run, "seed_makes") {
+        assert!(used.blocks > 0, "no seed has used the disk");
+        assert!(used.taken_up > 0, "no seed has gone on with what was there");
         let rivals = rival::RIVALS.load(Relaxed);
         assert!(
             rivals > 0,
@@ -116,8 +119,8 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
     run_seeds(mends::run, "mended");
 }
 
-/// `name`: what the test that runs them can be told by. Gives how many blocks of spools went to disk, if it were many seeds.
-fn run_seeds(run: fn(u64) -> u64, name: &str) -> Option<u64> {
+/// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.
+fn run_seeds(run: fn(u64) -> Used, name: &str) -> Option<Used> {
     let seeds = match number("SIM_SEED") {
         Some(seed) => seed..seed + 1,
         None => {
@@ -125,12 +128,13 @@ fn run_seeds(run: fn(u64) -> u64, name: &str) -> Option<u64> {
             first..first + number("SIM_SEEDS").unwrap_or(SEEDS)
         }
     };
-    let mut spooled = 0;
+    let mut all = Used::default();
     let many = seeds.end - seeds.start >= SEEDS;
     let failed: Vec<(u64, String)> = seeds
         .filter_map(|seed| match outcome(run, seed) {
-            Ok(blocks) => {
-                spooled += blocks;
+            Ok(used) => {
+                all.blocks += used.blocks;
+                all.taken_up += used.taken_up;
                 None
             }
             Err(why) => Some((seed, why)),
@@ -138,7 +142,7 @@ fn run_seeds(run: fn(u64) -> u64, name: &str) -> Option<u64> {
         .take(NAMED_FAILURES)
         .collect();
     let Some((first, _)) = failed.first() else {
-        return many.then_some(spooled);
+        return many.then_some(all);
     };
     show(run, *first);
     for (seed, why) in &failed {

@@ -19,7 +19,7 @@ use crate::rdb;
 use crate::rng::Rng;
 use crate::trace;
 use crate::workload::Workload;
-use crate::world::World;
+use crate::world::{Used, World};
 
 /// How often keys are broken in one run, at most.
 const MOST: usize = 12;
@@ -139,8 +139,8 @@ impl World {
     }
 }
 
-/// One run in which keys are broken; gives how many blocks of the spool went to disk. Panics when anything is not as it must be.
-pub fn run(seed: u64) -> u64 {
+/// One run in which keys are broken; gives what it made of the disk. Panics when anything is not as it must be.
+pub fn run(seed: u64) -> Used {
     let mut rng = Rng::new(seed);
     let mut plan = Plan::of(&mut rng);
     plan.grouping = chaos::grouping_of(seed);
@@ -179,7 +179,7 @@ pub fn run(seed: u64) -> u64 {
     world.run_until_equal();
     world.check_equal();
     chaos::finish(&mut world);
-    world.disk.written
+    world.used()
 }
 
 fn any_key(world: &mut World, plan: &Plan, workload: &Workload) -> Key {

@@ -10,10 +10,12 @@ use std::sync::Arc;
 use slotstream::checkpoint::{
     Bookkeeping, Found, Record, Watermark, bookkeeping_of, is_bookkeeping,
 };
+use slotstream::engine::Spooled;
 use slotstream::engine::fence::{FenceAnswer, FenceQuestion};
-use slotstream::engine::lane::Lane;
+use slotstream::engine::lane::{Lane, LaneConfig};
 use slotstream::engine::records::Generations;
 use slotstream::fault::{Fault, FaultKind};
+use slotstream::limits;
 use slotstream::slot::{Slot, slot_of};
 use slotstream::topology::Topology;
 
@@ -47,6 +49,23 @@ impl World {
         trace::note(|| "the process dies, and another begins".into());
         self.epoch = self.epoch.max(self.highest_epoch()) + 1;
         self.generations = Generations::new(self.epoch);
+        self.disk.lose_process();
+        self.begin_again();
+    }
+
+    /// The lane has found that it must begin again: what it received goes to disk before.
+    pub fn leave_and_begin_again(&mut self) {
+        let patience_ms = self.now_ms + limits::SPOOL_SAVE_MS;
+        while !self.lane.save() && self.now_ms < patience_ms {
+            while let Some((ticket, order)) = self.lane.take_spool_order() {
+                self.disk.order(ticket, order, self.now_ms);
+            }
+            self.now_ms += 1;
+            while let Some((ticket, result)) = self.disk.next_done(self.now_ms) {
+                let _ = self.lane.spool_done(ticket, result);
+            }
+        }
+        self.disk.work_off(self.now_ms);
         self.begin_again();
     }
 
@@ -89,11 +108,11 @@ impl World {
         self.views.clear();
         self.tracker.restarts();
         self.ended_connections.clear();
-        (self.lane, self.adopted) = self.lane_from_target();
+        (self.lane, self.adopted) = self.lane_from_target(true);
     }
 
     /// A lane that begins from what the target has, and the view of the target that it begins with.
-    pub fn lane_from_target(&mut self) -> (Lane, Arc<Topology>) {
+    pub fn lane_from_target(&mut self, same_machine: bool) -> (Lane, Arc<Topology>) {
         let bookkeeping = self.bookkeeping();
         let topology = self.cluster.topology();
         let owner = |slot: Slot| topology.master_of(slot).map(|node| node.id.as_str());
@@ -103,8 +122,30 @@ impl World {
         config.generations = Some(self.generations.clone());
         config.runs = self.runs();
         config.begin(start, self.cluster.single, &self.status);
+        if same_machine {
+            self.take_up_spool(&mut config);
+        }
         let lane = Lane::new(config, Arc::clone(&topology), Arc::clone(&self.status));
         (lane, topology)
+    }
+
+    /// What a former process left on the disk, if a lane can go on from there.
+    fn take_up_spool(&mut self, config: &mut LaneConfig) {
+        let surveys = self.disk.surveys();
+        let resume = config.resume.as_ref();
+        config.spooled = resume.and_then(|resume| Spooled::from(resume, surveys));
+        let recovered = config.spooled.as_ref().map(|spooled| &spooled.recovered);
+        self.disk.keep_only(recovered);
+        if let Some(recovered) = recovered {
+            self.taken_up += 1;
+            trace::note(|| {
+                format!(
+                    "the disk holds {:?} to {:?}",
+                    recovered.first(),
+                    recovered.end()
+                )
+            });
+        }
     }
 
     /// A connection is given up by the lane, but the target has not heard of it.

@@ -173,7 +173,7 @@ impl World {
         disk.delay_ms = self.disk.delay_ms;
         disk.written = self.disk.written;
         self.tracker.restarts();
-        let (lane, topology) = self.lane_from_target();
+        let (lane, topology) = self.lane_from_target(false);
         self.saved = None;
         let former = Process {
             lane: replace(&mut self.lane, lane),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use slotstream::engine::status::ResumeStep;
 use slotstream::position::Offset;
 use slotstream::slot::SlotSet;
 use slotstream::spool::{Budget, Settings, State};
@@ -17,6 +18,15 @@ const VALUE_BYTES: usize = 100_000;
 
 /// A lane with small blocks, so that little is enough for many.
 fn world(budget: u64) -> World {
+    world_of(budget, false)
+}
+
+/// The same with records on the target, of which the last is answered.
+fn recorded_world() -> World {
+    world_of(1 << 30, true)
+}
+
+fn world_of(budget: u64, records: bool) -> World {
     let network = Network {
         chunk: 200_000,
         stall_percent: 0,
@@ -41,8 +51,18 @@ fn world(budget: u64) -> World {
         settings,
     );
     world.disk.delay_ms = 3;
+    if records {
+        world.keep_records();
+    }
     world.write("SET {a}1 first");
     world.run_until_equal();
+    if records {
+        world.pass(2_000);
+        // Applied, and not told in a record when the target stops.
+        world.write("INCR {b}counter");
+        world.write("SET {a}1 second");
+        world.run_until_equal();
+    }
     world.frozen = true;
     world
 }
@@ -60,6 +80,11 @@ impl World {
         }
     }
 
+    fn pass(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        self.run_until(ms + 1_000, "time", |world| world.now_ms >= end);
+    }
+
     /// Runs until the lane has received all that the source wrote; the target stands still.
     fn run_until_received(&mut self) {
         self.run_until(20_000, "all to be received", |world| {
@@ -71,8 +96,8 @@ impl World {
         self.frozen = false;
         self.run_until_equal();
         self.check_equal();
-        let end = self.now_ms + 100;
-        self.run_until(1_000, "time", |world| world.now_ms >= end);
+        // Until the next record is answered.
+        self.pass(3_000);
         assert!(self.disk.files.is_empty(), "{:?}", self.disk.files.keys());
         assert_eq!(self.status.spool_state(), State::Empty);
         assert_eq!(self.status.spool_bytes.load(Relaxed), 0);
@@ -228,4 +253,99 @@ fn a_history_that_begins_anew_empties_the_spool() {
     world.write_load(1);
     world.thaw_and_compare();
     assert_eq!(world.syncs(), (2, 0));
+}
+
+/// The target stands still, and has for so long that all is on disk.
+fn lagging_world() -> World {
+    let mut world = recorded_world();
+    world.write_load(200);
+    world.run_until_received();
+    world.pass(3_000);
+    world
+}
+
+#[test]
+fn after_a_crash_the_disk_spares_a_copy_that_the_source_would_have_to_give() {
+    let mut world = lagging_world();
+    world.source.shrink_backlog(1_000);
+    world.crash();
+    assert_eq!(world.taken_up, 1);
+    world.write_load(20);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+    let (step, _) = world.status.resume().expect("it began again");
+    assert_eq!(step, ResumeStep::Spool);
+}
+
+#[test]
+fn a_lag_of_a_few_bytes_is_on_disk_too() {
+    let mut world = recorded_world();
+    world.write("SET {a}1 third");
+    world.write("INCR {b}counter");
+    world.pass(3_000);
+    world.source.shrink_backlog(10);
+    world.crash();
+    assert_eq!(world.taken_up, 1);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn what_is_on_disk_is_gone_on_with_after_a_failover_of_the_source() {
+    let mut world = lagging_world();
+    world.source.shrink_backlog(1_000);
+    world.cut_source();
+    world.source.rename_history();
+    world.crash();
+    assert_eq!(world.taken_up, 1);
+    world.write_load(20);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn a_failover_that_the_disk_has_seen_is_gone_on_with() {
+    let mut world = lagging_world();
+    world.cut_source();
+    world.source.rename_history();
+    world.write_load(50);
+    world.run_until_received();
+    world.pass(3_000);
+    world.source.shrink_backlog(1_000);
+    world.crash();
+    assert_eq!(world.taken_up, 1);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 2));
+}
+
+#[test]
+fn a_lane_that_begins_again_finds_on_disk_what_it_received() {
+    let mut world = lagging_world();
+    world.write_load(100);
+    world.run_until_received();
+    world.source.shrink_backlog(1_000);
+    // A master comes back without what it did not answer, and the lane without what it had in memory.
+    let saved = world.save(0);
+    world.frozen = false;
+    world.restart_from_snapshot(&saved);
+    world.thaw_and_compare();
+    assert_eq!(world.taken_up, 1);
+    assert_eq!(world.syncs(), (1, 1));
+}
+
+#[test]
+fn what_the_disk_holds_is_of_no_use_to_a_target_that_was_elsewhere_meanwhile() {
+    let mut world = lagging_world();
+    let left = world.disk.files.clone();
+    world.thaw_and_compare();
+    world.write_load(20);
+    world.run_until_equal();
+    world.pass(3_000);
+    world.disk.files = left;
+    world.crash();
+    assert_eq!(world.taken_up, 0);
+    assert!(world.disk.files.is_empty());
+    world.write_load(20);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 1));
 }

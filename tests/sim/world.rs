@@ -82,6 +82,13 @@ pub enum TargetSocket {
     },
 }
 
+/// What a run made of the disk: blocks written, and how often a lane went on with what it found there.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Used {
+    pub blocks: u64,
+    pub taken_up: u64,
+}
+
 pub struct World {
     pub now_ms: u64,
     pub rng: Rng,
@@ -100,6 +107,10 @@ pub struct World {
     pub lossy: bool,
     /// The target stands still: nothing is read there.
     pub frozen: bool,
+    /// The same until then.
+    pub frozen_until_ms: u64,
+    /// The process dies then.
+    pub dies_at_ms: Option<u64>,
     pub source_socket: SourceSocket,
     pub sockets: Vec<TargetSocket>,
     pub views: Vec<(u64, Arc<Topology>)>,
@@ -130,6 +141,8 @@ pub struct World {
     /// The process stands still until then.
     pub asleep_until_ms: u64,
     pub ended_connections: Vec<Ended>,
+    /// How often a lane went on with what it found on the disk.
+    pub taken_up: u64,
 }
 
 impl World {
@@ -212,6 +225,7 @@ impl World {
             gave_way: false,
             asleep_until_ms: 0,
             ended_connections: Vec::new(),
+            taken_up: 0,
             disk: Disk::new(),
             status,
             source,
@@ -220,6 +234,8 @@ impl World {
             tracker: Tracker::new(single),
             lossy: false,
             frozen: false,
+            frozen_until_ms: 0,
+            dies_at_ms: None,
             source_socket: SourceSocket::None,
             sockets: Vec::new(),
             views: Vec::new(),
@@ -236,7 +252,13 @@ impl World {
     /// One moment.
     pub fn step(&mut self) {
         let before_ms = self.now_ms;
-        self.now_ms += self.rng.below(self.network.step_ms + 1) as u64;
+        // While nothing is answered, time may pass faster.
+        let least_ms = match self.now_ms < self.frozen_until_ms {
+            true => 20,
+            false => 0,
+        };
+        let most_ms = self.network.step_ms.max(least_ms);
+        self.now_ms += self.rng.below(most_ms + 1) as u64;
         if self.now_ms / 1000 != before_ms / 1000 {
             let (replid, offset) = (&self.source.replid, self.source.offset());
             self.status.set_poll(replid, offset, self.now_ms);
@@ -250,7 +272,7 @@ impl World {
             }
             Err(fault) if fault.policy() == Policy::Restart => {
                 trace::note(|| format!("the lane must begin again: {fault}"));
-                self.begin_again();
+                self.leave_and_begin_again();
             }
             Err(fault) => {
                 trace::note(|| format!("the lane ends: {fault}"));
@@ -269,10 +291,11 @@ impl World {
     /// What servers and network do in one moment.
     pub fn serve_all(&mut self) {
         self.serve_source();
-        if !self.frozen {
+        let frozen = self.frozen || self.now_ms < self.frozen_until_ms;
+        if !frozen {
             (0..self.sockets.len()).for_each(|index| self.serve_target(index));
         }
-        if !self.frozen && self.rng.percent(20) {
+        if !frozen && self.rng.percent(20) {
             self.serve_forsaken();
         }
     }
@@ -317,6 +340,22 @@ impl World {
         });
     }
 
+    /// Runs until the target has records that a new process can go on from.
+    pub fn run_until_resumable(&mut self) {
+        self.run_until(120_000, "the copy", |world| {
+            world.status.state() == LaneState::Streaming
+        });
+        let end_ms = self.now_ms + 2 * limits::RECORD_INTERVAL_MS;
+        self.run_until(120_000, "a record", |world| world.now_ms >= end_ms);
+    }
+
+    pub fn used(&self) -> Used {
+        Used {
+            blocks: self.disk.written,
+            taken_up: self.taken_up,
+        }
+    }
+
     pub fn check_running(&self) {
         if let Some(fault) = &self.ended {
             panic!("the lane ended: {:?} {fault}", fault.kind);
@@ -333,6 +372,7 @@ impl World {
         let mut config = self.config.clone();
         config.spool.budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
         config.spooled = Some(Spooled {
+            id: recovered.end().id,
             recovered,
             acknowledged,
             database: 0,
