@@ -345,8 +345,10 @@ impl Lane {
         let ended = records.ending;
         if self.stopping && self.is_drained() {
             if !ended {
-                let high = self.routed();
-                self.write_records(high, true);
+                // Whatever is left goes to the next process: the last records must stay true.
+                let routed = self.routed();
+                self.route_until = routed;
+                self.write_records(routed, true);
             }
         } else if near || due {
             self.records_due(tick);
@@ -398,7 +400,9 @@ impl Lane {
         }
         let promise = records.promise.take().expect("looked at above");
         records.high = promise.high;
-        self.route_until = promise.high;
+        if !records.ending {
+            self.route_until = promise.high;
+        }
         for (index, written) in promise.written {
             records.nodes[index] = written;
         }
@@ -411,6 +415,8 @@ impl Lane {
             return;
         };
         records.nodes.resize(self.targets.len(), Written::default());
+        // A former process may have written so far ahead.
+        let high = high.max(self.targets.repeated_until);
         let drafts = match self.targets.routes_are_certain() {
             true => self.draft(&mut records, high, ending),
             false => records.raised(high),

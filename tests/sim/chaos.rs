@@ -39,6 +39,8 @@ pub struct Trouble {
     pub restart: usize,
     /// Another process takes the link over while this one runs.
     pub duplicate: usize,
+    /// The process is asked to end, and another follows.
+    pub stop: usize,
 }
 
 /// One run's nature.
@@ -119,6 +121,7 @@ impl Plan {
             crash: if records { often(60, 50, 800) } else { 0 },
             restart: 0,
             duplicate: if records { often(40, 100, 800) } else { 0 },
+            stop: if records { often(40, 50, 500) } else { 0 },
         };
         let mut trouble = trouble;
         if records && trouble.migrate == 0 && trouble.fail_over == 0 && rng.percent(40) {
@@ -403,7 +406,10 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
     if due(world, trouble.crash) && !world.is_contested() {
         world.crash();
     }
-    if due(world, trouble.duplicate) && !world.is_contested() {
+    if due(world, trouble.stop) && !world.is_contested() && world.stops_until_ms.is_none() {
+        world.stop();
+    }
+    if due(world, trouble.duplicate) && !world.is_contested() && world.stops_until_ms.is_none() {
         let asleep = world.rng.percent(30);
         let asleep_ms = if asleep { world.rng.below(2_000) } else { 0 };
         world.begin_takeover(asleep_ms as u64);

@@ -136,6 +136,7 @@ pub fn run(seed: u64) -> u64 {
     plan.trouble.migrate = 0;
     plan.trouble.crash = 0;
     plan.trouble.duplicate = 0;
+    plan.trouble.stop = 0;
     plan.trouble.restart = 0;
     let (spool, disk_rng) = SpoolPlan::of_seed(seed);
     trace::note(|| format!("{plan:?} {spool:?}"));

@@ -42,8 +42,16 @@ impl World {
         self.tracker.repeats = repeats;
     }
 
+    /// The process is asked to end; once it has, another takes its place.
+    pub fn stop(&mut self) {
+        trace::note(|| "the process is asked to end".into());
+        self.lane.stop_for_now();
+        self.stops_until_ms = Some(self.now_ms + 10_000);
+    }
+
     /// The process dies, and another takes its place at once.
     pub fn crash(&mut self) {
+        self.stops_until_ms = None;
         trace::note(|| "the process dies, and another begins".into());
         self.epoch = self.epoch.max(self.highest_epoch()) + 1;
         self.generations = Generations::new(self.epoch);

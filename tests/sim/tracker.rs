@@ -164,7 +164,7 @@ impl Tracker {
         }
         let once = must_not_repeat(args);
         for (key, mark) in marks(database, args) {
-            self.meets(node, &key, &mark, once);
+            self.meets(node, &key, &mark, once, maybe_old);
         }
         // A key may have been restored before, too.
         maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
@@ -181,12 +181,12 @@ impl Tracker {
     /// A target master is about to remove all these keys at once.
     pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>) {
         for key in keys {
-            self.meets(node, &key, &Mark::new("FLUSH", &[]), false);
+            self.meets(node, &key, &Mark::new("FLUSH", &[]), false, false);
         }
     }
 
-    /// `once`: it must not be applied twice.
-    fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool) {
+    /// `once`: it must not be applied twice. `maybe_old`: it may be what is left of a former copy.
+    fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool, maybe_old: bool) {
         let high = self.high.values().max().copied().unwrap_or_default();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
@@ -206,7 +206,7 @@ impl Tracker {
         if line.awaits(mark) {
             let entry = &line.entries[line.next];
             assert!(
-                entry.begin < high || !self.keeps_records,
+                entry.begin < high || maybe_old || !self.keeps_records,
                 "node {node} executed {} on {name}, from offset {}, but the records let no more be sent than up to {high}",
                 mark.text,
                 entry.begin

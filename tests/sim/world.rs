@@ -125,6 +125,8 @@ pub struct World {
     pub is_rival: bool,
     /// The process has heard that another takes the link over, and has ended.
     pub gave_way: bool,
+    /// The process was asked to end; it is killed if it has not done so by then.
+    pub stops_until_ms: Option<u64>,
     /// The process stands still until then.
     pub asleep_until_ms: u64,
     pub ended_connections: Vec<Ended>,
@@ -205,6 +207,7 @@ impl World {
             rival: None,
             is_rival: false,
             gave_way: false,
+            stops_until_ms: None,
             asleep_until_ms: 0,
             ended_connections: Vec::new(),
             disk: Disk::new(),
@@ -259,6 +262,13 @@ impl World {
         self.tracker.check_acknowledged(progress.acknowledged.0);
         self.take_over_on();
         self.step_rival();
+        if self
+            .stops_until_ms
+            .is_some_and(|at_ms| self.lane.is_done() || at_ms <= self.now_ms)
+        {
+            self.lane.finish();
+            self.crash();
+        }
     }
 
     /// What servers and network do in one moment.
@@ -308,6 +318,7 @@ impl World {
                 && world.source.acked == offset
                 && world.tracker.open() == 0
                 && !world.is_contested()
+                && world.stops_until_ms.is_none()
                 && world.status.state() == LaneState::Streaming
         });
     }
