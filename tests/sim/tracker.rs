@@ -211,7 +211,10 @@ impl Tracker {
                 mark.text,
                 entry.begin
             );
-            *latest = entry.offset().max(*latest);
+            // It may have been the removal of a key that the snapshot did not have, which looks the same.
+            if mark.text != "UNLINK" || line.is_restored() {
+                *latest = entry.offset().max(*latest);
+            }
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
@@ -230,7 +233,9 @@ impl Tracker {
             return;
         }
         if let Some(end) = line.awaits_later(mark) {
-            *latest = end.max(*latest);
+            if mark.text != "UNLINK" || line.is_restored() {
+                *latest = end.max(*latest);
+            }
             self.early = true;
             return;
         }
@@ -493,13 +498,16 @@ impl Line {
         later.find(|entry| entry.is(mark)).map(Entry::offset)
     }
 
+    /// The snapshot has the key.
+    fn is_restored(&self) -> bool {
+        let first = self.entries.first();
+        first.is_some_and(|entry| entry.what.text == "RESTORE")
+    }
+
     /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.
     fn is_stale(&self, mark: &Mark, repeats: bool) -> bool {
         let removes = |what: &Mark| what.text == "UNLINK";
-        let restored = self
-            .entries
-            .first()
-            .is_some_and(|entry| entry.what.text == "RESTORE");
+        let restored = self.is_restored();
         // The removal may have been taken for the first write, if that is one as well.
         let before = &self.entries[..self.next];
         let removed = removes(mark) || mark.text == "FLUSH";
