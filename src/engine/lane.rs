@@ -706,6 +706,10 @@ impl Lane {
     /// Stop reading until another process goes on. Deadlines that are held back stay so: their keys may be renewed meanwhile.
     pub fn stop_for_now(&mut self) {
         self.keep_leases = self.records.is_some();
+        if self.keep_leases {
+            // It would give them their true deadlines, before which the next process may not be there.
+            self.settling.walk = None;
+        }
         self.stop();
     }
 

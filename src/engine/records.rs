@@ -369,8 +369,10 @@ impl Lane {
         let ended = records.ending;
         if self.stopping && self.is_drained() {
             if !ended {
-                let high = self.routed();
-                self.write_records(high, true);
+                // Whatever is left goes to the next process: the last records must stay true.
+                let routed = self.routed();
+                self.route_until = routed;
+                self.write_records(routed, true);
             }
         } else if near || due {
             self.records_due(tick);
@@ -426,7 +428,9 @@ impl Lane {
         if let Some(told) = promise.tells {
             records.told = told;
         }
-        self.route_until = promise.high;
+        if !records.ending {
+            self.route_until = promise.high;
+        }
         for (index, written) in promise.written {
             records.nodes[index] = written;
         }
@@ -439,6 +443,8 @@ impl Lane {
             return;
         };
         records.nodes.resize(self.targets.len(), Written::default());
+        // A former process may have written so far ahead.
+        let high = high.max(self.targets.repeated_until);
         let (drafts, tells) = match self.targets.routes_are_certain() {
             true => {
                 let (state, acked) = self.recordable();
@@ -450,10 +456,6 @@ impl Lane {
         let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
         if !drafts.is_empty() && drafts.iter().all(ready) {
             records.ending = ending;
-            if ending {
-                // Nothing is sent behind what says that nothing was.
-                self.route_until = high;
-            }
             let seen = (self.targets.changes, self.targets.records_refused);
             let mut barriers = Vec::new();
             for (index, draft) in &drafts {

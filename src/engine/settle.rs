@@ -305,7 +305,7 @@ impl Lane {
     /// What is due at the moment.
     fn due(&self) -> Due {
         // Nobody will be there to do it later.
-        if self.stopping {
+        if self.stopping && !self.keep_leases {
             return Due::ALL;
         }
         let far_ms = self.rebuild.deadlines.near_until();

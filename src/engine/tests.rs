@@ -26,6 +26,7 @@ const GENERATION: Generation = Generation {
 mod grouping;
 mod mending;
 mod spooled;
+mod stopping;
 
 use grouping::{executed, group, mark_at};
 
@@ -833,22 +834,6 @@ fn a_source_that_is_not_heard_of_during_a_copy_is_not_one_that_writes_nothing() 
     rig.lane.status.set_poll(ID, 100, rig.now_ms);
     rig.wait(0);
     assert!(rig.sent(0).starts_with(b"*6\r\n$4\r\nEVAL\r\n"));
-}
-
-#[test]
-fn a_lane_that_stops_leaves_no_deadline_held_back() {
-    let mut rig = Rig::streaming(cluster(&["x"]));
-    rig.wait(0);
-    rig.hear(&command("PEXPIREAT a 20000"));
-    rig.sent(0);
-    rig.reply(0, b":1\r\n");
-    rig.lane.stop();
-    assert!(!rig.lane.is_done());
-    rig.wait(0);
-    assert!(rig.sent(0).starts_with(b"*6\r\n$4\r\nEVAL\r\n"));
-    assert!(!rig.lane.is_done());
-    rig.reply(0, b"$-1\r\n");
-    assert!(rig.lane.is_done());
 }
 
 /// The arguments of one command behind those that are long.

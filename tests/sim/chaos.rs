@@ -40,6 +40,8 @@ pub struct Trouble {
     pub restart: usize,
     /// Another process takes the link over while this one runs.
     pub duplicate: usize,
+    /// The process is asked to end, and another follows.
+    pub stop: usize,
 }
 
 /// One run's nature.
@@ -124,6 +126,7 @@ impl Plan {
             crash: if records { often(60, 50, 800) } else { 0 },
             restart: 0,
             duplicate: if records { often(40, 100, 800) } else { 0 },
+            stop: if records { often(40, 50, 500) } else { 0 },
         };
         let mut trouble = trouble;
         if records && trouble.migrate == 0 && trouble.fail_over == 0 && rng.percent(40) {
@@ -274,7 +277,6 @@ pub fn one_step(world: &mut World, plan: &Plan, spool: &SpoolPlan, workload: &mu
     spool.stir(world);
     world.step();
     world.check_running();
-    world.follow_a_stop();
 }
 
 fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> Used {
@@ -439,12 +441,12 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
         fail_over(world);
     }
     if due(world, trouble.crash) && !world.is_contested() {
-        match world.rng.percent(40) {
-            true => world.stop(),
-            false => world.crash(),
-        }
+        world.crash();
     }
-    if due(world, trouble.duplicate) && !world.is_contested() && !world.stopping {
+    if due(world, trouble.stop) && !world.is_contested() && world.stops_until_ms.is_none() {
+        world.stop();
+    }
+    if due(world, trouble.duplicate) && !world.is_contested() && world.stops_until_ms.is_none() {
         let asleep = world.rng.percent(30);
         let asleep_ms = if asleep { world.rng.below(2_000) } else { 0 };
         world.begin_takeover(asleep_ms as u64);
@@ -574,9 +576,6 @@ fn fail_over(world: &mut World) {
 /// No more trouble: slots in motion arrive, everybody knows everything.
 pub fn settle(world: &mut World) {
     trace::note(|| "trouble ends".into());
-    if world.stopping {
-        world.crash();
-    }
     for node in &mut world.cluster.nodes {
         if let Some((_, until)) = &mut node.refusal {
             *until = 0;

@@ -4,12 +4,11 @@
 //! |---|---|---|
 //! | [`a_source_that_failed_over_below_the_high_water_offset_is_copied_again`] | what the source lost may be on the target up to the high-water offset | `engine::records` |
 //! | [`a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it`] | a watermark goes out when everything before is answered | `engine::serial` |
-//! | [`a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it`] | nothing is copied before the records say so | `engine::lane` |
-//! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | a record speaks for what its master has held since | `checkpoint::recovery` |
+//! | [`a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it`] | a record that says `copying` is nothing to go on from | `checkpoint::recovery` |
+//! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | what is applied behind a record shows by its watermarks | `checkpoint::recovery` |
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
-//! | [`the_flush_of_a_former_process_does_not_let_it_back_in`] | the claim holds when nobody else can write any more | `control::takeover`, modelled in `rival` |
 
 use slotstream::checkpoint::{Record, State, watermark_key};
 use slotstream::slot::{Slot, SlotSet};
@@ -244,15 +243,4 @@ fn a_watermark_that_was_evicted_is_missed() {
     world.crash();
     world.settle_and_compare();
     assert_eq!(world.copies(), 2);
-}
-
-#[test]
-fn the_flush_of_a_former_process_does_not_let_it_back_in() {
-    let mut world = recording(Cluster::new(1, true));
-    world.write("FLUSHALL");
-    world.send_without_answers();
-    world.frozen = false;
-    world.begin_takeover(0);
-    world.count_on(10);
-    world.settle_and_compare();
 }

@@ -44,8 +44,16 @@ impl World {
         self.tracker.repeats = repeats;
     }
 
+    /// The process is asked to end; once it has, another takes its place.
+    pub fn stop(&mut self) {
+        trace::note(|| "the process is asked to end".into());
+        self.lane.stop_for_now();
+        self.stops_until_ms = Some(self.now_ms + 10_000);
+    }
+
     /// The process dies, and another takes its place at once.
     pub fn crash(&mut self) {
+        self.stops_until_ms = None;
         trace::note(|| "the process dies, and another begins".into());
         self.epoch = self.epoch.max(self.highest_epoch()) + 1;
         self.generations = Generations::new(self.epoch);
@@ -69,23 +77,6 @@ impl World {
         self.begin_again();
     }
 
-    /// The process is asked to stop. What clients write meanwhile is the next one's.
-    pub fn stop(&mut self) {
-        if !self.stopping {
-            trace::note(|| "the process is asked to stop".into());
-            self.stopping = true;
-            self.lane.stop_for_now();
-        }
-    }
-
-    /// A process that was asked to stop has come to its end, and another takes its place.
-    pub fn follow_a_stop(&mut self) {
-        if self.stopping && self.lane.is_done() {
-            self.lane.finish();
-            self.crash();
-        }
-    }
-
     /// The lane begins again from what the target has, unless the link is another process's.
     pub fn begin_again(&mut self) {
         if !self.hold_epoch() {
@@ -93,7 +84,6 @@ impl World {
             self.gave_way = true;
             return;
         }
-        self.stopping = false;
         self.source_socket = SourceSocket::None;
         for index in 0..self.sockets.len() {
             self.forsake(index);

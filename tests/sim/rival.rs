@@ -105,7 +105,9 @@ impl World {
         let Some(mut takeover) = self.takeover.take() else {
             return;
         };
-        let refuses = self.cluster.nodes.iter().any(|node| node.refusal.is_some());
+        // Without a process that comes to know of a refusal, it would last for ever.
+        let refuses =
+            self.cluster.nodes.iter().any(|node| node.refusal.is_some()) && !self.gave_way;
         if refuses || self.frozen || self.rng.percent(50) {
             self.takeover = Some(takeover);
         } else if takeover.topology != self.cluster.topology() {
@@ -173,6 +175,7 @@ impl World {
         disk.delay_ms = self.disk.delay_ms;
         disk.written = self.disk.written;
         self.tracker.restarts();
+        self.tracker.repeats = true;
         let (lane, topology) = self.lane_from_target(false);
         self.saved = None;
         let former = Process {

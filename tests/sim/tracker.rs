@@ -171,7 +171,7 @@ impl Tracker {
         }
         let once = must_not_repeat(args);
         for (key, mark) in marks(database, args) {
-            self.meets(node, &key, &mark, once);
+            self.meets(node, &key, &mark, once, maybe_old);
         }
         // It may carry on what nobody has noticed.
         if verb(args) == "RENAME" {
@@ -195,12 +195,12 @@ impl Tracker {
     /// A target master is about to remove all these keys at once.
     pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>) {
         for key in keys {
-            self.meets(node, &key, &Mark::new("FLUSH", &[]), false);
+            self.meets(node, &key, &Mark::new("FLUSH", &[]), false, false);
         }
     }
 
-    /// `once`: it must not be applied twice.
-    fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool) {
+    /// `once`: it must not be applied twice. `maybe_old`: it may be what is left of a former copy.
+    fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool, maybe_old: bool) {
         let high = self.high.values().max().copied().unwrap_or_default();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
@@ -220,12 +220,15 @@ impl Tracker {
         if line.awaits(mark) {
             let entry = &line.entries[line.next];
             assert!(
-                entry.begin < high || !self.keeps_records || self.given_up,
+                entry.begin < high || maybe_old || !self.keeps_records || self.given_up,
                 "node {node} executed {} on {name}, from offset {}, but the records let no more be sent than up to {high}",
                 mark.text,
                 entry.begin
             );
-            *latest = entry.offset().max(*latest);
+            // It may have been the removal of a key that the snapshot did not have, which looks the same.
+            if mark.text != "UNLINK" || line.is_restored() {
+                *latest = entry.offset().max(*latest);
+            }
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
@@ -244,7 +247,9 @@ impl Tracker {
             return;
         }
         if let Some(end) = line.awaits_later(mark) {
-            *latest = end.max(*latest);
+            if mark.text != "UNLINK" || line.is_restored() {
+                *latest = end.max(*latest);
+            }
             self.early = true;
             return;
         }
@@ -549,13 +554,16 @@ impl Line {
         later.find(|entry| entry.is(mark)).map(Entry::offset)
     }
 
+    /// The snapshot has the key.
+    fn is_restored(&self) -> bool {
+        let first = self.entries.first();
+        first.is_some_and(|entry| entry.what.text == "RESTORE")
+    }
+
     /// A key that the snapshot did not have may be removed until it is written; and after that, when all is sent again.
     fn is_stale(&self, mark: &Mark, repeats: bool) -> bool {
         let removes = |what: &Mark| what.text == "UNLINK";
-        let restored = self
-            .entries
-            .first()
-            .is_some_and(|entry| entry.what.text == "RESTORE");
+        let restored = self.is_restored();
         // The removal may have been taken for the first write, if that is one as well.
         let before = &self.entries[..self.next];
         let removed = removes(mark) || mark.text == "FLUSH";

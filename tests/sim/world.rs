@@ -129,8 +129,6 @@ pub struct World {
     pub forsaken: Vec<(cluster::Session, Bytes)>,
     pub fences: Vec<FenceAsked>,
     pub saved: Option<Saved>,
-    /// The lane was asked to stop.
-    pub stopping: bool,
     /// A process that is about to take the link over, and then the one that it was taken from.
     pub takeover: Option<Takeover>,
     pub rival: Option<Box<Process>>,
@@ -138,6 +136,8 @@ pub struct World {
     pub is_rival: bool,
     /// The process has heard that another takes the link over, and has ended.
     pub gave_way: bool,
+    /// The process was asked to end; it is killed if it has not done so by then.
+    pub stops_until_ms: Option<u64>,
     /// The process stands still until then.
     pub asleep_until_ms: u64,
     pub ended_connections: Vec<Ended>,
@@ -218,11 +218,11 @@ impl World {
             forsaken: Vec::new(),
             fences: Vec::new(),
             saved: None,
-            stopping: false,
             takeover: None,
             rival: None,
             is_rival: false,
             gave_way: false,
+            stops_until_ms: None,
             asleep_until_ms: 0,
             ended_connections: Vec::new(),
             taken_up: 0,
@@ -286,6 +286,13 @@ impl World {
         self.tracker.check_acknowledged(progress.acknowledged.0);
         self.take_over_on();
         self.step_rival();
+        if self
+            .stops_until_ms
+            .is_some_and(|at_ms| self.lane.is_done() || at_ms <= self.now_ms)
+        {
+            self.lane.finish();
+            self.crash();
+        }
     }
 
     /// What servers and network do in one moment.
@@ -336,6 +343,7 @@ impl World {
                 && world.source.acked == offset
                 && world.tracker.open() == 0
                 && !world.is_contested()
+                && world.stops_until_ms.is_none()
                 && world.status.state() == LaneState::Streaming
         });
     }
