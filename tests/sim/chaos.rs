@@ -321,6 +321,7 @@ fn build(
     );
     world.lossy = plan.trouble.lossy;
     world.tracker.repeats = plan.trouble.lossy;
+    world.tracker.sweeps = plan.stale_keys > 0;
     if plan.records {
         world.keep_records();
     }

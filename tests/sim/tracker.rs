@@ -46,6 +46,8 @@ struct Line {
 pub struct Tracker {
     /// Commands may come again: replies are lost in this run.
     pub repeats: bool,
+    /// Stale keys are removed, by commands that may look like what the stream will bring.
+    pub sweeps: bool,
     /// The target is a single server: all keys are one slot.
     single: bool,
     /// A master has lost what it had executed, and the lane has not begun again since.
@@ -190,9 +192,12 @@ impl Tracker {
             false => slot_of(&key.1),
         };
         let latest = self.now.latest.entry(slot).or_default();
+        let tells = !self.sweeps || mark.text != "UNLINK";
         if line.awaits(mark) {
             let entry = &line.entries[line.next];
-            *latest = entry.offset().max(*latest);
+            if tells {
+                *latest = entry.offset().max(*latest);
+            }
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
@@ -211,7 +216,9 @@ impl Tracker {
             return;
         }
         if let Some(end) = line.awaits_later(mark) {
-            *latest = end.max(*latest);
+            if tells {
+                *latest = end.max(*latest);
+            }
             self.early = true;
             return;
         }
