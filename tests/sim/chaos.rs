@@ -217,14 +217,13 @@ impl SpoolPlan {
         let moves = now_ms >= world.frozen_until_ms && streams;
         if self.freezes > 0 && moves && disk.rng.once_in(self.freezes) {
             world.frozen_until_ms = now_ms + disk.rng.between(500, 5_000) as u64;
-            // What crashes make of mends is another matter.
-            let mends = world.config.on_divergence == OnDivergence::Mend;
-            let recorded = world.config.generations.is_some() && !mends;
+            let recorded = world.config.generations.is_some();
             let dies = recorded && disk.rng.percent(50);
             let dies_at_ms = now_ms + disk.rng.between(1_200, 3_000) as u64;
             world.dies_at_ms = dies.then_some(dies_at_ms);
         }
-        if world.dies_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some() {
+        let dies = world.dies_at_ms.take_if(|at_ms| *at_ms <= now_ms).is_some();
+        if dies && !world.is_contested() {
             world.crash();
         }
     }
