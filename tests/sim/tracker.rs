@@ -238,9 +238,15 @@ impl Tracker {
             return;
         }
         let before = &line.entries[..line.next];
+        // A flush takes watermarks along. What came before it may be repeated with it: it ends as it did.
+        let flush = before.iter().rposition(|entry| entry.what.text == "FLUSH");
+        let repeatable = match once {
+            true => &before[..flush.unwrap_or(0)],
+            false => before,
+        };
         if line.is_stale(mark, self.repeats)
             || line.repeats_restore(mark)
-            || self.repeats && !once && before.iter().any(|entry| entry.is(mark))
+            || self.repeats && repeatable.iter().any(|entry| entry.is(mark))
         {
             return;
         }
