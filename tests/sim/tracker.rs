@@ -195,6 +195,8 @@ impl Tracker {
     /// A target master is about to remove all these keys at once.
     pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>) {
         for key in keys {
+            let slot = if self.single { 0 } else { slot_of(&key.1) };
+            self.now.marked.remove(&slot);
             self.meets(node, &key, &Mark::new("FLUSH", &[]), false, false);
         }
     }
