@@ -64,9 +64,11 @@ const _: () = assert!(
         && MAX_UNIT_CHUNK_BYTES < u32::MAX as usize
 );
 
-/// The last of what a lane received, kept whether or not it is answered: what the target's records do not tell of yet goes to
-/// the spool from there, and what a source loses in a failover is looked up there.
+/// So much of what is answered is kept at most, because the target's records do not tell of it yet: a spool begins there.
 pub const KEPT_STREAM_BYTES: usize = 1 << 20;
+
+/// So much more than the records tell of may be applied before they are written again.
+pub const UNTOLD_BYTES: u64 = KEPT_STREAM_BYTES as u64 / 2;
 
 /// Buffers of a lane that follows the stream. What is kept stands in one chunk more than it would fill.
 pub const STREAM_BUFFER_BYTES: usize = LANE_BUFFER_BYTES + KEPT_STREAM_BYTES + 2 * CHUNK_BYTES;

@@ -8,10 +8,10 @@
 //! An open unit (a command not complete yet, a transaction without its `EXEC`) is always contiguous: when the chunk
 //! is full it is carried to the front of the next one. That is the only copy, one unit per chunk at most.
 //!
-//! Chunks that were filled are kept until all in them is acknowledged, also what was not lent, and so are the last
-//! [`limits::KEPT_STREAM_BYTES`] whether or not they are: should the spool need the disk, it begins there
-//! ([`Intake::copy_out`]), and what the target's records do not tell of yet is on disk, too. Chunks of unusual size are kept
-//! until they are acknowledged, and those of single large commands not at all.
+//! Chunks that were filled are kept until all in them is acknowledged, also what was not lent, and of what is acknowledged the last
+//! [`limits::KEPT_STREAM_BYTES`] that the target's records do not tell of yet: should the spool need the disk, it begins there
+//! ([`Intake::copy_out`]). Chunks of unusual size are kept until they are acknowledged, and those of single large commands not
+//! at all.
 
 use std::collections::VecDeque;
 
@@ -59,14 +59,15 @@ impl Intake {
         self.origin = begin;
     }
 
-    /// Everything before `offset` is answered, and is kept only if it came last.
-    pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset) {
+    /// Everything before `offset` is answered. The target's records tell that of what is before `recorded`; the rest is kept, if
+    /// it is not too much.
+    pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset, recorded: Offset) {
         self.acknowledged = offset;
-        let end = self.origin.advanced(chunks.filled(self.chunk));
         while let Some(oldest) = self.former.front()
             && let oldest_end = oldest.begin.advanced(oldest.length)
             && oldest_end <= offset
-            && (end.since(oldest_end) >= limits::KEPT_STREAM_BYTES as u64
+            && (oldest_end <= recorded
+                || offset.since(oldest_end) >= limits::KEPT_STREAM_BYTES as u64
                 || chunks.is_oversized(oldest.chunk))
         {
             chunks.release(oldest.chunk);
@@ -265,7 +266,7 @@ mod tests {
         chunks.release(lent[0].chunk);
         assert!(intake.space(&mut chunks, false).is_none(), "it is kept");
         let first = Offset(lent[0].len() as u64);
-        intake.acknowledge(&mut chunks, first);
+        intake.acknowledge(&mut chunks, first, first);
         assert!(intake.space(&mut chunks, false).is_some());
     }
 
@@ -296,13 +297,15 @@ mod tests {
         let end = 100 + stream.len() as u64;
         assert_eq!(out(&intake, &chunks, end, 50).len(), 0);
         assert_eq!(out(&intake, &chunks, 99, 50).len(), 0);
-        // What is not acknowledged is kept, and of the rest what came last.
+        // What is not acknowledged is kept, and of the rest what is not recorded.
         let middle = limits::CHUNK_BYTES as u64 * 3 / 2;
-        intake.acknowledge(&mut chunks, Offset(100 + middle));
+        let recorded = Offset(100 + middle);
+        intake.acknowledge(&mut chunks, recorded, recorded);
         assert!(intake.kept_from() > Offset(100));
         let rest = out(&intake, &chunks, 100 + middle, stream.len());
         assert_eq!(rest, stream[middle as usize..]);
-        intake.acknowledge(&mut chunks, Offset(end));
+        let far_behind = Offset(100);
+        intake.acknowledge(&mut chunks, Offset(end), far_behind);
         let from = intake.kept_from();
         let kept = Offset(end).since(from) as usize;
         let most = limits::KEPT_STREAM_BYTES + 2 * limits::CHUNK_BYTES;
@@ -310,5 +313,8 @@ mod tests {
         let last = out(&intake, &chunks, from.0, stream.len());
         assert_eq!(last, stream[stream.len() - kept..]);
         assert_eq!(out(&intake, &chunks, from.0 - 1, 50).len(), 0);
+        intake.acknowledge(&mut chunks, Offset(end), Offset(end));
+        let kept = Offset(end).since(intake.kept_from()) as usize;
+        assert!(kept < limits::CHUNK_BYTES, "{kept}");
     }
 }

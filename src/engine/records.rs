@@ -366,6 +366,10 @@ impl Lane {
         let ahead = waiting.max(limits::MIN_HIGH_STEP_BYTES / 2);
         let near = self.scanned.advanced(ahead) >= records.high;
         let due = tick.is_some_and(|now_ms| now_ms >= records.next_ms);
+        // What they do not tell of is kept in memory, for a spool to begin with.
+        let applied = Offset(self.status.acknowledged_offset.load(Relaxed));
+        let untold = records.told.map_or(0, |told| applied.since(told));
+        let behind = untold >= limits::UNTOLD_BYTES && self.targets.routes_are_certain();
         let ended = records.ending;
         if self.stopping && self.is_drained() {
             if !ended {
@@ -374,7 +378,7 @@ impl Lane {
                 self.route_until = routed;
                 self.write_records(routed, true);
             }
-        } else if near || due {
+        } else if near || due || behind {
             self.records_due(tick);
         }
     }

@@ -182,13 +182,14 @@ impl Lane {
 
     /// Tells the spool how far the target is, and lets it read and write.
     pub(super) fn spool_on(&mut self, acknowledged: Offset) {
-        self.intake.acknowledge(&mut self.chunks, acknowledged);
+        let recorded = self.recorded(acknowledged);
+        self.intake
+            .acknowledge(&mut self.chunks, acknowledged, recorded);
         let shown = self.status.spool_state() != State::Empty;
         if !self.spool.is_active() && !shown && self.draining != Draining::Over {
             return;
         }
-        self.spool
-            .acknowledge(acknowledged, self.recorded(acknowledged));
+        self.spool.acknowledge(acknowledged, recorded);
         self.pump_spool();
         self.publish_spool();
     }
