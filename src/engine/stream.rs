@@ -143,7 +143,8 @@ impl Lane {
         if self.router.last_mapped.is_none() {
             self.select(self.router.database)?;
         }
-        self.targets.marks.come_to(self.scanned);
+        // A transaction that is open may be gone through again, command by command.
+        self.targets.marks.come_to(self.routed());
         let mut run = None;
         let result = self.route_frames(&mut run);
         self.flush_run(&mut run);
