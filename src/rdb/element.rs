@@ -326,7 +326,7 @@ impl Elements {
         }
         *cursor = ahead;
         self.walk.skip_text();
-        self.flow.open(head);
+        self.flow.open(head)?;
         if let (Purpose::Packed, Some(packing)) = (purpose, self.packing_of(role)) {
             self.open_pack(role, packing);
             return Ok(Opened::Flow);

@@ -35,15 +35,22 @@ enum Stored {
 
 impl Flow {
     /// Begins the string of which `head` was read. Integers are no strings that need to flow.
-    pub fn open(&mut self, head: TextHead) {
+    ///
+    /// # Errors
+    /// When something is said to be compressed to nothing, or nothing to something: no instruction writes no byte.
+    pub fn open(&mut self, head: TextHead) -> Result<(), Problem> {
         self.clear();
         self.stored = match head {
+            TextHead::Lzf { packed, plain } if (packed == 0) != (plain == 0) => {
+                return Err(Problem::BadCompression);
+            }
             TextHead::Raw { bytes } | TextHead::Integer { bytes } => Stored::Raw { left: bytes },
             TextHead::Lzf { packed, plain } => Stored::Lzf {
                 packed_left: packed,
                 plain_left: plain,
             },
         };
+        Ok(())
     }
 
     /// Begins a string that is there as a whole.
@@ -139,5 +146,18 @@ impl Flow {
             plain_left,
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_not_compressed() {
+        for (packed, plain, is_sound) in [(15, 0, false), (0, 15, false), (0, 0, true)] {
+            let opened = Flow::default().open(TextHead::Lzf { packed, plain });
+            assert_eq!(opened.is_ok(), is_sound, "{packed} to {plain}");
+        }
     }
 }
