@@ -462,7 +462,7 @@ fn stir(world: &mut World, plan: &Plan, workload: &Workload) {
 /// A target master saves what it has, or is restarted with what it had saved.
 fn restart_target(world: &mut World, every: usize) {
     let node = world.rng.below(world.cluster.nodes.len());
-    let of_this_copy = |saved: &Saved| saved.full_syncs == world.full_syncs;
+    let of_this_copy = |saved: &Saved| saved.copy == world.tracker.copies;
     world.saved = world.saved.take().filter(of_this_copy);
     if world.rng.once_in(every) {
         world.saved = Some(world.save(node));

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use slotstream::checkpoint::{Record, is_bookkeeping};
+use slotstream::checkpoint::{Generation, Record, is_bookkeeping};
 use slotstream::engine::options::{Existing, Grouping, OnDivergence};
 use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
@@ -92,6 +92,8 @@ pub struct Session {
     old: usize,
     /// More of those may follow, as far as anyone can see.
     maybe_old: bool,
+    /// Even of what was sent before that, something may follow.
+    tangled: bool,
 }
 
 /// Refusals that meet commands which only read, too.
@@ -105,8 +107,10 @@ impl Node {
 }
 
 impl Session {
-    /// The lane begins anew: what it has sent, `wire` of it on the way, means nothing any more.
-    pub fn begin_anew(&mut self, wire: &[u8]) {
+    /// The lane begins anew: what it has sent, `wire` of it on the way, means nothing any more once the target knows of that.
+    /// `again`: the target does not even know of the last time.
+    pub fn begin_anew(&mut self, wire: &[u8], again: bool) {
+        self.tangled |= !again && (self.maybe_old || self.old > 0);
         let sent = [&self.input[..], wire].concat();
         let mut rest = &sent[..];
         self.old = 0;
@@ -124,6 +128,16 @@ impl Session {
             epoch,
             ..Self::default()
         }
+    }
+
+    /// Whether what it does is still followed as before the lane began anew.
+    fn goes_on(&self, tracker: &Tracker) -> bool {
+        tracker.awaits_copy() && !self.tangled
+    }
+
+    /// Whether it may do what was sent before the lane began anew.
+    fn is_doubtful(&self, tracker: &Tracker) -> bool {
+        self.maybe_old && !self.goes_on(tracker)
     }
 
     /// Whether it has said whose it is.
@@ -309,7 +323,8 @@ impl Cluster {
             };
             session.input.drain(..length);
             let text = crate::trace::is_on().then(|| show(&args));
-            let followed = !session.forsaken && session.old == 0;
+            let known = session.old == 0 || session.goes_on(tracker);
+            let followed = !session.forsaken && known;
             let reply = self.handle(session, args, followed, tracker);
             // The rest of a transaction that was sent in part is as old as its beginning.
             let goes_on = session.old == 1 && session.queue.is_some();
@@ -329,7 +344,8 @@ impl Cluster {
         followed: bool,
         tracker: &mut Tracker,
     ) -> Reply {
-        tracker.given_up = !followed || session.maybe_old;
+        let doubtful = session.is_doubtful(tracker);
+        tracker.given_up = !followed || doubtful;
         let verb = verb(&args);
         let asking = std::mem::take(&mut session.asking);
         if !session.named && !matches!(verb.as_str(), "AUTH" | "CLIENT" | "SELECT") {
@@ -382,9 +398,9 @@ impl Cluster {
                         Reply::Simple("QUEUED")
                     }
                     None => {
-                        check_guard(&[&args], followed && !session.maybe_old);
+                        check_guard(&[&args], followed && !doubtful);
                         let reply = self.apply(session, &args, followed, tracker);
-                        if reply.is_error() && followed && !session.maybe_old {
+                        if reply.is_error() && followed && !session.is_doubtful(tracker) {
                             tracker.failed(session.database, &args, false);
                         }
                         reply
@@ -417,7 +433,7 @@ impl Cluster {
             });
         }
         let commands: Vec<&Vec<Bytes>> = queue.iter().collect();
-        check_guard(&commands, followed && !session.maybe_old);
+        check_guard(&commands, followed && !session.is_doubtful(tracker));
         let watermark = commands.iter().find_map(|args| watermark_of(args));
         let mends = |tracker: &mut Tracker, database: u32, args: &[Bytes]| {
             let (_, mark) = watermark.as_ref().filter(|_| followed)?;
@@ -427,9 +443,9 @@ impl Cluster {
         for args in &queue {
             let mended = mends(tracker, session.database, args) == Some(true);
             // The source was asked since the lane began, so that nothing older can follow.
-            session.maybe_old &= !mended;
+            session.maybe_old &= !mended || session.goes_on(tracker);
             let reply = self.apply(session, args, followed && !mended, tracker);
-            if reply.is_error() && followed && !session.maybe_old {
+            if reply.is_error() && followed && !session.is_doubtful(tracker) {
                 tracker.failed(session.database, args, watermark.is_some());
             }
             replies.push(reply);
@@ -556,18 +572,23 @@ impl Cluster {
             match watermark_of(args) {
                 None if own && name == "HSET" => {
                     let record = Record::decode(&args[3]).expect("a record");
-                    tracker.records(session.node, &record);
+                    let generation: Generation = String::from_utf8_lossy(&args[2])
+                        .parse()
+                        .expect("a generation");
+                    tracker.records(session.node, generation, &record);
                 }
                 None if own => {}
                 Some((slot, mark)) => {
                     assert!(session.database == 0, "watermarks are in database 0");
-                    if !session.maybe_old {
+                    if !session.is_doubtful(tracker) {
                         tracker.sets_watermark(slot, &mark);
                     }
                 }
                 None => {
-                    session.maybe_old =
-                        tracker.executes(session.node, session.database, args, session.maybe_old);
+                    let doubtful = session.is_doubtful(tracker);
+                    let doubtful =
+                        tracker.executes(session.node, session.database, args, doubtful);
+                    session.maybe_old &= doubtful || session.goes_on(tracker);
                 }
             }
         }
@@ -576,7 +597,7 @@ impl Cluster {
             assert!(
                 tracker.repeats
                     || !followed
-                    || session.maybe_old
+                    || session.is_doubtful(tracker)
                     || tracker.early
                     || tracker.is_suspect(session.database, args),
                 "{} failed: {error}",

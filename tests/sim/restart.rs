@@ -286,7 +286,7 @@ impl World {
         let is_there = |slot: Slot| single || owners[usize::from(slot)] == node;
         Saved {
             node,
-            full_syncs: self.full_syncs,
+            copy: self.tracker.copies,
             store,
             progress: self.tracker.progress(node, is_there),
         }
@@ -297,7 +297,7 @@ impl World {
 pub struct Saved {
     node: usize,
     /// Which copy it is of.
-    pub full_syncs: u64,
+    pub copy: u32,
     store: Store,
     progress: crate::tracker::Reached,
 }

@@ -16,7 +16,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotstream::checkpoint::{Mark as Vouched, Owed, Record, State, is_bookkeeping};
+use slotstream::checkpoint::{Generation, Mark as Vouched, Owed, Record, State, is_bookkeeping};
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
 use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
@@ -74,6 +74,12 @@ pub struct Tracker {
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
+    /// The lane has heard of it, and no target master has a record that says so: if the process dies now, the next one goes
+    /// on where the records of before are.
+    heard: Option<Plan>,
+    /// The newest generation that a master has a record of, and how many plans have been begun.
+    generation: Option<Generation>,
+    pub copies: u32,
     pub executed: u64,
     /// Up to where the records let the lane send, by the master that holds them; empty where none are kept.
     high: BTreeMap<usize, u64>,
@@ -119,11 +125,32 @@ impl Tracker {
         self.next = Some(plan);
     }
 
-    /// The lane has heard that a snapshot comes: it gives up what it was doing.
+    /// The lane has heard that a snapshot comes: it gives up what it was doing. What is on its way to the target is still of
+    /// before, and counts until a record of the copy is there.
     pub fn heard_of_copy(&mut self) {
-        self.now = self.next.take().expect("a snapshot was announced");
-        self.high.clear();
-        self.told.clear();
+        self.heard = Some(self.next.take().expect("a snapshot was announced"));
+        if !self.keeps_records {
+            self.begin_heard();
+        }
+    }
+
+    /// Whether the target has nothing yet of the copy that the lane has heard of.
+    pub fn awaits_copy(&self) -> bool {
+        self.heard.is_some()
+    }
+
+    fn begin_heard(&mut self) {
+        if let Some(plan) = self.heard.take() {
+            self.now = plan;
+            self.copies += 1;
+            self.high.clear();
+            self.told.clear();
+        }
+    }
+
+    /// What the lane knows to come.
+    fn known(&self) -> &Plan {
+        self.heard.as_ref().unwrap_or(&self.now)
     }
 
     /// The source wrote this command, from `begin` to the byte before `end`.
@@ -149,8 +176,8 @@ impl Tracker {
     }
 
     fn expect(&mut self, begin: u64, end: u64, key: Key, what: Mark, firm: bool) {
-        if let Some(next) = &mut self.next {
-            next.expect(begin, end, key.clone(), what.clone(), firm);
+        for plan in self.next.iter_mut().chain(&mut self.heard) {
+            plan.expect(begin, end, key.clone(), what.clone(), firm);
         }
         self.now.expect(begin, end, key, what, firm);
     }
@@ -428,7 +455,11 @@ impl Tracker {
     }
 
     /// A master holds this record from now on.
-    pub fn records(&mut self, node: usize, record: &Record) {
+    pub fn records(&mut self, node: usize, generation: Generation, record: &Record) {
+        if self.generation < Some(generation) {
+            self.generation = Some(generation);
+            self.begin_heard();
+        }
         self.high.insert(node, record.high.0);
         let acknowledged = record.position.offset.0;
         if record.state == State::Copying || self.lost {
@@ -500,7 +531,7 @@ impl Tracker {
     /// The source has lost what it had written behind this offset.
     pub fn source_lost(&mut self, offset: u64) {
         let plans = std::iter::once(&mut self.now).chain(&mut self.next);
-        for plan in plans {
+        for plan in plans.chain(&mut self.heard) {
             plan.pending.retain(|(end, _)| *end <= offset);
             for line in plan.lines.values_mut() {
                 line.entries.retain(|entry| entry.offset() <= offset);
@@ -512,6 +543,7 @@ impl Tracker {
     /// The lane begins again, and knows what the target has.
     pub fn restarts(&mut self) {
         self.lost = false;
+        self.heard = None;
     }
 
     /// Panics if something up to `acknowledged` was not executed.
@@ -520,10 +552,11 @@ impl Tracker {
         if self.lost {
             return;
         }
-        if let Some((end, key)) = self.now.pending.first()
+        let plan = self.known();
+        if let Some((end, key)) = plan.pending.first()
             && *end <= acknowledged
         {
-            let line = &self.now.lines[key];
+            let line = &plan.lines[key];
             panic!(
                 "offset {acknowledged} is acknowledged, but {:?} on {}:{} was not executed",
                 line.entries[line.next],
@@ -535,7 +568,7 @@ impl Tracker {
 
     /// How much was written and not executed.
     pub fn open(&self) -> usize {
-        self.now.pending.len()
+        self.known().pending.len()
     }
 }
 

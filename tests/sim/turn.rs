@@ -183,15 +183,16 @@ impl World {
         if full_syncs != self.full_syncs && !self.is_rival {
             self.full_syncs = full_syncs;
             trace::note(|| "the lane hears of a snapshot".into());
+            let again = self.tracker.awaits_copy();
             self.tracker.heard_of_copy();
             for socket in &mut self.sockets {
                 if let TargetSocket::Up { session, wire } = socket {
-                    session.begin_anew(wire);
+                    session.begin_anew(wire, again);
                 }
             }
             // What lost connections still bring is of before as well.
-            for (session, _) in &mut self.forsaken {
-                session.forsaken = true;
+            for (session, wire) in &mut self.forsaken {
+                session.begin_anew(wire, again);
             }
         }
         self.or_lose_source(result)
