@@ -13,6 +13,7 @@ use crate::limits;
 use crate::position::{Offset, ReplicationId};
 
 pub const SEGMENT_HEADER_BYTES: usize = 256;
+/// Of every block so much is not bytes of the stream.
 pub const BLOCK_HEADER_BYTES: usize = 80;
 
 const SEGMENT_MAGIC: &[u8; 8] = b"SSTRMSEG";

@@ -53,6 +53,7 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+pub use format::BLOCK_HEADER_BYTES;
 pub use queue::Spool;
 pub use recover::{Recovered, Survey, recover, survey};
 

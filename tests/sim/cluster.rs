@@ -344,8 +344,6 @@ impl Cluster {
         followed: bool,
         tracker: &mut Tracker,
     ) -> Reply {
-        let doubtful = session.is_doubtful(tracker);
-        tracker.given_up = !followed || doubtful;
         let verb = verb(&args);
         let asking = std::mem::take(&mut session.asking);
         if !session.named && !matches!(verb.as_str(), "AUTH" | "CLIENT" | "SELECT") {
@@ -398,7 +396,7 @@ impl Cluster {
                         Reply::Simple("QUEUED")
                     }
                     None => {
-                        check_guard(&[&args], followed && !doubtful);
+                        check_guard(&[&args], followed && !session.is_doubtful(tracker));
                         let reply = self.apply(session, &args, followed, tracker);
                         if reply.is_error() && followed && !session.is_doubtful(tracker) {
                             tracker.failed(session.database, &args, false);
@@ -558,6 +556,7 @@ impl Cluster {
                 tracker.executes_flush(
                     session.node,
                     node.store.keys.keys().filter(all).cloned().collect(),
+                    session.is_doubtful(tracker),
                 );
             }
             for at in key_places(args) {
@@ -586,8 +585,7 @@ impl Cluster {
                 }
                 None => {
                     let doubtful = session.is_doubtful(tracker);
-                    let doubtful =
-                        tracker.executes(session.node, session.database, args, doubtful);
+                    let doubtful = tracker.executes(session.node, session.database, args, doubtful);
                     session.maybe_old &= doubtful || session.goes_on(tracker);
                 }
             }

@@ -74,7 +74,11 @@ impl World {
             }
         }
         self.disk.work_off(self.now_ms);
-        self.begin_again();
+        match self.stops_until_ms {
+            // The process was to end anyway: with that it does, and the next one begins again.
+            Some(_) => self.crash(),
+            None => self.begin_again(),
+        }
     }
 
     /// The lane begins again from what the target has, unless the link is another process's.
@@ -84,6 +88,7 @@ impl World {
             self.gave_way = true;
             return;
         }
+        self.begun += 1;
         self.source_socket = SourceSocket::None;
         for index in 0..self.sockets.len() {
             self.forsake(index);

@@ -16,7 +16,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use slotstream::checkpoint::{Generation, Mark as Vouched, Owed, Record, State, is_bookkeeping};
+use slotstream::checkpoint::{
+    Generation, Mark as Vouched, Owed, Record, State, bookkeeping_of, is_bookkeeping,
+};
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
 use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
@@ -43,6 +45,8 @@ struct Mark {
 struct Line {
     entries: Vec<Entry>,
     next: usize,
+    /// What was executed before a flush that took the watermark of the slot along.
+    unmarked: usize,
 }
 
 /// See the module's documentation.
@@ -69,8 +73,6 @@ pub struct Tracker {
     mending: bool,
     /// The last command came before its turn.
     pub early: bool,
-    /// What is executed comes from a connection that was given up: perhaps for a copy that is being made again.
-    pub given_up: bool,
     now: Plan,
     /// What will count once the lane has heard that a snapshot comes.
     next: Option<Plan>,
@@ -90,7 +92,7 @@ pub struct Tracker {
 #[derive(Debug)]
 pub struct Reached {
     slots: BTreeSet<Slot>,
-    next: BTreeMap<Key, usize>,
+    lines: BTreeMap<Key, (usize, usize)>,
     latest: BTreeMap<Slot, u64>,
     marked: BTreeMap<Slot, u64>,
     high: Option<u64>,
@@ -211,26 +213,46 @@ impl Tracker {
         maybe_old && matches!(verb(args).as_str(), "RESTORE" | "FUNCTION" | "PUBLISH")
     }
 
-    /// Whether a command is what comes next for each of its keys.
+    /// Whether a command is what comes next for each of its keys, and the records let it be sent.
     fn is_awaited(&self, database: u32, args: &[Bytes]) -> bool {
+        let high = self.high();
         marks(database, args).iter().all(|(key, mark)| {
             let line = self.now.lines.get(key);
-            line.is_some_and(|line| line.awaits(mark) || line.repeats_restore(mark))
+            line.is_some_and(|line| {
+                line.awaits(mark) && line.entries[line.next].begin < high
+                    || line.repeats_restore(mark)
+            })
         })
     }
 
-    /// A target master is about to remove all these keys at once.
-    pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>) {
+    /// Nothing from here on may be sent before a record says so.
+    fn high(&self) -> u64 {
+        match self.keeps_records {
+            true => self.high.values().max().copied().unwrap_or_default(),
+            false => u64::MAX,
+        }
+    }
+
+    /// A target master is about to remove all these keys at once. `maybe_old`: see [`Tracker::executes`].
+    pub fn executes_flush(&mut self, node: usize, keys: Vec<Key>, maybe_old: bool) {
+        let single = self.single;
+        let slot_of = |key: &Key| if single { 0 } else { slot_of(&key.1) };
+        let is_watermark = |key: &&Key| bookkeeping_of(&key.1).is_some_and(|(kind, _)| kind == 'w');
+        let unmarked: BTreeSet<Slot> = keys.iter().filter(is_watermark).map(slot_of).collect();
         for key in keys {
-            let slot = if self.single { 0 } else { slot_of(&key.1) };
-            self.now.marked.remove(&slot);
-            self.meets(node, &key, &Mark::new("FLUSH", &[]), false, false);
+            self.meets(node, &key, &Mark::new("FLUSH", &[]), false, maybe_old);
+        }
+        self.now.marked.retain(|slot, _| !unmarked.contains(slot));
+        for (key, line) in &mut self.now.lines {
+            if unmarked.contains(&slot_of(key)) {
+                line.unmarked = line.next;
+            }
         }
     }
 
     /// `once`: it must not be applied twice. `maybe_old`: it may be what is left of a former copy.
     fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool, maybe_old: bool) {
-        let high = self.high.values().max().copied().unwrap_or_default();
+        let high = self.high();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
             if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") {
@@ -246,18 +268,10 @@ impl Tracker {
             false => slot_of(&key.1),
         };
         let latest = self.now.latest.entry(slot).or_default();
-        if line.awaits(mark) {
+        let entry = line.entries.get(line.next);
+        let begin = entry.map_or(0, |entry| entry.begin);
+        if line.awaits(mark) && begin < high {
             let entry = &line.entries[line.next];
-            // An earlier one of the same text may be repeated.
-            let before = &line.entries[..line.next];
-            let repeated = self.repeats && before.iter().any(|entry| entry.is(mark));
-            let old = maybe_old || self.given_up || repeated;
-            assert!(
-                entry.begin < high || old || !self.keeps_records,
-                "node {node} executed {} on {name}, from offset {}, but the records let no more be sent than up to {high}",
-                mark.text,
-                entry.begin
-            );
             // It may have been the removal of a key that the snapshot did not have, which looks the same.
             if mark.text != "UNLINK" || line.is_restored() {
                 *latest = entry.offset().max(*latest);
@@ -268,9 +282,8 @@ impl Tracker {
         }
         let before = &line.entries[..line.next];
         // A flush takes watermarks along. What came before it may be repeated with it: it ends as it did.
-        let flush = before.iter().rposition(|entry| entry.what.text == "FLUSH");
         let repeatable = match once {
-            true => &before[..flush.unwrap_or(0)],
+            true => &before[..line.unmarked.min(line.next)],
             false => before,
         };
         if line.is_stale(mark, self.repeats)
@@ -285,7 +298,15 @@ impl Tracker {
         {
             return;
         }
-        if let Some(end) = line.awaits_later(mark) {
+        if line.awaits(mark) {
+            assert!(
+                maybe_old,
+                "node {node} executed {} on {name}, from offset {begin}, but the records let no more be sent than up to {high}",
+                mark.text,
+            );
+            return;
+        }
+        if let Some(end) = line.awaits_later(mark, high) {
             if mark.text != "UNLINK" || line.is_restored() {
                 *latest = end.max(*latest);
             }
@@ -490,7 +511,9 @@ impl Tracker {
             slots: (0..SLOT_COUNT as Slot)
                 .filter(|slot| is_there(*slot))
                 .collect(),
-            next: lines.map(|(key, line)| (key.clone(), line.next)).collect(),
+            lines: lines
+                .map(|(key, line)| (key.clone(), (line.next, line.unmarked)))
+                .collect(),
             latest: self.now.latest.clone(),
             marked: self.now.marked.clone(),
             high: self.high.get(&node).copied(),
@@ -511,7 +534,7 @@ impl Tracker {
             if !to.slots.contains(&slot) {
                 continue;
             }
-            line.next = to.next.get(key).copied().unwrap_or(0);
+            (line.next, line.unmarked) = to.lines.get(key).copied().unwrap_or_default();
             let open = line.entries[line.next..].iter();
             self.now
                 .pending
@@ -592,10 +615,10 @@ impl Line {
     }
 
     /// The offset of a later command that this one is, if it may overtake what comes next.
-    fn awaits_later(&self, mark: &Mark) -> Option<u64> {
+    fn awaits_later(&self, mark: &Mark, high: u64) -> Option<u64> {
         let mut later = self.entries[self.next..]
             .iter()
-            .take_while(|entry| !entry.firm);
+            .take_while(|entry| !entry.firm && entry.begin < high);
         later.find(|entry| entry.is(mark)).map(Entry::offset)
     }
 

@@ -24,7 +24,7 @@ use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
 use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
-use slotstream::spool::{Budget, Settings};
+use slotstream::spool::{BLOCK_HEADER_BYTES, Budget, Settings};
 use slotstream::target::Greeting;
 use slotstream::topology::{Node, Topology};
 
@@ -143,6 +143,8 @@ pub struct World {
     pub ended_connections: Vec<Ended>,
     /// How often a lane went on with what it found on the disk.
     pub taken_up: u64,
+    /// How often a lane began again.
+    pub begun: u32,
 }
 
 impl World {
@@ -226,6 +228,7 @@ impl World {
             asleep_until_ms: 0,
             ended_connections: Vec::new(),
             taken_up: 0,
+            begun: 0,
             disk: Disk::new(),
             status,
             source,
@@ -337,7 +340,7 @@ impl World {
 
     /// Runs until everything written is executed, answered, and told to the source.
     pub fn run_until_equal(&mut self) {
-        self.run_until(120_000, "everything", |world| {
+        self.run_until(120_000 + self.longest_on_disk_ms(), "everything", |world| {
             let offset = world.source.offset();
             world.lane.progress().acknowledged.0 == offset
                 && world.source.acked == offset
@@ -346,6 +349,16 @@ impl World {
                 && world.stops_until_ms.is_none()
                 && world.status.state() == LaneState::Streaming
         });
+    }
+
+    /// What the disk may take when all that is left goes through it: a block is written and read back, and may have a segment of
+    /// its own, that is made and deleted. One order follows the other, and each is heard of in the next step.
+    fn longest_on_disk_ms(&self) -> u64 {
+        let acknowledged = self.lane.progress().acknowledged.0;
+        let left = self.source.offset().saturating_sub(acknowledged);
+        let block_bytes = self.config.spool.block_bytes - BLOCK_HEADER_BYTES;
+        let orders = 4 * left.div_ceil(block_bytes as u64);
+        orders * (self.disk.delay_ms + self.network.step_ms) as u64
     }
 
     /// Runs until the target has records that a new process can go on from.
