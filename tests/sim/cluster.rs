@@ -574,7 +574,10 @@ impl Cluster {
                     let generation: Generation = String::from_utf8_lossy(&args[2])
                         .parse()
                         .expect("a generation");
-                    tracker.records(session.node, generation, &record);
+                    // It is answered before anything of its copy is sent, and goes behind all that was sent before.
+                    if tracker.records(session.node, generation, &record) && session.old == 0 {
+                        (session.maybe_old, session.tangled) = (false, false);
+                    }
                 }
                 None if own => {}
                 Some((slot, mark)) => {

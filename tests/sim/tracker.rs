@@ -103,6 +103,8 @@ pub struct Reached {
 struct Plan {
     lines: BTreeMap<Key, Line>,
     pending: BTreeSet<(u64, Key)>,
+    /// A record says that the copy is over, and with it the search for stale keys.
+    swept: bool,
     /// The highest offset that was executed in each slot, and the highest watermark.
     latest: BTreeMap<Slot, u64>,
     marked: BTreeMap<Slot, u64>,
@@ -273,7 +275,7 @@ impl Tracker {
         if line.awaits(mark) && begin < high {
             let entry = &line.entries[line.next];
             // It may have been the removal of a key that the snapshot did not have, which looks the same.
-            if mark.text != "UNLINK" || line.is_restored() {
+            if mark.text != "UNLINK" || line.is_restored() || self.now.swept {
                 *latest = entry.offset().max(*latest);
             }
             self.now.pending.remove(&(entry.end, key.clone()));
@@ -286,7 +288,7 @@ impl Tracker {
             true => &before[..line.unmarked.min(line.next)],
             false => before,
         };
-        if line.is_stale(mark, self.repeats)
+        if line.is_stale(mark, self.repeats) && !self.now.swept
             || line.repeats_restore(mark)
             || self.repeats && repeatable.iter().any(|entry| entry.is(mark))
         {
@@ -307,7 +309,7 @@ impl Tracker {
             return;
         }
         if let Some(end) = line.awaits_later(mark, high) {
-            if mark.text != "UNLINK" || line.is_restored() {
+            if mark.text != "UNLINK" || line.is_restored() || self.now.swept {
                 *latest = end.max(*latest);
             }
             self.early = true;
@@ -475,16 +477,18 @@ impl Tracker {
         );
     }
 
-    /// A master holds this record from now on.
-    pub fn records(&mut self, node: usize, generation: Generation, record: &Record) {
+    /// A master holds this record from now on. Gives whether it is of the copy that counts.
+    pub fn records(&mut self, node: usize, generation: Generation, record: &Record) -> bool {
         if self.generation < Some(generation) {
             self.generation = Some(generation);
             self.begin_heard();
         }
+        let counts = self.generation == Some(generation) && self.heard.is_none();
+        self.now.swept |= record.state == State::Streaming && counts;
         self.high.insert(node, record.high.0);
         let acknowledged = record.position.offset.0;
         if record.state == State::Copying || self.lost {
-            return;
+            return counts;
         }
         let speaks = |key: &Key| self.single || record.slots.contains(slot_of(&key.1));
         let mut before = self
@@ -498,6 +502,7 @@ impl Tracker {
                 "node {node} holds a record that claims {acknowledged}, but {key} has not seen offset {end}"
             );
         }
+        counts
     }
 
     /// How far the keys of these slots are.
