@@ -100,6 +100,8 @@ struct Written {
     /// Where its key is.
     slot: Slot,
     record: Option<Record>,
+    /// Another one may be there: what became of the last that was sent is not known.
+    unsure: bool,
 }
 
 /// Records on their way.
@@ -113,6 +115,16 @@ struct Promise {
     written: Vec<(usize, Written)>,
     /// [`Targets::changes`] and refused records when they were written.
     seen: (u64, u64),
+}
+
+impl Written {
+    fn new(slot: Slot, record: Option<Record>) -> Self {
+        Self {
+            slot,
+            record,
+            unsure: false,
+        }
+    }
 }
 
 impl Records {
@@ -416,7 +428,7 @@ impl Lane {
         let targets = &self.targets;
         if promise.seen != (targets.changes, targets.records_refused) {
             // Whatever became of them, they are written again.
-            records.promise = None;
+            records.break_promise();
             records.next_ms = 0;
             records.ending = false;
             records.blocked = true;
@@ -527,7 +539,7 @@ impl Lane {
                 .next()
                 .expect("only nodes with slots are listed");
             let record = Some(record);
-            drafts.push((index, Written { slot, record }));
+            drafts.push((index, Written::new(slot, record)));
         }
         drafts
     }
@@ -553,7 +565,7 @@ impl Lane {
             records.nodes[index] = written;
         }
         // What is on its way said more than there is now.
-        records.promise = None;
+        records.break_promise();
         records.next_ms = 0;
         self.records = Some(records);
     }
@@ -561,7 +573,7 @@ impl Lane {
     /// Sends a record if it says something new; whether it was sent.
     fn write_record(&mut self, records: &Records, index: usize, draft: &Written) -> bool {
         let before = &records.nodes[index];
-        if before.record == draft.record && before.slot == draft.slot {
+        if before.record == draft.record && before.slot == draft.slot && !before.unsure {
             return false;
         }
         let Some(record) = &draft.record else {
@@ -595,6 +607,13 @@ impl Lane {
 }
 
 impl Records {
+    /// Records on their way may be there or not: those that were there before tell nothing of that.
+    fn break_promise(&mut self) {
+        for (index, _) in self.promise.take().into_iter().flat_map(|p| p.written) {
+            self.nodes[index].unsure = true;
+        }
+    }
+
     /// Slots that only this master's record lists so far.
     fn only_at(&self, index: usize) -> SlotSet {
         let listed = |node: &Written| node.record.as_ref().map(|record| record.slots.clone());
@@ -614,7 +633,7 @@ impl Records {
         known
             .map(|(index, slot, record)| {
                 let record = Some(Record { high, ..record });
-                (index, Written { slot, record })
+                (index, Written::new(slot, record))
             })
             .collect()
     }

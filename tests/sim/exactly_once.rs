@@ -5,9 +5,11 @@
 //! | [`a_source_that_failed_over_below_the_high_water_offset_is_copied_again`] | what the source lost may be on the target up to the high-water offset | `engine::records` |
 //! | [`a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it`] | a watermark goes out when everything before is answered | `engine::serial` |
 //! | [`a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it`] | a record that says `copying` is nothing to go on from | `checkpoint::recovery` |
+//! | [`a_copy_that_was_only_announced_is_forgotten_with_its_process`] | it is one once a record on the target says so | `checkpoint::recovery` |
 //! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | what is applied behind a record shows by its watermarks | `checkpoint::recovery` |
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
+//! | [`a_record_that_may_have_been_replaced_is_written_again`] | records say up to where anything was sent, whatever became of the last | `engine::records` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
 
 use slotstream::checkpoint::{Record, State, watermark_key};
@@ -15,7 +17,7 @@ use slotstream::slot::{Slot, SlotSet};
 
 use crate::cluster::Cluster;
 use crate::sequences::{SLOT_OF_A, world_with};
-use crate::world::World;
+use crate::world::{TargetSocket, World};
 
 /// A lane that keeps records on so many masters, with a counter in either half of the slots.
 fn world(masters: usize) -> World {
@@ -80,6 +82,15 @@ impl World {
             positions(&self.records()),
             "records came in between"
         );
+    }
+
+    /// Whether the first connection is bringing this to its master.
+    fn is_on_its_way(&self, text: &str) -> bool {
+        let TargetSocket::Up { session, wire } = &self.sockets[0] else {
+            return false;
+        };
+        let sent = [&session.input[..], wire].concat();
+        sent.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
     fn copies(&self) -> u32 {
@@ -156,6 +167,50 @@ fn a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it() {
     world.source.backlog_start = remembered;
     world.settle_and_compare();
     assert_eq!(world.copies(), 3);
+}
+
+#[test]
+fn a_copy_that_was_only_announced_is_forgotten_with_its_process() {
+    let mut world = world(2);
+    world.cut_source();
+    world.count_on(10);
+    let offset = world.source.offset();
+    let remembered = std::mem::replace(&mut world.source.backlog_start, offset);
+    world.frozen = true;
+    world.run_until(5_000, "a snapshot", |world| world.tracker.awaits_copy());
+    // The target is told nothing of it.
+    (0..2).for_each(|node| world.cut_targets_of(node));
+    world.crash();
+    world.source.backlog_start = remembered;
+    world.frozen = false;
+    world.count_on(3);
+    world.settle_and_compare();
+    assert_eq!((world.copies(), world.source.partial_syncs), (2, 1));
+}
+
+#[test]
+fn a_record_that_may_have_been_replaced_is_written_again() {
+    let slots: SlotSet = (0..5_000).collect();
+    let mut world = world_with(Cluster::new(3, false), slots);
+    world.network.commands = 1;
+    world.write("INCR {b}1");
+    world.keep_records();
+    world.run_until(5_000, "a record", |world| !world.records().is_empty());
+    // Before the lane hears of it and goes on with the copy. With nothing under way it says that nothing was sent.
+    world.lane.stop_for_now();
+    world.run_until(5_000, "the last record", |world| {
+        world.is_on_its_way("copying")
+    });
+    // While that is not answered, the cluster changes.
+    world.frozen = true;
+    world.cluster.fail_over(2);
+    world.publish_view(0);
+    let end = world.now_ms + 300;
+    world.run_until(400, "time", |world| world.now_ms >= end);
+    world.frozen = false;
+    world.run_until(5_000, "the end", |world| world.lane.is_done());
+    world.crash();
+    world.settle_and_compare();
 }
 
 #[test]
