@@ -99,6 +99,24 @@ impl Shared {
         std::mem::take(&mut restarts)
     }
 
+    /// Lanes that would have to begin again while all are to end. Whoever goes on does that for them; where nobody will, the
+    /// target is not as the source is, and that must not pass for a good end.
+    pub fn give_restarts_up(&self) {
+        let lanes = self.lanes();
+        for (lane, why) in self.take_restarts() {
+            let Some(status) = lanes.iter().find(|status| status.id == lane) else {
+                continue;
+            };
+            match self.ends_for_good() {
+                true => {
+                    let text = format!("{why}, which there was no time for any more; run it again");
+                    status.fail(Fault::new(why.kind, text));
+                }
+                false => status.set_state(LaneState::Stopped),
+            }
+        }
+    }
+
     /// Asks every lane to end, and nobody to go on after it: the target shall be as the source is.
     pub fn request_end(&self) {
         self.for_good.store(true, Ordering::Release);
@@ -288,6 +306,29 @@ mod tests {
         shared.hint();
         assert_eq!(shared.wait_for_hint(0, Duration::MAX), 1);
         assert_eq!(shared.wait_for_hint(1, Duration::ZERO), 1);
+    }
+
+    #[test]
+    fn a_lane_that_would_have_to_begin_again_when_all_ends_for_good_has_failed() {
+        use crate::fault::FaultKind;
+        let why = || Fault::new(FaultKind::TargetRewound, "the target was promoted");
+        for for_good in [false, true] {
+            let shared = shared();
+            let (one, other) = (streaming(&shared, "x"), streaming(&shared, "y"));
+            match for_good {
+                true => shared.request_end(),
+                false => shared.request_stop(),
+            }
+            shared.ask_restart(other.id, why());
+            shared.give_restarts_up();
+            assert_eq!(one.state(), LaneState::Streaming);
+            let expected = match for_good {
+                true => LaneState::Failed,
+                false => LaneState::Stopped,
+            };
+            assert_eq!(other.state(), expected);
+            assert_eq!(other.fault().is_some(), for_good);
+        }
     }
 
     #[test]

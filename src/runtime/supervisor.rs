@@ -159,6 +159,7 @@ impl Supervisor {
             }
         }
         let joined = self.executors.iter_mut().try_for_each(Executor::join);
+        self.shared.give_restarts_up();
         self.spool_files.finish();
         joined
     }
