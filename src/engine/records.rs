@@ -286,7 +286,7 @@ impl Lane {
         }
         if from < received {
             // Nothing of what the source lost was handed over: it is asked for what comes behind that.
-            self.forget_unrouted();
+            self.forget_received(from);
             let why = format!("the source lost what it had written after offset {from}");
             return Err(Fault::new(FaultKind::ConnectionLost, why));
         }
@@ -328,7 +328,22 @@ impl Lane {
         Ok(())
     }
 
-    /// What was received and not handed over is not of the history any more.
+    /// What was received behind `from` is not of the history any more, and was not handed over.
+    fn forget_received(&mut self, from: Offset) {
+        let in_intake = self.scanned.advanced(self.intake.rest(&self.chunks).len());
+        if from < in_intake {
+            return self.forget_unrouted();
+        }
+        self.spool.cut(from);
+        if self.spool.is_empty() {
+            self.taken_up = None;
+        }
+        self.targets.mends.history_changed(from);
+        let received = self.received();
+        self.arrivals.cut(received);
+    }
+
+    /// The same, of all that was not handed over.
     pub(super) fn forget_unrouted(&mut self) {
         let routed = self.routed();
         if matches!(self.hold, Some(Hold::Lookup { .. })) {

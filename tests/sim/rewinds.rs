@@ -57,7 +57,7 @@ impl Lagging {
 
 impl World {
     /// A replica takes over that lacks what was written since.
-    fn lose_writes_since(&mut self, replica: Replica) {
+    pub fn lose_writes_since(&mut self, replica: Replica) {
         self.cut_source();
         self.as_rival(World::cut_source);
         self.source.promote(replica, &mut self.tracker);
