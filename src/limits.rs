@@ -64,7 +64,8 @@ const _: () = assert!(
         && MAX_UNIT_CHUNK_BYTES < u32::MAX as usize
 );
 
-/// So much of what is answered is kept at most, because the target's records do not tell of it yet: a spool begins there.
+/// So much of what is answered is kept: a spool begins with what of it the target's records do not tell of yet, and what
+/// a failover of the source loses of it is mended.
 pub const KEPT_STREAM_BYTES: usize = 1 << 20;
 
 /// So much more than the records tell of may be applied before they are written again.

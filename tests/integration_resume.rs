@@ -227,6 +227,23 @@ impl Rig {
         Ok(())
     }
 
+    /// A lane that had handed over what the source lost has mended it; one that did not know what that was has copied.
+    fn has_gone_back(&mut self, slotstreams: Slotstreams) -> Result<()> {
+        match slotstreams {
+            Slotstreams::Running => self.has_taken(Which::Some, &["partial_rewound"])?,
+            Slotstreams::Away => self.has_taken(Which::Some, &["partial_promoted", "full_copy"])?,
+        }
+        let lanes = self.lanes()?;
+        let copies = lanes.iter().filter(|lane| lane["full_syncs"] == 2).count();
+        ensure!(copies == 0, "{copies} lanes copied a second time");
+        let mended = lanes.iter().any(|lane| lane["mends"] != 0);
+        ensure!(
+            mended == (slotstreams == Slotstreams::Running),
+            "mended: {mended}"
+        );
+        Ok(())
+    }
+
     /// No source master was asked for a snapshot since this process began.
     fn has_copied_nothing(&mut self) -> Result<()> {
         let lanes = self.lanes()?;
@@ -364,7 +381,7 @@ fn source_lost_writes_in_a_failover(slotstreams: Slotstreams) -> Result<()> {
         lose_master(&mut rig.source, 0)?;
         rig.write_on()?;
         rig.settle()?;
-        rig.has_taken(Which::Some, &["partial_promoted", "full_copy"])
+        rig.has_gone_back(slotstreams)
     })
 }
 
@@ -389,7 +406,7 @@ fn source_back_from_snapshot(slotstreams: Slotstreams) -> Result<()> {
         back_from_snapshot(&mut rig.source, 0)?;
         rig.write_on()?;
         rig.settle()?;
-        rig.has_taken(Which::Some, &["partial_promoted", "full_copy"])
+        rig.has_gone_back(slotstreams)
     })
 }
 

@@ -7,7 +7,7 @@
 //! | `uptime_seconds` | since the process began |
 //! | `lanes[].source` | `host:port` of the source master |
 //! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `sweeping`, `streaming`, `recovering`, `reconnecting`, `stopping`, `stopped`, `failed` |
-//! | `lanes[].resume` | how the lane came to go on where it did last: `step` (`first_copy`, `spool`, `partial_same`, `partial_promoted`, `full_copy`) and `why`; null before |
+//! | `lanes[].resume` | how the lane came to go on where it did last: `step` (`first_copy`, `spool`, `partial_same`, `partial_promoted`, `partial_rewound`, `full_copy`) and `why`; null before |
 //! | `lanes[].replid` | replication id that the offsets belong to |
 //! | `lanes[].received_offset` | bytes of the source's stream received |
 //! | `lanes[].acknowledged_offset` | of these, answered by the target |

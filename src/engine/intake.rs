@@ -9,9 +9,9 @@
 //! is full it is carried to the front of the next one. That is the only copy, one unit per chunk at most.
 //!
 //! Chunks that were filled are kept until all in them is acknowledged, also what was not lent, and of what is acknowledged the last
-//! [`limits::KEPT_STREAM_BYTES`] that the target's records do not tell of yet: should the spool need the disk, it begins there
-//! ([`Intake::copy_out`]). Chunks of unusual size are kept until they are acknowledged, and those of single large commands not
-//! at all.
+//! [`limits::KEPT_STREAM_BYTES`]: should the spool need the disk, it begins with what the target's records do not tell of yet, and
+//! should the source have lost them, these keys are mended ([`Intake::copy_out`]). Chunks of unusual size are kept until they are
+//! acknowledged, and those of single large commands not at all.
 
 use std::collections::VecDeque;
 
@@ -59,15 +59,13 @@ impl Intake {
         self.origin = begin;
     }
 
-    /// Everything before `offset` is answered. The target's records tell that of what is before `recorded`; the rest is kept, if
-    /// it is not too much.
-    pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset, recorded: Offset) {
+    /// Everything before `offset` is answered.
+    pub fn acknowledge(&mut self, chunks: &mut Chunks, offset: Offset) {
         self.acknowledged = offset;
         while let Some(oldest) = self.former.front()
             && let oldest_end = oldest.begin.advanced(oldest.length)
             && oldest_end <= offset
-            && (oldest_end <= recorded
-                || offset.since(oldest_end) >= limits::KEPT_STREAM_BYTES as u64
+            && (offset.since(oldest_end) >= limits::KEPT_STREAM_BYTES as u64
                 || chunks.is_oversized(oldest.chunk))
         {
             chunks.release(oldest.chunk);
@@ -266,7 +264,7 @@ mod tests {
         chunks.release(lent[0].chunk);
         assert!(intake.space(&mut chunks, false).is_none(), "it is kept");
         let first = Offset(lent[0].len() as u64);
-        intake.acknowledge(&mut chunks, first, first);
+        intake.acknowledge(&mut chunks, first.advanced(limits::KEPT_STREAM_BYTES));
         assert!(intake.space(&mut chunks, false).is_some());
     }
 
@@ -297,15 +295,12 @@ mod tests {
         let end = 100 + stream.len() as u64;
         assert_eq!(out(&intake, &chunks, end, 50).len(), 0);
         assert_eq!(out(&intake, &chunks, 99, 50).len(), 0);
-        // What is not acknowledged is kept, and of the rest what is not recorded.
+        // What is not acknowledged is kept, and some of the rest.
         let middle = limits::CHUNK_BYTES as u64 * 3 / 2;
-        let recorded = Offset(100 + middle);
-        intake.acknowledge(&mut chunks, recorded, recorded);
-        assert!(intake.kept_from() > Offset(100));
+        intake.acknowledge(&mut chunks, Offset(100 + middle));
         let rest = out(&intake, &chunks, 100 + middle, stream.len());
         assert_eq!(rest, stream[middle as usize..]);
-        let far_behind = Offset(100);
-        intake.acknowledge(&mut chunks, Offset(end), far_behind);
+        intake.acknowledge(&mut chunks, Offset(end));
         let from = intake.kept_from();
         let kept = Offset(end).since(from) as usize;
         let most = limits::KEPT_STREAM_BYTES + 2 * limits::CHUNK_BYTES;
@@ -313,8 +308,5 @@ mod tests {
         let last = out(&intake, &chunks, from.0, stream.len());
         assert_eq!(last, stream[stream.len() - kept..]);
         assert_eq!(out(&intake, &chunks, from.0 - 1, 50).len(), 0);
-        intake.acknowledge(&mut chunks, Offset(end), Offset(end));
-        let kept = Offset(end).since(intake.kept_from()) as usize;
-        assert!(kept < limits::CHUNK_BYTES, "{kept}");
     }
 }

@@ -24,6 +24,7 @@
 //! | `fence` | who else may write to a target master, and what it has lost |
 //! | `records` | what the target is told of how far the lane is |
 //! | `mending` | keys that differ, and get the source's values |
+//! | `rewind` | a source that has lost what it had written |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //! | `serial`, `marks` | delivery of what must not be applied twice |
 //!
@@ -44,6 +45,7 @@ use super::marks::Marks;
 use super::options::{Ack, DatabaseMap, Existing, Grouping, OnDivergence};
 use super::rebuild::{Omissions, Rebuild};
 use super::records::{Generations, Records};
+use super::rewind::Rewind;
 use super::settle::Settling;
 use super::spooling::{Draining, Spooled};
 use super::status::{ErrorCount, LaneState, LaneStatus};
@@ -164,6 +166,7 @@ pub struct Lane {
     pub(super) router: Router,
     pub(super) rebuild: Rebuild,
     pub(super) hold: Option<Hold>,
+    pub(super) rewind: Option<Rewind>,
     /// After a copy into a target that may hold stale keys.
     pub(super) sweep: Option<Box<Sweep>>,
     pub(super) question: Option<LookupQuestion>,
@@ -235,6 +238,7 @@ impl Lane {
             router: Router::new(0),
             rebuild: Rebuild::new(&config),
             hold: None,
+            rewind: None,
             sweep: None,
             question: None,
             asked: false,
@@ -272,7 +276,11 @@ impl Lane {
     /// Where to connect to now, if the source should be dialled.
     pub fn dial_source(&mut self, now_ms: u64) -> Option<(String, u16)> {
         match self.link {
-            SourceLink::Down { redial_at_ms } if redial_at_ms <= now_ms && !self.stopping => {
+            SourceLink::Down { redial_at_ms }
+                if redial_at_ms <= now_ms
+                    && !self.stopping
+                    && self.rewind.as_ref().is_none_or(Rewind::may_dial) =>
+            {
                 self.link = SourceLink::Dialing;
                 let first = self.history.is_none();
                 self.set_state(if first {
@@ -459,6 +467,7 @@ impl Lane {
         self.publish_spool();
         self.router = Router::new(0);
         self.hold = None;
+        self.rewind = None;
         self.sweep = None;
         self.forget_polls();
         self.question = None;
@@ -654,6 +663,7 @@ impl Lane {
         } else if self.settling.walk.is_some() {
             self.walk_on(tick)?;
         }
+        self.rewind_on();
         self.mend_on(tick)?;
         self.hold_on(tick)?;
         // Also while the source is away: what was received holds, as long as the history does.
@@ -661,8 +671,10 @@ impl Lane {
             self.stream_on()?;
         }
         // A client of the source may be waiting, or the lane for everything to be answered.
-        self.targets.serial.hurry =
-            self.ack_wanted.is_some() || self.hold.is_some() || self.stopping;
+        self.targets.serial.hurry = self.ack_wanted.is_some()
+            || self.hold.is_some()
+            || self.rewind.is_some()
+            || self.stopping;
         self.targets.release_held(&mut self.chunks);
         let wanted = self.ack_wanted;
         if wanted.is_some_and(|wanted| self.progress().acknowledged >= wanted) {

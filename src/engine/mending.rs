@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::desk::Desk;
-use super::lane::Lane;
+use super::lane::{Lane, SourceLink};
 use super::options::OnDivergence;
 use super::redirect::is_never_applied;
 use super::settle;
@@ -150,6 +150,12 @@ impl Mends {
         let owed = self.by_slot.values().map(|owed| &owed.mend);
         owed.map(|mend| held(mend).map_or(mend.owed_from(), |at| at.min(mend.owed_from())))
             .min()
+    }
+
+    /// All keys that are owed.
+    pub fn all_keys(&self) -> BTreeSet<Key> {
+        let owed = self.by_slot.values();
+        owed.flat_map(|owed| owed.mend.keys().cloned()).collect()
     }
 
     /// How many keys are owed.
@@ -441,7 +447,7 @@ impl Targets {
     }
 
     /// Adds the keys of a command; gives databases that it exchanges. `None`: its keys cannot be told.
-    fn touched_by_one(
+    pub(super) fn touched_by_one(
         &self,
         frame: &Frame<'_>,
         database: u32,
@@ -655,7 +661,7 @@ impl Lane {
             MendAnswer::Later(text) => text,
             MendAnswer::Never(fault) => {
                 let text = format!("keys cannot be mended: {}", fault.message);
-                return Err(Fault::new(fault.kind, text));
+                return self.or_copy_instead(Err(Fault::new(fault.kind, text)));
             }
         };
         owed.mend.asked_in_vain();
@@ -671,14 +677,20 @@ impl Lane {
         if let Some(now_ms) = tick {
             mends.now_ms = now_ms;
         }
-        if let Some(fault) = mends.trouble.take() {
-            return Err(fault);
-        }
-        if mends.by_slot.is_empty() {
-            return Ok(());
-        }
-        let slots: Vec<Slot> = mends.by_slot.keys().copied().collect();
-        slots.into_iter().try_for_each(|slot| self.mend_slot(slot))
+        let result = match mends.trouble.take() {
+            Some(fault) => Err(fault),
+            None if mends.by_slot.is_empty() => return Ok(()),
+            None => {
+                let mut slots = mends
+                    .by_slot
+                    .keys()
+                    .copied()
+                    .collect::<Vec<_>>()
+                    .into_iter();
+                slots.try_for_each(|slot| self.mend_slot(slot))
+            }
+        };
+        self.or_copy_instead(result)
     }
 
     fn mend_slot(&mut self, slot: Slot) -> Result<(), Fault> {
@@ -776,6 +788,10 @@ impl Lane {
 
     /// Asks the source for the values of a slot's keys.
     fn ask_for(&mut self, slot: Slot) -> Result<(), Fault> {
+        // Its answer is of a history that the lane may have to leave.
+        if !matches!(self.link, SourceLink::Streaming) {
+            return Ok(());
+        }
         let received = self.received();
         let mends = &mut self.targets.mends;
         let owed = mends.by_slot.get_mut(&slot).expect("it is there");

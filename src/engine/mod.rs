@@ -28,6 +28,7 @@ mod rebuild;
 pub mod records;
 mod redirect;
 mod retry;
+mod rewind;
 pub mod roster;
 mod serial;
 mod settle;

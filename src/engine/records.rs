@@ -174,11 +174,22 @@ impl Records {
         self.databases.push((at, database));
     }
 
-    /// The database that is selected at `at`; what was before is forgotten.
-    fn database_at(&mut self, at: Offset) -> u32 {
+    /// The stream goes on from `at`, where this database is selected.
+    pub fn stand_at(&mut self, at: Offset, database: u32) {
+        self.databases = vec![(at, database)];
+    }
+
+    /// The database that is selected at `at`.
+    pub fn selected_at(&self, at: Offset) -> u32 {
+        let later = self.databases.partition_point(|(from, _)| *from <= at);
+        let before = self.databases[..later].last();
+        before.map_or(0, |(_, database)| *database)
+    }
+
+    /// Nobody will ask for a database that was selected before the one at `at`.
+    fn forget_before(&mut self, at: Offset) {
         let later = self.databases.partition_point(|(from, _)| *from <= at);
         self.databases.drain(..later.saturating_sub(1));
-        self.databases.first().map_or(0, |(_, database)| *database)
     }
 
     /// How far ahead of the stream the high-water offset is set: far enough that a record in flight is never waited for, and no
@@ -269,7 +280,7 @@ impl Lane {
     /// The source goes on, perhaps under another name, and perhaps before the place where the lane stopped.
     ///
     /// # Errors
-    /// When the target may hold writes that the source has lost: then a snapshot must come, on another connection.
+    /// When the target may hold writes that the source has lost: see [`super::rewind`].
     pub(super) fn continue_from(&mut self, continued: &Continued) -> Result<(), Fault> {
         let before = self.history.expect("asked for by its name");
         let received = self.received();
@@ -283,17 +294,11 @@ impl Lane {
         if let Some(shared) = continued.shared_until
             && shared < sent
         {
-            self.start_over = true;
-            let why = format!(
-                "the source lost what it had written after offset {shared} of history {before}, and the target may have it up \
-                 to {sent}"
-            );
-            self.status.set_resume(ResumeStep::FullCopy, &why);
-            return Err(Fault::new(FaultKind::ConnectionLost, why));
+            return self.go_back(shared, sent);
         }
         if from < received {
             // Nothing of what the source lost was handed over: it is asked for what comes behind that.
-            self.forget_unrouted();
+            self.forget_received(from);
             let why = format!("the source lost what it had written after offset {from}");
             return Err(Fault::new(FaultKind::ConnectionLost, why));
         }
@@ -313,6 +318,11 @@ impl Lane {
                 let why = format!("what is spooled on disk begins at offset {begin}, and {why}");
                 self.status.set_resume(ResumeStep::Spool, &why);
             }
+            None if self.rewind.is_some() => {
+                let count = self.targets.mends.keys();
+                let why = format!("{why}; {count} keys that it lost writes of are mended");
+                self.status.set_resume(ResumeStep::PartialRewound, &why);
+            }
             None => self.status.set_resume(step, &why),
         }
         if let Some(id) = other {
@@ -330,8 +340,23 @@ impl Lane {
         Ok(())
     }
 
-    /// What was received and not handed over is not of the history any more.
-    fn forget_unrouted(&mut self) {
+    /// What was received behind `from` is not of the history any more, and was not handed over.
+    fn forget_received(&mut self, from: Offset) {
+        let in_intake = self.scanned.advanced(self.intake.rest(&self.chunks).len());
+        if from < in_intake {
+            return self.forget_unrouted();
+        }
+        self.spool.cut(from);
+        if self.spool.is_empty() {
+            self.taken_up = None;
+        }
+        self.targets.mends.history_changed(from);
+        let received = self.received();
+        self.arrivals.cut(received);
+    }
+
+    /// The same, of all that was not handed over.
+    pub(super) fn forget_unrouted(&mut self) {
         let routed = self.routed();
         if matches!(self.hold, Some(Hold::Lookup { .. })) {
             self.hold = None;
@@ -348,6 +373,10 @@ impl Lane {
 
     /// The source does not go on where the lane stopped.
     pub(super) fn note_full_copy(&self, before: ReplicationId, offered: Position) {
+        // It was not asked to, and the reason is told already.
+        if self.start_over {
+            return;
+        }
         let why = match before == offered.id {
             true => format!(
                 "the source's backlog does not reach back to offset {}: raise its repl-backlog-size",
@@ -493,7 +522,7 @@ impl Lane {
     /// What records of this moment say of how far the lane is.
     fn recordable(&self) -> (State, Offset) {
         let settled = self.settled && self.sweep.is_none() && !self.unswept;
-        match settled {
+        match settled && self.rewind.is_none() {
             true => (State::Streaming, self.progress().acknowledged),
             false => (State::Copying, self.copied_at),
         }
@@ -513,7 +542,8 @@ impl Lane {
     /// The records of this moment, by connection.
     fn draft(&self, records: &mut Records, high: Offset, ending: bool) -> Vec<(usize, Written)> {
         let (state, acked) = self.recordable();
-        let database = records.database_at(acked);
+        records.forget_before(acked.min(self.intake.kept_from()));
+        let database = records.selected_at(acked);
         let mut drafts = Vec::new();
         for (index, routed) in self.targets.slots_by_node(&self.config.slots) {
             let slots = routed.union(&records.only_at(index));

@@ -183,8 +183,7 @@ impl Lane {
     /// Tells the spool how far the target is, and lets it read and write.
     pub(super) fn spool_on(&mut self, acknowledged: Offset) {
         let recorded = self.recorded(acknowledged);
-        self.intake
-            .acknowledge(&mut self.chunks, acknowledged, recorded);
+        self.intake.acknowledge(&mut self.chunks, acknowledged);
         let shown = self.status.spool_state() != State::Empty;
         if !self.spool.is_active() && !shown && self.draining != Draining::Over {
             return;

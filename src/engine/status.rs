@@ -93,6 +93,8 @@ pub enum ResumeStep {
     PartialSame,
     /// By a partial resync, at a node that was promoted since.
     PartialPromoted,
+    /// By a partial resync at a node that lacks what was handed over already: these keys get its values.
+    PartialRewound,
     /// By a snapshot over what the target holds.
     FullCopy,
 }
@@ -105,6 +107,7 @@ impl ResumeStep {
             ResumeStep::Spool => "spool",
             ResumeStep::PartialSame => "partial_same",
             ResumeStep::PartialPromoted => "partial_promoted",
+            ResumeStep::PartialRewound => "partial_rewound",
             ResumeStep::FullCopy => "full_copy",
         }
     }

@@ -119,6 +119,15 @@ impl Router {
     pub fn resume(&mut self, database: u32) {
         self.database = database;
     }
+
+    /// The stream goes on from an offset that it had passed, in another history, where this database is selected.
+    pub fn go_back(&mut self, database: u32) {
+        let used_databases = std::mem::take(&mut self.used_databases);
+        *self = Self {
+            used_databases,
+            ..Self::new(database)
+        };
+    }
 }
 
 impl Router {

@@ -60,6 +60,16 @@ struct Tail {
     received_ms: u64,
 }
 
+impl Tail {
+    fn is_empty(&self) -> bool {
+        self.filled == BLOCK_HEADER_BYTES
+    }
+
+    fn end(&self) -> Offset {
+        self.begin.advanced(self.filled - BLOCK_HEADER_BYTES)
+    }
+}
+
 #[derive(Debug)]
 struct Block {
     begin: Offset,
@@ -225,7 +235,7 @@ impl Spool {
         }
         debug_assert!(self.end == at, "the stream has no gaps");
         let tail = self.tail.as_mut().expect("space was asked for");
-        if tail.filled == BLOCK_HEADER_BYTES {
+        if tail.is_empty() {
             tail.begin = at;
             tail.received_ms = unix_ms;
         }
@@ -253,8 +263,7 @@ impl Spool {
 
     /// Ends the tail as a block.
     fn seal(&mut self) {
-        let filled = |tail: &mut Tail| tail.filled > BLOCK_HEADER_BYTES;
-        let Some(mut tail) = self.tail.take_if(filled) else {
+        let Some(mut tail) = self.tail.take_if(|tail| !tail.is_empty()) else {
             return;
         };
         let id = self.id.expect("what is streamed has a history");
@@ -627,6 +636,42 @@ impl Spool {
         let damage = self.damage.take()?;
         self.clear();
         Some(damage)
+    }
+
+    /// Forgets what is not of the history any more, which is all from offset `at` on. What is left ends where a block does.
+    ///
+    /// Files keep what was forgotten. A process that takes them up finds out in the same way.
+    pub fn cut(&mut self, at: Offset) {
+        let reaches = |tail: &mut Tail| !tail.is_empty() && at < tail.end();
+        if self.tail.take_if(reaches).is_some() {
+            self.in_memory -= 1;
+        }
+        while let Some(last) = self.blocks.back()
+            && at < last.begin.advanced(last.length)
+            && let Some(last) = self.blocks.pop_back()
+        {
+            self.forget(last.held);
+        }
+        let last = self.blocks.back();
+        let end = last.map_or(self.taken, |last| last.begin.advanced(last.length));
+        let tail = self.tail.as_ref().filter(|tail| !tail.is_empty());
+        self.end = tail.map_or(end, Tail::end);
+        if self.is_empty() {
+            return self.clear();
+        }
+        if self.end < self.write_at {
+            self.write_at = self.end;
+            self.writing = None;
+            self.trouble = None;
+            for segment in &mut self.segments {
+                segment.end = segment.end.min(self.end);
+            }
+            // What comes goes into another.
+            if let Some(last) = self.segments.back_mut() {
+                last.blocks = u32::MAX;
+            }
+        }
+        self.flush_to = self.flush_to.map(|until| until.min(self.end));
     }
 
     /// Forgets all that waits, for a history that begins anew.

@@ -115,6 +115,8 @@ enum Act {
     Tick,
     /// The lane has given up what was taken and not acknowledged.
     Forget,
+    /// The source has lost all behind this share of what waits, in percent, and writes something else.
+    Lose(u64),
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -128,6 +130,7 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
         6 => (0..4_usize).prop_map(Act::Tell),
         2 => Just(Act::Tick),
         1 => Just(Act::Forget),
+        1 => (0..=100_u64).prop_map(Act::Lose),
     ];
     proptest::collection::vec(act, 1..400)
 }
@@ -145,6 +148,8 @@ struct Rig {
     results: Vec<(u64, Result<Vec<u8>, String>)>,
     disk: Disk,
     now_ms: u64,
+    /// How often the source has lost something.
+    histories: u64,
     check_images: bool,
 }
 
@@ -163,6 +168,7 @@ impl Rig {
             results: Vec::new(),
             disk: Disk::default(),
             now_ms: 0,
+            histories: 0,
             check_images: false,
         }
     }
@@ -183,7 +189,7 @@ impl Rig {
         };
         let count = space.len().min(bytes);
         for (index, byte) in space[..count].iter_mut().enumerate() {
-            let number = at.0 + index as u64;
+            let number = (at.0 + index as u64) ^ self.histories << 40;
             *byte = (number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8;
         }
         let bytes = space[..count].to_vec();
@@ -203,9 +209,15 @@ impl Rig {
     }
 
     fn pump(&mut self) {
-        if !self.spool.is_active() {
-            return;
+        if self.spool.is_active() {
+            self.write_on();
         }
+        while let Some(order) = self.spool.take_order() {
+            self.orders.push_back(order);
+        }
+    }
+
+    fn write_on(&mut self) {
         let (acknowledged, recorded) = (self.acknowledged, self.recorded);
         self.spool
             .acknowledge(Offset(acknowledged), Offset(recorded));
@@ -219,9 +231,6 @@ impl Rig {
             room[..count].copy_from_slice(&have[..count]);
             (count, from.0)
         });
-        while let Some(order) = self.spool.take_order() {
-            self.orders.push_back(order);
-        }
     }
 
     fn execute(&mut self, index: usize, refuse: bool) {
@@ -304,9 +313,30 @@ impl Rig {
                 self.spool.tick(self.now_ms);
             }
             Act::Forget => self.kept_from = self.taken,
+            // The files then hold what is not of the stream any more.
+            Act::Lose(_) if self.check_images => {}
+            Act::Lose(percent) => self.lose(percent),
         }
         self.pump();
         self.check();
+    }
+
+    fn lose(&mut self, percent: u64) {
+        let (begin, end) = (self.taken, self.end());
+        let shared = begin + (end - begin) * percent / 100;
+        if shared == end {
+            return;
+        }
+        self.spool.cut(Offset(shared));
+        let kept = begin + self.spool.bytes();
+        assert!((begin..=shared).contains(&kept));
+        assert!(shared - kept < settings(0).block_bytes as u64);
+        self.stream.truncate((kept - START) as usize);
+        self.histories += 1;
+        if self.spool.is_empty() {
+            // It begins anew, and so does what is told of it.
+            self.kept_from = self.taken;
+        }
     }
 
     fn check(&mut self) {

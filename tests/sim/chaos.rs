@@ -12,6 +12,7 @@ use crate::cluster::Cluster;
 use crate::disk;
 use crate::model::{Bytes, Value};
 use crate::restart::Saved;
+use crate::rewinds::Lagging;
 use crate::rng::Rng;
 use crate::source::Source;
 use crate::trace;
@@ -236,7 +237,7 @@ pub fn run(seed: u64) -> Used {
     plan.grouping = grouping_of(seed);
     let (spool, disk_rng) = SpoolPlan::of_seed(seed);
     trace::note(|| format!("{plan:?} {spool:?}"));
-    run_plan(&plan, &spool, rng, disk_rng)
+    run_plan(&plan, &spool, Lagging::of_seed(seed), rng, disk_rng)
 }
 
 /// In most runs any rate is high. By chance of its own, so that all else a seed makes happen stays as it was.
@@ -278,7 +279,7 @@ pub fn one_step(world: &mut World, plan: &Plan, spool: &SpoolPlan, workload: &mu
     world.check_running();
 }
 
-fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> Used {
+fn run_plan(plan: &Plan, spool: &SpoolPlan, mut lagging: Lagging, rng: Rng, disk_rng: Rng) -> Used {
     let (mut world, mut workload, slots) = begin(plan, spool, rng, disk_rng, OnDivergence::Stop);
     let foreign = add_foreign_keys(&mut world, &slots);
     add_stale_keys(&mut world, plan, &workload);
@@ -288,6 +289,10 @@ fn run_plan(plan: &Plan, spool: &SpoolPlan, rng: Rng, disk_rng: Rng) -> Used {
     }
     for _ in 0..plan.steps {
         one_step(&mut world, plan, spool, &mut workload);
+        // What was left out for a key that is to be mended needs no more when a flush removes it.
+        if plan.records && !plan.mix.flushes {
+            lagging.stir(&mut world);
+        }
     }
     settle(&mut world);
     world.run_until_equal();

@@ -26,6 +26,7 @@ mod mends;
 mod model;
 mod rdb;
 mod restart;
+mod rewinds;
 mod rival;
 mod rng;
 mod sequences;
@@ -106,6 +107,7 @@ fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
     if let Some(used) = run_seeds(chaos::run, "seed_makes") {
         assert!(used.blocks > 0, "no seed has used the disk");
         assert!(used.taken_up > 0, "no seed has gone on with what was there");
+        assert!(used.mended > 0, "no source has lost what was handed over");
         let rivals = rival::RIVALS.load(Relaxed);
         assert!(
             rivals > 0,
@@ -135,6 +137,7 @@ fn run_seeds(run: fn(u64) -> Used, name: &str) -> Option<Used> {
             Ok(used) => {
                 all.blocks += used.blocks;
                 all.taken_up += used.taken_up;
+                all.mended += used.mended;
                 None
             }
             Err(why) => Some((seed, why)),

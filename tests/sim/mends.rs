@@ -16,6 +16,7 @@ use slotstream::slot::slot_of;
 use crate::chaos::{self, Plan, SpoolPlan};
 use crate::model::{Key, Value};
 use crate::rdb;
+use crate::rewinds::Lagging;
 use crate::rng::Rng;
 use crate::trace;
 use crate::workload::Workload;
@@ -156,8 +157,12 @@ pub fn run(seed: u64) -> Used {
         chaos::begin(&plan, &spool, rng, disk_rng, OnDivergence::Mend);
     let every = world.rng.between(20, 200);
     let mut broken = 0;
+    let mut lagging = Lagging::of_seed(seed);
     for _ in 0..plan.steps {
         chaos::one_step(&mut world, &plan, &spool, &mut workload);
+        if plan.records {
+            lagging.stir(&mut world);
+        }
         if broken < MOST && world.rng.once_in(every) {
             broken += 1;
             let key = any_key(&mut world, &plan, &workload);

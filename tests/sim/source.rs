@@ -18,6 +18,8 @@ pub struct Source {
     pub replid: String,
     /// The history before this one, and up to where it is the same.
     former: Option<(String, u64)>,
+    /// How many there were before this one.
+    histories: u64,
     /// The stream from offset `first` on.
     log: Bytes,
     first: u64,
@@ -37,7 +39,14 @@ pub struct Source {
 /// A replica that has seen nothing since it was saved.
 pub struct Replica {
     store: Store,
+    replid: String,
     offset: u64,
+}
+
+impl Replica {
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
 }
 
 /// One replica connection, as the server sees it.
@@ -80,6 +89,7 @@ impl Source {
             store: Store::default(),
             replid: replid(1),
             former: None,
+            histories: 0,
             log: Vec::new(),
             first,
             backlog_start: first,
@@ -143,7 +153,8 @@ impl Source {
 
     /// Another node has taken over, with the same data and a history of a new name.
     pub fn rename_history(&mut self) {
-        let next = replid(self.full_syncs as u64 * 1000 + self.offset());
+        self.histories += 1;
+        let next = replid(self.histories << 32 | self.offset());
         self.former = Some((std::mem::replace(&mut self.replid, next), self.offset()));
         // A promoted node has selected nothing yet.
         self.selected = None;
@@ -153,16 +164,24 @@ impl Source {
     pub fn save(&self) -> Replica {
         Replica {
             store: self.store.clone(),
+            replid: self.replid.clone(),
             offset: self.offset(),
         }
+    }
+
+    /// Whether what a replica has is of the present history.
+    pub fn has_been_at(&self, replica: &Replica) -> bool {
+        replica.replid == self.replid
     }
 
     /// A replica takes over that lacks whatever was written since.
     pub fn promote(&mut self, replica: Replica, tracker: &mut Tracker) {
         self.log.truncate((replica.offset - self.first) as usize);
+        self.backlog_start = self.backlog_start.min(replica.offset);
+        self.acked = 0;
         self.store = replica.store;
+        tracker.source_lost(self.replid.clone(), replica.offset);
         self.rename_history();
-        tracker.source_lost(replica.offset);
     }
 
     pub fn accept(&self) -> Session {

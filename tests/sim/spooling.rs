@@ -349,3 +349,34 @@ fn what_the_disk_holds_is_of_no_use_to_a_target_that_was_elsewhere_meanwhile() {
     world.thaw_and_compare();
     assert_eq!(world.syncs(), (1, 1));
 }
+
+/// A replica takes over that lacks the end of what is spooled, and remembers little of what comes before that.
+fn lose_the_end(world: &mut World) {
+    let replica = world.source.save();
+    world.write_load(30);
+    world.run_until_received();
+    let lost = world.source.offset() - replica.offset();
+    world.source.shrink_backlog(lost + 200_000);
+    world.lose_writes_since(replica);
+}
+
+#[test]
+fn what_the_source_lost_of_what_is_spooled_is_forgotten_and_the_rest_is_not() {
+    let mut world = lagging_world();
+    lose_the_end(&mut world);
+    world.write_load(20);
+    world.thaw_and_compare();
+    // Once to find out, and once to go on.
+    assert_eq!(world.syncs(), (1, 2));
+}
+
+#[test]
+fn what_the_source_lost_of_what_a_former_process_spooled_is_forgotten_and_the_rest_is_not() {
+    let mut world = lagging_world();
+    lose_the_end(&mut world);
+    world.crash();
+    assert_eq!(world.taken_up, 1);
+    world.write_load(20);
+    world.thaw_and_compare();
+    assert_eq!(world.syncs(), (1, 2));
+}

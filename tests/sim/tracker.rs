@@ -67,6 +67,12 @@ pub struct Tracker {
     /// which only an answer tells that, which may get lost.
     noticed: BTreeSet<Key>,
     unnamed: BTreeSet<Key>,
+    /// What the source has lost: the target may execute it until the lane knows, and has mended these keys then.
+    undone: BTreeMap<Key, Vec<Mark>>,
+    /// The history before that, and where it ended.
+    left: Option<(String, u64)>,
+    /// The last generation of which the target had records then.
+    left_generation: Generation,
     /// Keys of the transaction that the source is in.
     transaction: Option<(u64, Vec<Key>)>,
     /// The watermark that comes next is that of a mend.
@@ -94,7 +100,7 @@ pub struct Reached {
     slots: BTreeSet<Slot>,
     lines: BTreeMap<Key, (usize, usize)>,
     latest: BTreeMap<Slot, u64>,
-    marked: BTreeMap<Slot, u64>,
+    marked: BTreeMap<Slot, (Generation, u64)>,
     high: Option<u64>,
 }
 
@@ -107,7 +113,7 @@ struct Plan {
     swept: bool,
     /// The highest offset that was executed in each slot, and the highest watermark.
     latest: BTreeMap<Slot, u64>,
-    marked: BTreeMap<Slot, u64>,
+    marked: BTreeMap<Slot, (Generation, u64)>,
 }
 
 impl Tracker {
@@ -257,7 +263,8 @@ impl Tracker {
         let high = self.high();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
         let Some(line) = self.now.lines.get_mut(key) else {
-            if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") {
+            let undone = self.undone.get(key).is_some_and(|of| of.contains(mark));
+            if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") || undone {
                 return;
             }
             panic!(
@@ -280,6 +287,9 @@ impl Tracker {
             }
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
+            return;
+        }
+        if self.undone.get(key).is_some_and(|of| of.contains(mark)) {
             return;
         }
         let before = &line.entries[..line.next];
@@ -451,6 +461,10 @@ impl Tracker {
         let (single, offset) = (self.single, watermark.offset.0);
         let slot = if single { 0 } else { slot };
         self.names(slot, mark);
+        // It may tell of what the source has lost since.
+        if !self.undone.is_empty() && watermark.generation <= self.left_generation {
+            return;
+        }
         let mending = std::mem::take(&mut self.mending) || mark.owed.is_some();
         let suspects = self.suspects();
         let of_slot = |key: &Key| single || slot_of(&key.1) == slot;
@@ -470,10 +484,11 @@ impl Tracker {
             latest <= offset || self.repeats,
             "slot {slot} gets watermark {watermark}, but offset {latest} was executed in it"
         );
-        let former = self.now.marked.insert(slot, offset).unwrap_or_default();
+        let now = (watermark.generation, offset);
+        let former = self.now.marked.insert(slot, now).unwrap_or_default();
         assert!(
-            former < offset || mending && former == offset,
-            "slot {slot} had watermark {former} before {watermark}"
+            former < now || mending && former == now,
+            "slot {slot} had watermark {former:?} before {watermark}"
         );
     }
 
@@ -486,7 +501,7 @@ impl Tracker {
         let counts = self.generation == Some(generation) && self.heard.is_none();
         self.now.swept |= record.state == State::Streaming && counts;
         self.high.insert(node, record.high.0);
-        let acknowledged = record.position.offset.0;
+        let acknowledged = self.shared_with(record.position.id.as_str(), record.position.offset.0);
         if record.state == State::Copying || self.lost {
             return counts;
         }
@@ -546,25 +561,43 @@ impl Tracker {
                 .extend(open.map(|entry| (entry.end, key.clone())));
         }
         let there = |slot: &Slot| self.single || to.slots.contains(slot);
-        for (now, then) in [
-            (&mut self.now.latest, &to.latest),
-            (&mut self.now.marked, &to.marked),
-        ] {
-            now.retain(|slot, _| !there(slot));
-            let back = then.iter().filter(|(slot, _)| there(slot));
-            now.extend(back.map(|(slot, offset)| (*slot, *offset)));
-        }
+        go_back(&mut self.now.latest, &to.latest, there);
+        go_back(&mut self.now.marked, &to.marked, there);
     }
 
-    /// The source has lost what it had written behind this offset.
-    pub fn source_lost(&mut self, offset: u64) {
+    /// The source has lost what it had written behind this offset, in a history of that name.
+    pub fn source_lost(&mut self, replid: String, offset: u64) {
+        self.left = Some((replid, offset));
+        self.left_generation = self.generation.unwrap_or_default();
         let plans = std::iter::once(&mut self.now).chain(&mut self.next);
         for plan in plans.chain(&mut self.heard) {
             plan.pending.retain(|(end, _)| *end <= offset);
-            for line in plan.lines.values_mut() {
+            plan.latest
+                .values_mut()
+                .for_each(|at| *at = offset.min(*at));
+            for (key, line) in &mut plan.lines {
+                let lost = |entry: &&Entry| entry.offset() > offset;
+                let marks: Vec<Mark> = line
+                    .entries
+                    .iter()
+                    .filter(lost)
+                    .map(|e| e.what.clone())
+                    .collect();
+                if !marks.is_empty() {
+                    self.broken.insert(key.clone());
+                    self.undone.entry(key.clone()).or_default().extend(marks);
+                }
                 line.entries.retain(|entry| entry.offset() <= offset);
                 line.next = line.next.min(line.entries.len());
             }
+        }
+    }
+
+    /// What `offset`, of a history of that name, stands for in the source's present one.
+    pub fn shared_with(&self, replid: &str, offset: u64) -> u64 {
+        match &self.left {
+            Some((left, until)) if left == replid => offset.min(*until),
+            _ => offset,
         }
     }
 
@@ -598,6 +631,16 @@ impl Tracker {
     pub fn open(&self) -> usize {
         self.known().pending.len()
     }
+}
+
+fn go_back<T: Copy>(
+    now: &mut BTreeMap<Slot, T>,
+    then: &BTreeMap<Slot, T>,
+    there: impl Fn(&Slot) -> bool,
+) {
+    now.retain(|slot, _| !there(slot));
+    let back = then.iter().filter(|(slot, _)| there(slot));
+    now.extend(back.map(|(slot, at)| (*slot, *at)));
 }
 
 impl Entry {

@@ -11,6 +11,7 @@
 
 use std::io::IoSlice;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use slotstream::checkpoint::{Generation, is_bookkeeping};
 use slotstream::command::rewrite::Features;
@@ -22,6 +23,7 @@ use slotstream::engine::records::Generations;
 use slotstream::engine::status::{LaneState, LaneStatus};
 use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
+use slotstream::position::Offset;
 use slotstream::rdb::{Lineage, Modules, TargetFormat};
 use slotstream::slot::SlotSet;
 use slotstream::spool::{BLOCK_HEADER_BYTES, Budget, Settings};
@@ -82,11 +84,13 @@ pub enum TargetSocket {
     },
 }
 
-/// What a run made of the disk: blocks written, and how often a lane went on with what it found there.
+/// What a run made of the disk: blocks written, and how often a lane went on with what it found there. And how many keys
+/// were mended.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Used {
     pub blocks: u64,
     pub taken_up: u64,
+    pub mended: u64,
 }
 
 pub struct World {
@@ -285,8 +289,11 @@ impl World {
         }
         let progress = self.lane.progress();
         progress.check();
-        assert!(progress.received.0 <= self.source.offset());
-        self.tracker.check_acknowledged(progress.acknowledged.0);
+        // Offsets of a history that the source has left say nothing about its present one.
+        let replid = self.status.replid();
+        let now = |at: Offset| self.tracker.shared_with(&replid, at.0);
+        assert!(now(progress.received) <= self.source.offset());
+        self.tracker.check_acknowledged(now(progress.acknowledged));
         self.take_over_on();
         self.step_rival();
         if self
@@ -374,6 +381,7 @@ impl World {
         Used {
             blocks: self.disk.written,
             taken_up: self.taken_up,
+            mended: self.status.mends.load(Relaxed),
         }
     }
 
