@@ -304,18 +304,18 @@ impl Tracker {
         {
             return;
         }
-        // Which of two removals came early cannot be told.
-        let last = line.next.checked_sub(1).map(|last| &line.entries[last]);
-        if last.is_some_and(|last| last.is(mark) && matches!(mark.text.as_str(), "DEL" | "UNLINK"))
-        {
-            return;
-        }
         if line.awaits(mark) {
             assert!(
                 maybe_old,
                 "node {node} executed {} on {name}, from offset {begin}, but the records let no more be sent than up to {high}",
                 mark.text,
             );
+            return;
+        }
+        // Which of two removals came early cannot be told.
+        let last = line.next.checked_sub(1).map(|last| &line.entries[last]);
+        if last.is_some_and(|last| last.is(mark) && matches!(mark.text.as_str(), "DEL" | "UNLINK"))
+        {
             return;
         }
         if let Some(end) = line.awaits_later(mark, high) {
