@@ -197,6 +197,8 @@ impl Lane {
             let slot = self.targets.slot_of(&key.1);
             by_slot.entry(slot).or_default().push(key);
         }
+        // Commands that were left out for a key count once it is mended.
+        let owed_from = self.targets.mends.begin().unwrap_or(shared).min(shared);
         self.targets.mends.abandon(&mut self.chunks);
         self.begin_records(shared);
         if let Some(records) = &mut self.records {
@@ -212,7 +214,7 @@ impl Lane {
         for (slot, keys) in by_slot {
             let owed = self
                 .targets
-                .owe(slot, keys, shared, "the source lost writes");
+                .owe(slot, keys, owed_from, "the source lost writes");
             if let Err(fault) = owed {
                 return self.copy_instead(&fault.message);
             }
