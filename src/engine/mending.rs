@@ -158,6 +158,11 @@ impl Mends {
         owed.flat_map(|owed| owed.mend.keys().cloned()).collect()
     }
 
+    /// What is held back.
+    fn held(&self) -> impl Iterator<Item = &Unit> {
+        self.by_slot.values().flat_map(|owed| owed.mend.held())
+    }
+
     /// How many keys are owed.
     pub fn keys(&self) -> usize {
         let owed = self.by_slot.values();
@@ -468,6 +473,22 @@ impl Targets {
             keys.extend(databases.into_iter().flatten().map(|n| (n, key.to_vec())));
         }
         Some(None)
+    }
+
+    /// The keys of what is held back, those of other keys in the same slots too. `None` when they cannot be told.
+    pub(super) fn keys_of_held(&self, chunks: &Chunks) -> Option<Vec<Key>> {
+        let mut keys = Vec::new();
+        for unit in self.mends.held() {
+            let mut rest = chunks.get(unit.range);
+            while let Ok(Some(frame)) = scan(rest) {
+                rest = &rest[frame.bytes().len()..];
+                let swapped = self.touched_by_one(&frame, unit.database, &mut keys)?;
+                if swapped.is_some() {
+                    return None;
+                }
+            }
+        }
+        Some(keys)
     }
 
     /// Adds what commands on their way, which met a key that differs, have carried the difference on to.

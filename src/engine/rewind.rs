@@ -192,8 +192,19 @@ impl Lane {
         let rewind = self.rewind.as_mut().expect("it is there");
         rewind.stage = Stage::Mending;
         let (shared, database, keys) = (rewind.shared, rewind.database, rewind.keys.clone());
+        // Nothing of what was held back for a mend is applied, be it of other keys in its slot.
+        let map = &self.config.database_map;
+        let held = self.targets.keys_of_held(&self.chunks);
+        let told = |keys: &Vec<Key>| keys.iter().all(|key| map.only_source_of(key.0).is_some());
+        let Some(held) = held.filter(told) else {
+            return self
+                .copy_instead("it is not known to which keys what waited for a mend belongs");
+        };
+        let mut keys = keys;
+        keys.extend(self.targets.mends.all_keys());
+        keys.extend(held);
         let mut by_slot: BTreeMap<Slot, Vec<Key>> = BTreeMap::new();
-        for key in keys.into_iter().chain(self.targets.mends.all_keys()) {
+        for key in keys {
             let slot = self.targets.slot_of(&key.1);
             by_slot.entry(slot).or_default().push(key);
         }
