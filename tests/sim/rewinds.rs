@@ -4,11 +4,13 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use slotstream::engine::options::OnDivergence;
 use slotstream::engine::status::{LaneState, ResumeStep};
 use slotstream::limits;
 use slotstream::slot::SlotSet;
 
 use crate::cluster::Cluster;
+use crate::model::Value;
 use crate::rng::Rng;
 use crate::sequences::world_with;
 use crate::source::Replica;
@@ -156,6 +158,34 @@ fn what_gets_lost_on_its_way_to_the_target_is_waited_for_and_mended() {
     world.settle_and_compare();
     let syncs = (world.source.full_syncs, world.source.partial_syncs);
     assert_eq!(syncs, (1, 2));
+}
+
+#[test]
+fn what_was_held_back_for_a_key_that_differs_is_mended_as_well() {
+    let mut cluster = Cluster::new(2, false);
+    cluster.on_divergence = OnDivergence::Mend;
+    let mut world = world(cluster);
+    let key = (0, b"{b}text".to_vec());
+    let other = Value::List([b"broken".to_vec()].into());
+    world.tracker.suspect(key.clone());
+    world.cluster.nodes[0].store.keys.insert(key, other);
+    world.write("APPEND {b}text fails");
+    world.run_until(2_000, "a key that differs", |world| {
+        world.lane.keys_owed() > 0
+    });
+    // Of the same slot, and the source does not lose it.
+    world.write("INCR {b}1");
+    let replica = world.source.save();
+    world.write("SET {a}new lost");
+    let new = (0, b"{a}new".to_vec());
+    world.run_until(50, "the writes", |world| {
+        world.cluster.nodes[1].store.keys.contains_key(&new)
+    });
+    assert!(world.lane.keys_owed() > 0 && world.tracker.open() > 0);
+    world.lose_writes_since(replica);
+    world.write("INCR {b}1");
+    world.settle_and_compare();
+    assert_eq!(world.source.full_syncs, 1);
 }
 
 #[test]
