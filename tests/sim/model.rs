@@ -48,8 +48,8 @@ pub fn key_places(args: &[Bytes]) -> Vec<usize> {
         "DEL" | "UNLINK" => (1..args.len()).collect(),
         "RENAME" => vec![1, 2],
         "SIM.PAIR" => vec![2, 3],
-        "SET" | "INCR" | "APPEND" | "LPUSH" | "RPUSH" | "LPOP" | "HSET" | "HDEL" | "SADD"
-        | "SREM" | "RESTORE" | "SIM.SET" => vec![1],
+        "SET" | "INCR" | "APPEND" | "LPUSH" | "RPUSH" | "LPOP" | "HSET" | "HDEL" | "HINCRBY"
+        | "SADD" | "SREM" | "RESTORE" | "SIM.SET" => vec![1],
         _ => Vec::new(),
     }
 }
@@ -192,7 +192,7 @@ impl Store {
             "INFO" => self.keyspace(),
             "INCR" | "APPEND" => self.text(key(1), args),
             "LPUSH" | "RPUSH" | "LPOP" => self.list(key(1), args),
-            "HSET" | "HDEL" => self.hash(key(1), args),
+            "HSET" | "HDEL" | "HINCRBY" => self.hash(key(1), args),
             "SADD" | "SREM" => self.set(key(1), args),
             "PUBLISH" => Reply::Integer(0),
             "PING" => Reply::Simple("PONG"),
@@ -308,10 +308,15 @@ impl Store {
         let Value::Hash(hash) = slot else {
             return Reply::Error(WRONG_TYPE.into());
         };
-        let changed = if verb(args) == "HSET" {
-            hash.insert(args[2].clone(), args[3].clone()).is_none()
-        } else {
-            hash.remove(&args[2]).is_some()
+        let changed = match verb(args).as_str() {
+            "HSET" => hash.insert(args[2].clone(), args[3].clone()).is_none(),
+            "HDEL" => hash.remove(&args[2]).is_some(),
+            _ => {
+                let field = hash.entry(args[2].clone()).or_insert_with(|| b"0".to_vec());
+                let sum = number(field) + number(&args[3]);
+                *field = sum.to_string().into_bytes();
+                return Reply::Integer(sum);
+            }
         };
         if hash.is_empty() {
             self.keys.remove(&key);
@@ -337,6 +342,11 @@ impl Store {
         }
         Reply::Integer(i64::from(changed))
     }
+}
+
+fn number(text: &[u8]) -> i64 {
+    let text = std::str::from_utf8(text).expect("digits");
+    text.parse().expect("a number")
 }
 
 /// FNV-1a.

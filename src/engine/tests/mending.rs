@@ -168,7 +168,12 @@ fn of_a_transaction_only_the_keys_of_the_command_that_failed_are_mended() {
 #[test]
 fn a_lane_that_stops_at_a_difference_names_the_command_of_a_group_that_failed() {
     let mut rig = Rig::streaming(cluster(&["x"]));
-    rig.hear(&commands(&["INCR {a}1", "INCR {a}2", "INCR {a}3", "INCR {a}4"]));
+    rig.hear(&commands(&[
+        "INCR {a}1",
+        "INCR {a}2",
+        "INCR {a}3",
+        "INCR {a}4",
+    ]));
     rig.sent(0);
     rig.reply(0, &executed(1));
     let sent = words(&rig.sent(0));
