@@ -199,6 +199,15 @@ impl Cluster {
             .position(|node| node.port == port && node.alive)
     }
 
+    /// Masters remove keys by their own clocks.
+    pub fn expire(&mut self, now_ms: u64) {
+        for node in &mut self.nodes {
+            for key in node.store.expire(now_ms) {
+                crate::trace::note(|| format!("{}:{} ends", key.0, key.1.escape_ascii()));
+            }
+        }
+    }
+
     // Changes of the cluster.
 
     /// Slots that are on their way, with the nodes that give and take.
@@ -242,6 +251,8 @@ impl Cluster {
             .expect("it is there");
         let former = self.nodes[to].store.keys.insert(key.clone(), value);
         assert!(former.is_none(), "a key in two places");
+        let deadline = self.nodes[from].store.deadlines.remove_entry(key);
+        self.nodes[to].store.deadlines.extend(deadline);
     }
 
     /// `SETSLOT ... NODE` at the taker; the giver hears of it by gossip, later.

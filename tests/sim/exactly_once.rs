@@ -9,6 +9,7 @@
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
+//! | [`crate::deadlines`] | a deadline that may pass before its renewal comes is held back | `engine::lease` |
 //! | [`what_a_mended_value_holds_is_not_applied_to_it_again`] | a mend sets the watermark of its slot | `engine::mending` |
 //! | [`a_command_that_failed_before_a_crash_is_mended_when_it_fails_again`] | what fails when it is repeated is mended, too | `engine::mending` |
 //! | [`a_command_that_fails_at_its_own_effects_does_no_harm`] | and is no reason to stop | `engine::redirect` |
@@ -18,7 +19,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use slotstream::checkpoint::{Record, State, watermark_key};
 use slotstream::engine::options::OnDivergence;
 use slotstream::engine::status::ErrorCount;
-use slotstream::slot::{Slot, SlotSet};
+use slotstream::slot::{Slot, SlotSet, slot_of};
 
 use crate::cluster::Cluster;
 use crate::model::Value;
@@ -56,7 +57,7 @@ impl World {
     }
 
     /// Runs until everything is executed: before the next record, if one was just written.
-    fn run_until_applied(&mut self) {
+    pub fn run_until_applied(&mut self) {
         self.run_until(900, "the writes", |world| world.tracker.open() == 0);
     }
 
@@ -96,25 +97,26 @@ impl World {
         assert_eq!(before, self.recorded(), "records came in between");
     }
 
-    /// Somebody makes a key of `{a}` a text at the target.
-    fn break_at_target(&mut self, key: &str) {
+    /// Somebody makes a key a text at the target.
+    pub fn break_at_target(&mut self, key: &str) {
+        let owner = self.cluster.owners[usize::from(slot_of(key.as_bytes()))];
         let key = (0, key.as_bytes().to_vec());
         self.tracker.suspect(key.clone());
         let text = Value::Text(b"broken".to_vec());
-        self.cluster.nodes[1].store.keys.insert(key, text);
+        self.cluster.nodes[owner].store.keys.insert(key, text);
     }
 
-    fn mends(&self) -> u64 {
+    pub fn mends(&self) -> u64 {
         self.status.mends.load(Relaxed)
     }
 
     /// Time for what is on its way.
-    fn run_for(&mut self, ms: u64) {
+    pub fn run_for(&mut self, ms: u64) {
         let end = self.now_ms + ms;
         self.run_until(ms + 100, "time", |world| world.now_ms >= end);
     }
 
-    fn copies(&self) -> u32 {
+    pub fn copies(&self) -> u32 {
         self.source.full_syncs
     }
 }

@@ -16,10 +16,11 @@
 //! | `workload`, `chaos` | what a seed makes happen |
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
-//! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
+//! | `sequences`, `spooling`, `exactly_once`, `deadlines` | named sequences of events |
 
 mod chaos;
 mod cluster;
+mod deadlines;
 mod disk;
 mod exactly_once;
 mod mends;

@@ -1,0 +1,199 @@
+//! Keys that end: target masters remove them by their own clocks, but when they end is for the source to say.
+//!
+//! ```text
+//! source     PEXPIREAT k +2s ... PEXPIREAT k +20s ........................ DEL k
+//! target     ------------------- k would end here --- PEXPIREAT k +20s --- DEL k
+//! ```
+//!
+//! The lane is late in each sequence by another reason. A key that is lost shows at once, one that would live for ever when the
+//! source has been quiet for a while: then the deadlines are equal, too.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use slotstream::engine::options::OnDivergence;
+use slotstream::limits;
+use slotstream::slot::SlotSet;
+
+use crate::cluster::Cluster;
+use crate::model::number;
+use crate::sequences::world_with;
+use crate::world::World;
+
+/// How long the first deadline is off, in milliseconds.
+const SOON: u64 = 2_000;
+
+/// How long the lane is late, from the first deadline on.
+const LATE: u64 = 2_000;
+
+/// How long the renewed one is off: long enough to be seen as it is, before it passes.
+const LATER: u64 = 20_000;
+
+/// A lane that keeps records on two masters, and has written them.
+fn world() -> World {
+    world_of(Cluster::new(2, false))
+}
+
+fn world_of(cluster: Cluster) -> World {
+    let mut world = world_with(cluster, SlotSet::all());
+    world.keep_records();
+    world.run_until_resumable();
+    world
+}
+
+impl World {
+    /// Writes commands; `+N` in them stands for the time in N milliseconds.
+    fn write_timed(&mut self, lines: &[&str]) {
+        for line in lines {
+            let word = |word: &str| match word.strip_prefix('+') {
+                Some(ms) => (self.now_ms + number(ms.as_bytes()) as u64).to_string(),
+                None => word.to_owned(),
+            };
+            let words: Vec<String> = line.split(' ').map(word).collect();
+            self.write(&words.join(" "));
+        }
+    }
+
+    /// Two keys that end soon, one in each half of the slots.
+    fn write_mortals(&mut self) {
+        self.write_timed(&[
+            &format!("SET {{a}}k value PXAT +{SOON}"),
+            "RPUSH {b}k value",
+            &format!("PEXPIREAT {{b}}k +{SOON}"),
+        ]);
+    }
+
+    /// Renews them before they end, in one way and the other, and lets the former deadline pass.
+    fn renew_and_be_late(&mut self) {
+        self.run_for(SOON / 2);
+        self.write_timed(&[
+            &format!("PEXPIREAT {{a}}k +{LATER}"),
+            "PERSIST {b}k",
+            "RPUSH {b}k more",
+            &format!("PEXPIREAT {{b}}k +{LATER}"),
+        ]);
+        self.run_for(SOON / 2 + LATE);
+    }
+
+    /// The keys are there with their true deadlines once the source has been quiet, and end when they end there.
+    fn compare_to_the_end(&mut self) {
+        self.settle_and_compare();
+        assert!(self.source.store.keys.len() == 2, "both are renewed");
+        let settled = |world: &mut World| {
+            world.status.leases.load(Relaxed) == 0 && world.is_drained(0) && world.is_drained(1)
+        };
+        // A lane that has just been told of a deadline counts it with its next tick.
+        self.run_for(200);
+        self.run_until(2 * limits::LEASE_QUIET_MS, "the true deadlines", settled);
+        self.check_equal();
+        assert_eq!(
+            self.union_of_targets().deadlines,
+            self.source.store.deadlines
+        );
+        assert_eq!(self.source.store.deadlines.len(), 2);
+        self.run_until(LATER, "their end", |world| {
+            world.source.store.keys.is_empty()
+        });
+        self.settle_and_compare();
+        assert!(!self.target_has("{a}k") && !self.target_has("{b}k"));
+    }
+}
+
+#[test]
+fn a_key_is_renewed_after_its_deadline_when_the_target_stood_still() {
+    let mut world = world();
+    world.write_mortals();
+    world.run_until_applied();
+    world.frozen = true;
+    world.renew_and_be_late();
+    world.compare_to_the_end();
+}
+
+#[test]
+fn a_key_is_renewed_after_its_deadline_when_both_came_late() {
+    let mut world = world();
+    world.frozen = true;
+    world.write_mortals();
+    world.renew_and_be_late();
+    world.compare_to_the_end();
+}
+
+#[test]
+fn a_key_is_renewed_after_its_deadline_when_the_source_was_out_of_reach() {
+    let mut world = world();
+    world.write_mortals();
+    world.run_until_applied();
+    world.cut_source();
+    world.source_down_until_ms = world.now_ms + SOON + LATE;
+    world.renew_and_be_late();
+    world.compare_to_the_end();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_key_is_renewed_after_its_deadline_when_the_process_was_dead() {
+    let mut world = world();
+    world.write_mortals();
+    world.run_until_applied();
+    world.asleep_until_ms = u64::MAX;
+    world.renew_and_be_late();
+    world.asleep_until_ms = 0;
+    world.crash();
+    world.compare_to_the_end();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_key_is_renewed_after_its_deadline_when_a_process_was_stopped_and_the_next_one_is_late() {
+    let mut world = world();
+    world.write_mortals();
+    world.run_until_applied();
+    world.stop();
+    world.run_until(SOON / 4, "its end", |world| world.stops_until_ms.is_none());
+    world.asleep_until_ms = u64::MAX;
+    world.renew_and_be_late();
+    world.asleep_until_ms = 0;
+    world.compare_to_the_end();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_key_of_a_snapshot_is_renewed_after_its_deadline_behind_it() {
+    let mut world = world_with(Cluster::new(2, false), SlotSet::all());
+    world.keep_records();
+    world.source.snapshot_delay_ms = SOON + LATE;
+    world.write_mortals();
+    world.run_until(SOON / 2, "the snapshot", |world| world.copies() == 1);
+    world.renew_and_be_late();
+    world.compare_to_the_end();
+}
+
+#[test]
+fn a_key_that_nobody_renews_ends_when_the_source_says_so() {
+    let mut world = world();
+    world.write_mortals();
+    world.run_until_applied();
+    world.cut_source();
+    world.source_down_until_ms = world.now_ms + SOON + LATE;
+    world.run_for(SOON + LATE / 2);
+    assert!(world.source.store.keys.is_empty());
+    assert!(world.target_has("{a}k") && world.target_has("{b}k"));
+    world.settle_and_compare();
+    assert!(!world.target_has("{a}k") && !world.target_has("{b}k"));
+}
+
+#[test]
+fn a_mended_key_is_renewed_after_its_deadline() {
+    let mut cluster = Cluster::new(2, false);
+    cluster.on_divergence = OnDivergence::Mend;
+    let mut world = world_of(cluster);
+    world.write_mortals();
+    world.run_until_applied();
+    world.break_at_target("{b}k");
+    world.write("RPUSH {b}k other");
+    world.run_until(SOON / 2, "the mend", |world| {
+        world.mends() == 1 && world.lane.keys_owed() == 0 && world.is_drained(0)
+    });
+    world.frozen = true;
+    world.renew_and_be_late();
+    world.compare_to_the_end();
+}
