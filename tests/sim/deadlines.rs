@@ -1,8 +1,8 @@
 //! Keys that end: target masters remove them by their own clocks, but when they end is for the source to say.
 //!
 //! ```text
-//! source     PEXPIREAT k +2s ... PEXPIREAT k +20s ........................ DEL k
-//! target     ------------------- k would end here --- PEXPIREAT k +20s --- DEL k
+//! source     PEXPIREAT k +2s ... PEXPIREAT k +25s ........................ DEL k
+//! target     ------------------- k would end here --- PEXPIREAT k +25s --- DEL k
 //! ```
 //!
 //! The lane is late in each sequence by another reason. A key that is lost shows at once, one that would live for ever when the
@@ -11,6 +11,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use slotstream::engine::options::OnDivergence;
+use slotstream::engine::status::LaneState;
 use slotstream::limits;
 use slotstream::slot::SlotSet;
 
@@ -25,8 +26,10 @@ const SOON: u64 = 2_000;
 /// How long the lane is late, from the first deadline on.
 const LATE: u64 = 2_000;
 
-/// How long the renewed one is off: long enough to be seen as it is, before it passes.
-const LATER: u64 = 20_000;
+/// How long the renewed one is off: long enough to be seen as it is before it passes, and held back until then.
+const LATER: u64 = 25_000;
+
+const _: () = assert!(LATER < limits::LEASE_MARGIN_MS);
 
 /// A lane that keeps records on two masters, and has written them.
 fn world() -> World {
@@ -53,45 +56,43 @@ impl World {
         }
     }
 
-    /// Two keys that end soon, one in each half of the slots.
-    fn write_mortals(&mut self) {
+    /// Two keys that end in so many milliseconds, one in each half of the slots.
+    fn write_mortals(&mut self, ms: u64) {
         self.write_timed(&[
-            &format!("SET {{a}}k value PXAT +{SOON}"),
+            &format!("SET {{a}}k value PXAT +{ms}"),
             "RPUSH {b}k value",
-            &format!("PEXPIREAT {{b}}k +{SOON}"),
+            &format!("PEXPIREAT {{b}}k +{ms}"),
         ]);
     }
 
-    /// Renews them before they end, in one way and the other, and lets the former deadline pass.
-    fn renew_and_be_late(&mut self) {
-        self.run_for(SOON / 2);
+    /// Renews them half that time later, in one way and the other, and lets their first deadline pass.
+    fn renew_and_be_late(&mut self, ms: u64) {
+        self.run_for(ms / 2);
         self.write_timed(&[
             &format!("PEXPIREAT {{a}}k +{LATER}"),
             "PERSIST {b}k",
             "RPUSH {b}k more",
             &format!("PEXPIREAT {{b}}k +{LATER}"),
         ]);
-        self.run_for(SOON / 2 + LATE);
+        self.run_for(ms / 2 + LATE);
     }
 
     /// The keys are there with their true deadlines once the source has been quiet, and end when they end there.
     fn compare_to_the_end(&mut self) {
         self.settle_and_compare();
-        assert!(self.source.store.keys.len() == 2, "both are renewed");
+        assert_eq!(self.source.store.deadlines.len(), 2, "both are renewed");
         let settled = |world: &mut World| {
             world.status.leases.load(Relaxed) == 0 && world.is_drained(0) && world.is_drained(1)
         };
         // A lane that has just been told of a deadline counts it with its next tick.
         self.run_for(200);
-        self.run_until(2 * limits::LEASE_QUIET_MS, "the true deadlines", settled);
+        self.run_until(LATER / 2, "the true deadlines", settled);
         self.check_equal();
-        assert_eq!(
-            self.union_of_targets().deadlines,
-            self.source.store.deadlines
-        );
-        assert_eq!(self.source.store.deadlines.len(), 2);
+        let target = self.union_of_targets();
+        assert_eq!(target.deadlines, self.source.store.deadlines);
+        assert_eq!(target.deadlines.len(), 2);
         self.run_until(LATER, "their end", |world| {
-            world.source.store.keys.is_empty()
+            world.source.store.deadlines.is_empty()
         });
         self.settle_and_compare();
         assert!(!self.target_has("{a}k") && !self.target_has("{b}k"));
@@ -101,10 +102,10 @@ impl World {
 #[test]
 fn a_key_is_renewed_after_its_deadline_when_the_target_stood_still() {
     let mut world = world();
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.frozen = true;
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.compare_to_the_end();
 }
 
@@ -112,19 +113,19 @@ fn a_key_is_renewed_after_its_deadline_when_the_target_stood_still() {
 fn a_key_is_renewed_after_its_deadline_when_both_came_late() {
     let mut world = world();
     world.frozen = true;
-    world.write_mortals();
-    world.renew_and_be_late();
+    world.write_mortals(SOON);
+    world.renew_and_be_late(SOON);
     world.compare_to_the_end();
 }
 
 #[test]
 fn a_key_is_renewed_after_its_deadline_when_the_source_was_out_of_reach() {
     let mut world = world();
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.cut_source();
     world.source_down_until_ms = world.now_ms + SOON + LATE;
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.compare_to_the_end();
     assert_eq!(world.copies(), 1);
 }
@@ -132,10 +133,10 @@ fn a_key_is_renewed_after_its_deadline_when_the_source_was_out_of_reach() {
 #[test]
 fn a_key_is_renewed_after_its_deadline_when_the_process_was_dead() {
     let mut world = world();
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.asleep_until_ms = u64::MAX;
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.asleep_until_ms = 0;
     world.crash();
     world.compare_to_the_end();
@@ -145,12 +146,12 @@ fn a_key_is_renewed_after_its_deadline_when_the_process_was_dead() {
 #[test]
 fn a_key_is_renewed_after_its_deadline_when_a_process_was_stopped_and_the_next_one_is_late() {
     let mut world = world();
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.stop();
     world.run_until(SOON / 4, "its end", |world| world.stops_until_ms.is_none());
     world.asleep_until_ms = u64::MAX;
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.asleep_until_ms = 0;
     world.compare_to_the_end();
     assert_eq!(world.copies(), 1);
@@ -161,16 +162,52 @@ fn a_key_of_a_snapshot_is_renewed_after_its_deadline_behind_it() {
     let mut world = world_with(Cluster::new(2, false), SlotSet::all());
     world.keep_records();
     world.source.snapshot_delay_ms = SOON + LATE;
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until(SOON / 2, "the snapshot", |world| world.copies() == 1);
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.compare_to_the_end();
+}
+
+#[test]
+fn a_key_of_a_snapshot_is_renewed_after_its_deadline_when_the_copy_takes_long() {
+    let mut world = world_with(Cluster::new(2, false), SlotSet::all());
+    world.keep_records();
+    // More than a lane that streams would hold back.
+    let ms = limits::LEASE_MARGIN_MS + SOON;
+    world.write_mortals(ms);
+    for number in 0..100 {
+        world.write(&format!("SET {{c}}{number} value"));
+    }
+    world.network.chunk = 50;
+    world.run_until(SOON, "the first keys", |world| {
+        world.target_has("{a}k") && world.target_has("{b}k")
+    });
+    assert_eq!(world.status.state(), LaneState::Copying);
+    world.network.stall_percent = 100;
+    world.renew_and_be_late(ms);
+    world.network.stall_percent = 0;
+    world.network.chunk = 100_000;
+    world.compare_to_the_end();
+}
+
+#[test]
+fn a_deadline_that_a_dead_process_held_back_becomes_true() {
+    let mut world = world();
+    world.write_mortals(LATER);
+    world.run_until_recorded();
+    assert_ne!(
+        world.union_of_targets().deadlines,
+        world.source.store.deadlines
+    );
+    world.crash();
+    world.compare_to_the_end();
+    assert_eq!(world.copies(), 1);
 }
 
 #[test]
 fn a_key_that_nobody_renews_ends_when_the_source_says_so() {
     let mut world = world();
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.cut_source();
     world.source_down_until_ms = world.now_ms + SOON + LATE;
@@ -186,7 +223,7 @@ fn a_mended_key_is_renewed_after_its_deadline() {
     let mut cluster = Cluster::new(2, false);
     cluster.on_divergence = OnDivergence::Mend;
     let mut world = world_of(cluster);
-    world.write_mortals();
+    world.write_mortals(SOON);
     world.run_until_applied();
     world.break_at_target("{b}k");
     world.write("RPUSH {b}k other");
@@ -194,6 +231,6 @@ fn a_mended_key_is_renewed_after_its_deadline() {
         world.mends() == 1 && world.lane.keys_owed() == 0 && world.is_drained(0)
     });
     world.frozen = true;
-    world.renew_and_be_late();
+    world.renew_and_be_late(SOON);
     world.compare_to_the_end();
 }

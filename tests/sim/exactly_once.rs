@@ -67,7 +67,7 @@ impl World {
     }
 
     /// Runs until the records of all masters have just come to where the source is.
-    fn run_until_recorded(&mut self) {
+    pub fn run_until_recorded(&mut self) {
         self.run_until(5_000, "the records", |world| {
             let offset = world.source.offset();
             let records = world.records();
