@@ -11,7 +11,8 @@ use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
 use crate::model::{
-    Bytes, Key, Reply, Store, decode, key_places, must_not_repeat, show, verb, watermark_of,
+    Bytes, Key, Reply, Store, decode, key_places, keys_of, must_not_repeat, show, verb,
+    watermark_of,
 };
 use crate::tracker::Tracker;
 
@@ -478,11 +479,7 @@ impl Cluster {
         commands: &[Vec<Bytes>],
         asking: bool,
     ) -> Result<(), String> {
-        let keys = || {
-            commands
-                .iter()
-                .flat_map(|args| key_places(args).into_iter().map(|at| &args[at]))
-        };
+        let keys = || commands.iter().flat_map(|args| keys_of(args));
         let Some(first) = keys().next() else {
             return Ok(());
         };

@@ -15,10 +15,13 @@ use slotstream::engine::status::LaneState;
 use slotstream::limits;
 use slotstream::slot::SlotSet;
 
+use crate::chaos::{self, Plan, SpoolPlan};
 use crate::cluster::Cluster;
 use crate::model::number;
+use crate::rng::Rng;
 use crate::sequences::world_with;
-use crate::world::World;
+use crate::trace;
+use crate::world::{Used, World};
 
 /// How long the first deadline is off, in milliseconds.
 const SOON: u64 = 2_000;
@@ -30,6 +33,28 @@ const LATE: u64 = 2_000;
 const LATER: u64 = 25_000;
 
 const _: () = assert!(LATER < limits::LEASE_MARGIN_MS);
+
+/// One run in which keys end; gives what it made of the disk. Panics when anything is not as it must be.
+pub fn run(seed: u64) -> Used {
+    let mut rng = Rng::new(seed);
+    let mut plan = Plan::of(&mut rng);
+    plan.grouping = chaos::grouping_of(seed);
+    plan.mix.deadlines = true;
+    plan.mix.flushes = false;
+    let (spool, disk_rng) = SpoolPlan::of_seed(seed);
+    trace::note(|| format!("{plan:?} {spool:?}"));
+    let policy = OnDivergence::Stop;
+    let (mut world, mut workload, _) = chaos::begin(&plan, &spool, rng, disk_rng, policy);
+    for _ in 0..plan.steps {
+        chaos::one_step(&mut world, &plan, &spool, &mut workload);
+    }
+    chaos::settle(&mut world);
+    world.run_until_equal();
+    world.check_equal();
+    world.check_deadlines();
+    chaos::finish(&mut world);
+    world.used()
+}
 
 /// A lane that keeps records on two masters, and has written them.
 fn world() -> World {
@@ -77,20 +102,27 @@ impl World {
         self.run_for(ms / 2 + LATE);
     }
 
+    /// Source and target tell the same once the source has been quiet.
+    fn check_deadlines(&mut self) {
+        // A lane that has just been told of a deadline counts it with its next tick.
+        self.run_for(200);
+        self.run_until(LATER / 2, "the true deadlines", |world| {
+            let mut nodes = 0..world.cluster.nodes.len();
+            let none = world.status.leases.load(Relaxed) == 0;
+            none && nodes.all(|node| world.is_drained(node))
+        });
+        self.run_until_equal();
+        self.check_equal();
+        let (target, source) = (self.union_of_targets(), &self.source.store);
+        assert_eq!(target.deadlines, source.deadlines);
+    }
+
     /// The keys are there with their true deadlines once the source has been quiet, and end when they end there.
     fn compare_to_the_end(&mut self) {
         self.settle_and_compare();
         assert_eq!(self.source.store.deadlines.len(), 2, "both are renewed");
-        let settled = |world: &mut World| {
-            world.status.leases.load(Relaxed) == 0 && world.is_drained(0) && world.is_drained(1)
-        };
-        // A lane that has just been told of a deadline counts it with its next tick.
-        self.run_for(200);
-        self.run_until(LATER / 2, "the true deadlines", settled);
-        self.check_equal();
-        let target = self.union_of_targets();
-        assert_eq!(target.deadlines, self.source.store.deadlines);
-        assert_eq!(target.deadlines.len(), 2);
+        self.check_deadlines();
+        assert_eq!(self.source.store.deadlines.len(), 2, "nothing has ended");
         self.run_until(LATER, "their end", |world| {
             world.source.store.deadlines.is_empty()
         });

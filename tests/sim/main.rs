@@ -120,6 +120,11 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
     run_seeds(mends::run, "mended");
 }
 
+#[test]
+fn keys_end_as_at_the_source_whatever_a_seed_makes_happen() {
+    run_seeds(deadlines::run, "keys_end");
+}
+
 /// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.
 fn run_seeds(run: fn(u64) -> Used, name: &str) -> Option<Used> {
     let seeds = match number("SIM_SEED") {

@@ -58,6 +58,15 @@ pub fn key_places(args: &[Bytes]) -> Vec<usize> {
     }
 }
 
+/// The keys that a command is sent by.
+pub fn keys_of(args: &[Bytes]) -> Vec<&Bytes> {
+    if verb(args) == "EVAL" {
+        let count = number(&args[2]) as usize;
+        return args[3..3 + count].iter().collect();
+    }
+    key_places(args).into_iter().map(|at| &args[at]).collect()
+}
+
 /// Whether a command of the stream must not be applied twice.
 pub fn must_not_repeat(args: &[Bytes]) -> bool {
     let bytes = encode(args);
@@ -164,6 +173,10 @@ impl Store {
             self.deadlines.remove(key);
         }
         ended
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
     }
 
     pub fn execute(&mut self, database: u32, args: &[Bytes]) -> Reply {
