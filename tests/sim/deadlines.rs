@@ -40,11 +40,10 @@ pub fn run(seed: u64) -> Used {
     let mut plan = Plan::of(&mut rng);
     plan.grouping = chaos::grouping_of(seed);
     plan.mix.deadlines = true;
-    plan.mix.flushes = false;
     let (spool, disk_rng) = SpoolPlan::of_seed(seed);
     trace::note(|| format!("{plan:?} {spool:?}"));
-    let policy = OnDivergence::Stop;
-    let (mut world, mut workload, _) = chaos::begin(&plan, &spool, rng, disk_rng, policy);
+    let (mut world, mut workload, _) =
+        chaos::begin(&plan, &spool, rng, disk_rng, OnDivergence::Stop);
     for _ in 0..plan.steps {
         chaos::one_step(&mut world, &plan, &spool, &mut workload);
     }
@@ -73,7 +72,7 @@ impl World {
     fn write_timed(&mut self, lines: &[&str]) {
         for line in lines {
             let word = |word: &str| match word.strip_prefix('+') {
-                Some(ms) => (self.now_ms + number(ms.as_bytes()) as u64).to_string(),
+                Some(ms) => (self.now_ms + number(ms.as_bytes())).to_string(),
                 None => word.to_owned(),
             };
             let words: Vec<String> = line.split(' ').map(word).collect();

@@ -16,7 +16,8 @@
 //! | `workload`, `chaos` | what a seed makes happen |
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
-//! | `sequences`, `spooling`, `exactly_once`, `deadlines` | named sequences of events |
+//! | `deadlines` | keys that end, by a seed and by name |
+//! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
 
 mod chaos;
 mod cluster;
@@ -104,7 +105,7 @@ fn show(run: fn(u64) -> Used, seed: u64) {
 
 #[test]
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
-    if let Some(used) = run_seeds(chaos::run, "seed_makes") {
+    if let Some(used) = run_seeds(chaos::run, "source_and_target") {
         assert!(used.blocks > 0, "no seed has used the disk");
         assert!(used.taken_up > 0, "no seed has gone on with what was there");
         let rivals = rival::RIVALS.load(Relaxed);

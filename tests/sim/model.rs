@@ -214,10 +214,10 @@ impl Store {
         let (passed, far) = (number(&args[last]), number(&args[last + 1]));
         for name in &args[3..last] {
             let key = (database, name.clone());
-            let Some(at_ms) = without_grace(self.deadlines.get(&key).copied()) else {
-                continue;
-            };
-            if at_ms <= passed as u64 || at_ms > far as u64 {
+            let held_back = self.deadlines.get(&key).copied();
+            if let Some(at_ms) = held_back.and_then(without_grace)
+                && (at_ms <= passed || at_ms > far)
+            {
                 self.end_at(key, at_ms);
             }
         }
@@ -229,17 +229,14 @@ impl Store {
         match verb(args).as_str() {
             "SET" | "SIM.SET" => {
                 self.put(key(1), Value::Text(args[2].clone()));
-                if let Some(option) = args.get(3) {
+                if let [option, at_ms] = &args[3..] {
                     assert_eq!(option, b"PXAT");
-                    self.end_at(key(1), number(&args[4]) as u64);
+                    self.end_at(key(1), number(at_ms));
                 }
                 Reply::Simple("OK")
             }
-            "PEXPIREAT" => self.end_at(key(1), number(&args[2]) as u64),
-            "PERSIST" => {
-                let had_one = self.deadlines.remove(&key(1)).is_some();
-                Reply::Integer(i64::from(had_one))
-            }
+            "PEXPIREAT" => self.end_at(key(1), number(&args[2])),
+            "PERSIST" => Reply::Integer(i64::from(self.deadlines.remove(&key(1)).is_some())),
             "SIM.PAIR" => {
                 self.put(key(2), Value::Text(args[4].clone()));
                 self.put(key(3), Value::Text(args[4].clone()));
@@ -298,7 +295,7 @@ impl Store {
                 self.put(key.clone(), value);
                 match number(&args[2]) {
                     0 => {}
-                    at_ms => _ = self.end_at(key, at_ms as u64),
+                    at_ms => _ = self.end_at(key, at_ms),
                 }
                 Reply::Simple("OK")
             }
@@ -403,7 +400,7 @@ impl Store {
                 let field = hash.entry(args[2].clone()).or_insert_with(|| b"0".to_vec());
                 let sum = number(field) + number(&args[3]);
                 *field = sum.to_string().into_bytes();
-                return Reply::Integer(sum);
+                return Reply::Integer(sum as i64);
             }
         };
         if hash.is_empty() {
@@ -433,14 +430,13 @@ impl Store {
 }
 
 /// The true deadline of one that is held back.
-pub fn without_grace(at_ms: Option<u64>) -> Option<u64> {
+pub fn without_grace(at_ms: u64) -> Option<u64> {
     let grace_ms = limits::LEASE_GRACE_MS;
-    at_ms?
-        .checked_sub(grace_ms)
-        .filter(|at_ms| *at_ms < grace_ms)
+    let at_ms = at_ms.checked_sub(grace_ms)?;
+    (at_ms < grace_ms).then_some(at_ms)
 }
 
-pub fn number(text: &[u8]) -> i64 {
+pub fn number(text: &[u8]) -> u64 {
     let text = std::str::from_utf8(text).expect("digits");
     text.parse().expect("a number")
 }

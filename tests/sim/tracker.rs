@@ -625,7 +625,7 @@ fn marks(database: u32, args: &[Bytes]) -> Vec<(Key, Mark)> {
 fn as_written(args: &[Bytes]) -> Vec<Bytes> {
     let mut args = args.to_vec();
     if let Some(deadline) = args.last_mut()
-        && let Some(at_ms) = without_grace(Some(number(deadline) as u64))
+        && let Some(at_ms) = without_grace(number(deadline))
     {
         *deadline = at_ms.to_string().into_bytes();
     }

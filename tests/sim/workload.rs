@@ -193,7 +193,8 @@ impl Workload {
         let once = self.mix.once_only;
         let verb = |verb: &[u8]| verb.to_vec();
         if self.mix.deadlines && rng.percent(25) {
-            let at_ms = source.store.now_ms() + rng.between(50, 5_000) as u64;
+            let most_ms = *rng.pick(&[500, 5_000, 25_000, 100_000]);
+            let at_ms = source.store.now_ms() + rng.between(50, most_ms) as u64;
             let at_ms = at_ms.to_string().into_bytes();
             return match rng.below(5) {
                 0 => vec![verb(b"SET"), key, value, verb(b"PXAT"), at_ms],
