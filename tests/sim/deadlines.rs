@@ -105,7 +105,9 @@ impl World {
     fn check_deadlines(&mut self) {
         // A lane that has just been told of a deadline counts it with its next tick.
         self.run_for(200);
-        self.run_until(LATER / 2, "the true deadlines", |world| {
+        // Each key that ends breaks the quiet.
+        let limit_ms = 2 * limits::LEASE_MARGIN_MS;
+        self.run_until(limit_ms, "the true deadlines", |world| {
             let mut nodes = 0..world.cluster.nodes.len();
             let none = world.status.leases.load(Relaxed) == 0;
             none && nodes.all(|node| world.is_drained(node))
