@@ -27,7 +27,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::desk::Desk;
 use super::lane::{Lane, SourceLink};
 use super::options::OnDivergence;
-use super::redirect::is_never_applied;
+use super::redirect::{failed_inside, is_never_applied};
 use super::settle;
 use super::status::ErrorCount;
 use super::targets::Targets;
@@ -417,18 +417,7 @@ impl Targets {
         let Some(behind) = behind else {
             return self.touched_by(bytes, unit.database);
         };
-        let mut inside = Vec::new();
-        let mut rest = bytes;
-        while let Ok(Some(frame)) = scan(rest) {
-            rest = &rest[frame.bytes().len()..];
-            match command::find(&frame).map(|command| command.kind) {
-                Some(Kind::Multi) => inside.clear(),
-                Some(Kind::Exec) => break,
-                _ => inside.push(frame),
-            }
-        }
-        let failed = inside.len().checked_sub(behind + 1);
-        match failed.and_then(|at| inside.get(at)) {
+        match failed_inside(bytes, behind) {
             Some(frame) => self.touched_by(frame.bytes(), unit.database),
             None => Touched::Unknown,
         }

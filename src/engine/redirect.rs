@@ -20,7 +20,7 @@ use crate::chunk::Chunks;
 use crate::command::{self, Kind, Replay};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
-use crate::resp::{ErrorKind, scan};
+use crate::resp::{ErrorKind, Frame, scan};
 use crate::slot::{SLOT_COUNT, Slot};
 use crate::target::{Form, Unit};
 use crate::topology::{Node, Topology};
@@ -271,7 +271,7 @@ impl Targets {
             self.status.count(ErrorCount::Replayed);
             return Ok(());
         }
-        let what = describe_unit(chunks, unit);
+        let what = describe_failed(chunks, unit, behind);
         let said = format!("target {who} answered '{text}' to {what}");
         // What the data makes it fail with now, it may have succeeded with before. Only mending is right in both cases.
         let repeated = unit.again && !is_never_applied(text);
@@ -560,9 +560,30 @@ fn is_flush(chunks: &Chunks, unit: Unit) -> bool {
     command.is_some_and(|command| matches!(command.kind, Kind::FlushAll | Kind::FlushDb))
 }
 
-/// The first command of a unit that says something, in a few words.
-fn describe_unit(chunks: &Chunks, unit: Unit) -> String {
-    let mut rest = chunks.get(unit.range);
+/// The command of a transaction that has `behind` others behind it. What goes before its `MULTI` does not count.
+pub(super) fn failed_inside(transaction: &[u8], behind: usize) -> Option<Frame<'_>> {
+    let mut inside = Vec::new();
+    let mut rest = transaction;
+    while let Ok(Some(frame)) = scan(rest) {
+        rest = &rest[frame.bytes().len()..];
+        match command::find(&frame).map(|command| command.kind) {
+            Some(Kind::Multi) => inside.clear(),
+            Some(Kind::Exec) => break,
+            _ => inside.push(frame),
+        }
+    }
+    let failed = inside.len().checked_sub(behind + 1)?;
+    inside.get(failed).copied()
+}
+
+/// What failed, in a few words: of a transaction the command with `behind` others behind it, where that is known, else the
+/// first one.
+fn describe_failed(chunks: &Chunks, unit: Unit, behind: Option<usize>) -> String {
+    let bytes = chunks.get(unit.range);
+    if let Some(frame) = behind.and_then(|behind| failed_inside(bytes, behind)) {
+        return format!("{}, in a transaction", command::describe(&frame));
+    }
+    let mut rest = bytes;
     while let Ok(Some(frame)) = scan(rest) {
         if unit.form != Form::Transaction {
             return command::describe(&frame);

@@ -151,6 +151,7 @@ impl Plan {
             publish: single_source && rng.percent(30),
             databases: if single_source && single_target { 3 } else { 1 },
             fat: network.chunk >= 2_000 && rng.percent(40),
+            deadlines: false,
         };
         Self {
             masters: if single_target { 1 } else { rng.between(1, 4) },

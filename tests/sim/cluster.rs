@@ -11,7 +11,8 @@ use slotstream::slot::{SLOT_COUNT, Slot, SlotSet, slot_of};
 use slotstream::topology::{Node as TopologyNode, OpenSlot, Shard, Topology};
 
 use crate::model::{
-    Bytes, Key, Reply, Store, decode, key_places, must_not_repeat, show, verb, watermark_of,
+    Bytes, Key, Reply, Store, decode, key_places, keys_of, must_not_repeat, show, verb,
+    watermark_of,
 };
 use crate::tracker::Tracker;
 
@@ -213,6 +214,15 @@ impl Cluster {
             .position(|node| node.port == port && node.alive)
     }
 
+    /// Masters remove keys by their own clocks.
+    pub fn expire(&mut self, now_ms: u64) {
+        for node in &mut self.nodes {
+            for key in node.store.expire(now_ms) {
+                crate::trace::note(|| format!("{}:{} ends", key.0, key.1.escape_ascii()));
+            }
+        }
+    }
+
     // Changes of the cluster.
 
     /// Slots that are on their way, with the nodes that give and take.
@@ -256,6 +266,8 @@ impl Cluster {
             .expect("it is there");
         let former = self.nodes[to].store.keys.insert(key.clone(), value);
         assert!(former.is_none(), "a key in two places");
+        let deadline = self.nodes[from].store.deadlines.remove_entry(key);
+        self.nodes[to].store.deadlines.extend(deadline);
     }
 
     /// `SETSLOT ... NODE` at the taker; the giver hears of it by gossip, later.
@@ -481,11 +493,7 @@ impl Cluster {
         commands: &[Vec<Bytes>],
         asking: bool,
     ) -> Result<(), String> {
-        let keys = || {
-            commands
-                .iter()
-                .flat_map(|args| key_places(args).into_iter().map(|at| &args[at]))
-        };
+        let keys = || commands.iter().flat_map(|args| keys_of(args));
         let Some(first) = keys().next() else {
             return Ok(());
         };

@@ -11,17 +11,32 @@
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
 //! | [`a_record_that_may_have_been_replaced_is_written_again`] | records say up to where anything was sent, whatever became of the last | `engine::records` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
+//! | [`crate::deadlines`] | a deadline that may pass before its renewal comes is held back | `engine::lease` |
+//! | [`what_a_mended_value_holds_is_not_applied_to_it_again`] | a mend sets the watermark of its slot | `engine::mending` |
+//! | [`a_command_that_failed_before_a_crash_is_mended_when_it_fails_again`] | what fails when it is repeated is mended, too | `engine::mending` |
+//! | [`a_command_that_fails_at_its_own_effects_does_no_harm`] | and is no reason to stop | `engine::redirect` |
+
+use std::sync::atomic::Ordering::Relaxed;
 
 use slotstream::checkpoint::{Record, State, watermark_key};
-use slotstream::slot::{Slot, SlotSet};
+use slotstream::engine::options::OnDivergence;
+use slotstream::engine::status::ErrorCount;
+use slotstream::slot::{Slot, SlotSet, slot_of};
 
 use crate::cluster::Cluster;
+use crate::model::Value;
 use crate::sequences::{SLOT_OF_A, world_with};
 use crate::world::{TargetSocket, World};
 
 /// A lane that keeps records on so many masters, with a counter in either half of the slots.
 fn world(masters: usize) -> World {
     recording(Cluster::new(masters, false))
+}
+
+fn mending() -> World {
+    let mut cluster = Cluster::new(2, false);
+    cluster.on_divergence = OnDivergence::Mend;
+    recording(cluster)
 }
 
 fn recording(cluster: Cluster) -> World {
@@ -44,7 +59,7 @@ impl World {
     }
 
     /// Runs until everything is executed: before the next record, if one was just written.
-    fn run_until_applied(&mut self) {
+    pub fn run_until_applied(&mut self) {
         self.run_until(900, "the writes", |world| world.tracker.open() == 0);
     }
 
@@ -54,7 +69,7 @@ impl World {
     }
 
     /// Runs until the records of all masters have just come to where the source is.
-    fn run_until_recorded(&mut self) {
+    pub fn run_until_recorded(&mut self) {
         self.run_until(5_000, "the records", |world| {
             let offset = world.source.offset();
             let records = world.records();
@@ -68,20 +83,10 @@ impl World {
     /// Writes that are applied and of which no record tells.
     fn apply_unrecorded(&mut self, times: usize) {
         self.run_until_recorded();
-        let before = self.records();
+        let before = self.recorded();
         self.count_on(times);
         self.run_until_applied();
-        let positions = |records: &[Record]| -> Vec<u64> {
-            records
-                .iter()
-                .map(|record| record.position.offset.0)
-                .collect()
-        };
-        assert_eq!(
-            positions(&before),
-            positions(&self.records()),
-            "records came in between"
-        );
+        self.assert_recorded(&before);
     }
 
     /// Whether the first connection is bringing this to its master.
@@ -93,7 +98,36 @@ impl World {
         sent.windows(text.len()).any(|part| part == text.as_bytes())
     }
 
-    fn copies(&self) -> u32 {
+    /// How far the records of all masters are.
+    fn recorded(&self) -> Vec<u64> {
+        let records = self.records().into_iter();
+        records.map(|record| record.position.offset.0).collect()
+    }
+
+    fn assert_recorded(&self, before: &[u64]) {
+        assert_eq!(before, self.recorded(), "records came in between");
+    }
+
+    /// Somebody makes a key a text at the target.
+    pub fn break_at_target(&mut self, key: &str) {
+        let owner = self.cluster.owners[usize::from(slot_of(key.as_bytes()))];
+        let key = (0, key.as_bytes().to_vec());
+        self.tracker.suspect(key.clone());
+        let text = Value::Text(b"broken".to_vec());
+        self.cluster.nodes[owner].store.keys.insert(key, text);
+    }
+
+    pub fn mends(&self) -> u64 {
+        self.status.mends.load(Relaxed)
+    }
+
+    /// Time for what is on its way.
+    pub fn run_for(&mut self, ms: u64) {
+        let end = self.now_ms + ms;
+        self.run_until(ms + 100, "time", |world| world.now_ms >= end);
+    }
+
+    pub fn copies(&self) -> u32 {
         self.source.full_syncs
     }
 }
@@ -134,8 +168,7 @@ fn a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it() {
     world.run_until(1_000, "a refusal", refused);
     world.cluster.nodes[1].refusal = None;
     // Time for what is on its way, and too little for another try.
-    let end = world.now_ms + 20;
-    world.run_until(100, "time", |world| world.now_ms >= end);
+    world.run_for(20);
     world.crash();
     world.settle_and_compare();
     assert_eq!(world.copies(), 1);
@@ -298,4 +331,63 @@ fn a_watermark_that_was_evicted_is_missed() {
     world.crash();
     world.settle_and_compare();
     assert_eq!(world.copies(), 2);
+}
+
+#[test]
+fn what_a_mended_value_holds_is_not_applied_to_it_again() {
+    let mut world = mending();
+    world.break_at_target("{a}hash");
+    let before = world.recorded();
+    world.write("HSET {a}hash field value");
+    world.run_until(900, "the failure", |world| world.lane.keys_owed() > 0);
+    // The source is asked only now: what it tells holds this, and the lane leaves it out.
+    world.write("HINCRBY {a}hash number 5");
+    world.run_until(900, "the mend", |world| {
+        world.mends() == 1 && world.lane.keys_owed() == 0 && world.is_drained(1)
+    });
+    assert_eq!(world.status.counted(ErrorCount::CoveredByMend), 1);
+    world.assert_recorded(&before);
+    world.check_equal();
+    world.crash();
+    world.settle_and_compare();
+    assert_eq!((world.copies(), world.mends()), (1, 1));
+}
+
+#[test]
+fn a_command_that_failed_before_a_crash_is_mended_when_it_fails_again() {
+    let mut world = mending();
+    world.break_at_target("{a}hash");
+    let before = world.recorded();
+    world.write("HSET {a}hash field value");
+    world.run_until(900, "the failure", |world| world.lane.keys_owed() > 0);
+    world.assert_recorded(&before);
+    world.crash();
+    world.run_until(10_000, "the mend", |world| world.mends() == 1);
+    world.settle_and_compare();
+    assert!(world.status.counted(ErrorCount::Replayed) > 0);
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_command_that_fails_at_its_own_effects_does_no_harm() {
+    for policy in [OnDivergence::Mend, OnDivergence::Stop] {
+        let mut cluster = Cluster::new(2, false);
+        cluster.on_divergence = policy;
+        let mut world = recording(cluster);
+        let before = world.recorded();
+        world.write("HSET {a}k field value");
+        world.write("DEL {a}k");
+        world.write("SADD {a}k member");
+        world.run_until_applied();
+        world.assert_recorded(&before);
+        assert_eq!(world.status.counted(ErrorCount::Replayed), 0);
+        world.crash();
+        // It meets a set.
+        world.run_until(10_000, "the failure", |world| {
+            world.status.counted(ErrorCount::Replayed) == 1
+        });
+        world.count_on(3);
+        world.settle_and_compare();
+        assert_eq!(world.copies(), 1);
+    }
 }

@@ -16,10 +16,12 @@
 //! | `workload`, `chaos` | what a seed makes happen |
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
+//! | `deadlines` | keys that end, by a seed and by name |
 //! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
 
 mod chaos;
 mod cluster;
+mod deadlines;
 mod disk;
 mod exactly_once;
 mod mends;
@@ -104,7 +106,7 @@ fn show(run: fn(u64) -> Used, seed: u64) {
 
 #[test]
 fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
-    if let Some(used) = run_seeds(chaos::run, "seed_makes") {
+    if let Some(used) = run_seeds(chaos::run, "source_and_target") {
         assert!(used.blocks > 0, "no seed has used the disk");
         assert!(used.taken_up > 0, "no seed has gone on with what was there");
         assert!(used.mended > 0, "no source has lost what was handed over");
@@ -119,6 +121,11 @@ fn source_and_target_are_equal_whatever_a_seed_makes_happen() {
 #[test]
 fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
     run_seeds(mends::run, "mended");
+}
+
+#[test]
+fn keys_end_as_at_the_source_whatever_a_seed_makes_happen() {
+    run_seeds(deadlines::run, "keys_end");
 }
 
 /// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.

@@ -73,7 +73,7 @@ impl World {
             let value = self.source.store.keys.get(key)?;
             Some(Taken {
                 payload: rdb::payload(value),
-                expire_at_ms: None,
+                expire_at_ms: self.source.store.deadlines.get(key).copied(),
             })
         };
         let keys = &question.keys.keys;

@@ -1,4 +1,4 @@
-//! What a server holds, and what commands do to it: strings, lists, hashes and sets in numbered databases.
+//! What a server holds, and what commands do to it: strings, lists, hashes and sets in numbered databases, and when they end.
 //!
 //! Used for the source and for every target master alike, so that equal commands give equal data. It implements the
 //! commands that the simulated workload sends and those that the lane sends on its own account, nothing else.
@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use slotstream::checkpoint::{Mark, bookkeeping_of};
 use slotstream::command;
+use slotstream::limits;
 use slotstream::resp::scan;
 use slotstream::slot::{Slot, slot_of};
 
@@ -37,6 +38,9 @@ pub enum Reply {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Store {
     pub keys: BTreeMap<Key, Value>,
+    /// When keys end. Unix time begins with the simulation.
+    pub deadlines: BTreeMap<Key, u64>,
+    now_ms: u64,
 }
 
 const WRONG_TYPE: &str = "WRONGTYPE Operation against a key holding the wrong kind of value";
@@ -48,10 +52,19 @@ pub fn key_places(args: &[Bytes]) -> Vec<usize> {
         "DEL" | "UNLINK" => (1..args.len()).collect(),
         "RENAME" => vec![1, 2],
         "SIM.PAIR" => vec![2, 3],
-        "SET" | "INCR" | "APPEND" | "LPUSH" | "RPUSH" | "LPOP" | "HSET" | "HDEL" | "SADD"
-        | "SREM" | "RESTORE" | "SIM.SET" => vec![1],
+        "SET" | "INCR" | "APPEND" | "LPUSH" | "RPUSH" | "LPOP" | "HSET" | "HDEL" | "HINCRBY"
+        | "SADD" | "SREM" | "RESTORE" | "SIM.SET" | "PEXPIREAT" | "PERSIST" => vec![1],
         _ => Vec::new(),
     }
+}
+
+/// The keys that a command is sent by.
+pub fn keys_of(args: &[Bytes]) -> Vec<&Bytes> {
+    if verb(args) == "EVAL" {
+        let count = number(&args[2]) as usize;
+        return args[3..3 + count].iter().collect();
+    }
+    key_places(args).into_iter().map(|at| &args[at]).collect()
 }
 
 /// Whether a command of the stream must not be applied twice.
@@ -150,21 +163,88 @@ impl Reply {
 }
 
 impl Store {
+    /// It is so late: gives the keys that have ended, and are gone.
+    pub fn expire(&mut self, now_ms: u64) -> Vec<Key> {
+        self.now_ms = now_ms;
+        let ended = self.deadlines.iter().filter(|(_, at_ms)| **at_ms < now_ms);
+        let ended: Vec<Key> = ended.map(|(key, _)| key.clone()).collect();
+        for key in &ended {
+            self.keys.remove(key);
+            self.deadlines.remove(key);
+        }
+        ended
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
     pub fn execute(&mut self, database: u32, args: &[Bytes]) -> Reply {
+        let reply = self.apply(database, args);
+        let keys = &self.keys;
+        self.deadlines.retain(|key, _| keys.contains_key(key));
+        reply
+    }
+
+    /// Gives a key a value without a deadline.
+    fn put(&mut self, key: Key, value: Value) {
+        self.deadlines.remove(&key);
+        self.keys.insert(key, value);
+    }
+
+    /// Gives a key a deadline; one that has passed ends it.
+    fn end_at(&mut self, key: Key, at_ms: u64) -> Reply {
+        let is_there = self.keys.contains_key(&key);
+        if at_ms <= self.now_ms {
+            self.keys.remove(&key);
+        } else if is_there {
+            self.deadlines.insert(key, at_ms);
+        }
+        Reply::Integer(i64::from(is_there))
+    }
+
+    /// What the script does that settles leases of keys; its text says so, see `engine::settle`.
+    fn settle(&mut self, database: u32, args: &[Bytes]) -> Reply {
+        let script = String::from_utf8_lossy(&args[1]);
+        let known = script.contains("'PEXPIRETIME',key)")
+            && script.contains("at=at-35184372088832 if at>=0 and at<35184372088832 and (at<=passed or at>far) then")
+            && script.ends_with("redis.call('PEXPIREAT',key,string.format('%.0f',at)) end end");
+        assert!(known, "the model does not know the script {script}");
+        let last = 3 + number(&args[2]) as usize;
+        let (passed, far) = (number(&args[last]), number(&args[last + 1]));
+        for name in &args[3..last] {
+            let key = (database, name.clone());
+            let held_back = self.deadlines.get(&key).copied();
+            if let Some(at_ms) = held_back.and_then(without_grace)
+                && (at_ms <= passed || at_ms > far)
+            {
+                self.end_at(key, at_ms);
+            }
+        }
+        Reply::Bulk(None)
+    }
+
+    fn apply(&mut self, database: u32, args: &[Bytes]) -> Reply {
         let key = |at: usize| (database, args[at].clone());
         match verb(args).as_str() {
             "SET" | "SIM.SET" => {
-                self.keys.insert(key(1), Value::Text(args[2].clone()));
+                self.put(key(1), Value::Text(args[2].clone()));
+                if let [option, at_ms] = &args[3..] {
+                    assert_eq!(option, b"PXAT");
+                    self.end_at(key(1), number(at_ms));
+                }
                 Reply::Simple("OK")
             }
+            "PEXPIREAT" => self.end_at(key(1), number(&args[2])),
+            "PERSIST" => Reply::Integer(i64::from(self.deadlines.remove(&key(1)).is_some())),
             "SIM.PAIR" => {
-                self.keys.insert(key(2), Value::Text(args[4].clone()));
-                self.keys.insert(key(3), Value::Text(args[4].clone()));
+                self.put(key(2), Value::Text(args[4].clone()));
+                self.put(key(3), Value::Text(args[4].clone()));
                 Reply::Simple("OK")
             }
             "MSET" => {
                 for at in (1..args.len()).step_by(2) {
-                    self.keys.insert(key(at), Value::Text(args[at + 1].clone()));
+                    self.put(key(at), Value::Text(args[at + 1].clone()));
                 }
                 Reply::Simple("OK")
             }
@@ -174,7 +254,9 @@ impl Store {
             }
             "RENAME" => match self.keys.remove(&key(1)) {
                 Some(value) => {
-                    self.keys.insert(key(2), value);
+                    let at_ms = self.deadlines.remove(&key(1));
+                    self.put(key(2), value);
+                    self.deadlines.extend(at_ms.map(|at_ms| (key(2), at_ms)));
                     Reply::Simple("OK")
                 }
                 None => Reply::Error("ERR no such key".into()),
@@ -192,12 +274,11 @@ impl Store {
             "INFO" => self.keyspace(),
             "INCR" | "APPEND" => self.text(key(1), args),
             "LPUSH" | "RPUSH" | "LPOP" => self.list(key(1), args),
-            "HSET" | "HDEL" => self.hash(key(1), args),
+            "HSET" | "HDEL" | "HINCRBY" => self.hash(key(1), args),
             "SADD" | "SREM" => self.set(key(1), args),
             "PUBLISH" => Reply::Integer(0),
             "PING" => Reply::Simple("PONG"),
-            // Settles leases: no key of the model has a deadline.
-            "EVAL" => Reply::Bulk(None),
+            "EVAL" => self.settle(database, args),
             "FUNCTION" => Reply::Simple("OK"),
             other => panic!("the model does not know {other}"),
         }
@@ -211,7 +292,11 @@ impl Store {
         assert_eq!(options, ["REPLACE", "ABSTTL"]);
         match rdb::decode_payload(&args[3]) {
             Some(value) => {
-                self.keys.insert(key, value);
+                self.put(key.clone(), value);
+                match number(&args[2]) {
+                    0 => {}
+                    at_ms => _ = self.end_at(key, at_ms),
+                }
                 Reply::Simple("OK")
             }
             None => Reply::Error("ERR Bad data format".into()),
@@ -308,10 +393,15 @@ impl Store {
         let Value::Hash(hash) = slot else {
             return Reply::Error(WRONG_TYPE.into());
         };
-        let changed = if verb(args) == "HSET" {
-            hash.insert(args[2].clone(), args[3].clone()).is_none()
-        } else {
-            hash.remove(&args[2]).is_some()
+        let changed = match verb(args).as_str() {
+            "HSET" => hash.insert(args[2].clone(), args[3].clone()).is_none(),
+            "HDEL" => hash.remove(&args[2]).is_some(),
+            _ => {
+                let field = hash.entry(args[2].clone()).or_insert_with(|| b"0".to_vec());
+                let sum = number(field) + number(&args[3]);
+                *field = sum.to_string().into_bytes();
+                return Reply::Integer(sum as i64);
+            }
         };
         if hash.is_empty() {
             self.keys.remove(&key);
@@ -337,6 +427,18 @@ impl Store {
         }
         Reply::Integer(i64::from(changed))
     }
+}
+
+/// The true deadline of one that is held back.
+pub fn without_grace(at_ms: u64) -> Option<u64> {
+    let grace_ms = limits::LEASE_GRACE_MS;
+    let at_ms = at_ms.checked_sub(grace_ms)?;
+    (at_ms < grace_ms).then_some(at_ms)
+}
+
+pub fn number(text: &[u8]) -> u64 {
+    let text = std::str::from_utf8(text).expect("digits");
+    text.parse().expect("a number")
 }
 
 /// FNV-1a.

@@ -18,6 +18,10 @@ pub fn snapshot(store: &Store) -> Bytes {
             selected = Some(*database);
             out.extend_from_slice(&[0xfe, *database as u8, 0xfb, 1, 0]);
         }
+        if let Some(at_ms) = store.deadlines.get(&(*database, key.clone())) {
+            out.push(0xfc);
+            out.extend_from_slice(&at_ms.to_le_bytes());
+        }
         out.push(type_of(value));
         push_text(&mut out, key);
         push_value(&mut out, value);

@@ -133,6 +133,13 @@ impl Source {
         tracker.flushed(gone, begin, end);
     }
 
+    /// Keys that have ended are removed, and replicas hear of it by a command.
+    pub fn expire(&mut self, tracker: &mut Tracker, now_ms: u64) {
+        for (database, key) in self.store.expire(now_ms) {
+            self.write(tracker, database, &[b"DEL".to_vec(), key]);
+        }
+    }
+
     /// Puts a command without data into the stream.
     pub fn say(&mut self, words: &[&str]) {
         let args: Vec<Bytes> = words.iter().map(|word| word.as_bytes().to_vec()).collect();

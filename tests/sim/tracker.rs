@@ -21,7 +21,9 @@ use slotstream::checkpoint::{
 };
 use slotstream::slot::{SLOT_COUNT, Slot, slot_of};
 
-use crate::model::{Bytes, Key, hash, key_places, must_not_repeat, show, verb};
+use crate::model::{
+    Bytes, Key, hash, key_places, must_not_repeat, number, show, verb, without_grace,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
@@ -713,12 +715,25 @@ fn marks(database: u32, args: &[Bytes]) -> Vec<(Key, Mark)> {
         "DEL" | "UNLINK" => Mark::new(&verb, &[]),
         "RESTORE" => Mark::new("RESTORE", &[]),
         "MSET" => Mark::new(&verb, &args[at + 1..at + 2]),
+        "PEXPIREAT" => Mark::new(&verb, &as_written(&args[1..])),
+        "SET" if args.len() == 5 => Mark::new(&verb, &as_written(&args[1..])),
         _ => Mark::new(&verb, &args[1..]),
     };
     places
         .into_iter()
         .map(|at| ((database, args[at].clone()), mark(at)))
         .collect()
+}
+
+/// Arguments that end in a deadline, as they were before that was held back.
+fn as_written(args: &[Bytes]) -> Vec<Bytes> {
+    let mut args = args.to_vec();
+    if let Some(deadline) = args.last_mut()
+        && let Some(at_ms) = without_grace(number(deadline))
+    {
+        *deadline = at_ms.to_string().into_bytes();
+    }
+    args
 }
 
 impl Mark {

@@ -30,6 +30,8 @@ pub struct Mix {
     pub databases: u32,
     /// Values of hundreds of kilobytes now and then.
     pub fat: bool,
+    /// Keys end.
+    pub deadlines: bool,
 }
 
 pub struct Workload {
@@ -190,6 +192,16 @@ impl Workload {
         let short = || value[..value.len().min(20)].to_vec();
         let once = self.mix.once_only;
         let verb = |verb: &[u8]| verb.to_vec();
+        if self.mix.deadlines && rng.percent(25) {
+            let most_ms = *rng.pick(&[500, 5_000, 25_000, 100_000]);
+            let at_ms = source.store.now_ms() + rng.between(50, most_ms) as u64;
+            let at_ms = at_ms.to_string().into_bytes();
+            return match rng.below(5) {
+                0 => vec![verb(b"SET"), key, value, verb(b"PXAT"), at_ms],
+                1 => vec![verb(b"PERSIST"), key],
+                _ => vec![verb(b"PEXPIREAT"), key, at_ms],
+            };
+        }
         match rng.below(20) {
             0 if self.mix.removals => return vec![verb(b"DEL"), key],
             1 if self.mix.removals => return vec![verb(b"UNLINK"), key],

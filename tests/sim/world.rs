@@ -271,6 +271,8 @@ impl World {
             self.status.set_poll(replid, offset, self.now_ms);
         }
         trace::at(self.now_ms);
+        self.source.expire(&mut self.tracker, self.now_ms);
+        self.cluster.expire(self.now_ms);
         self.serve_all();
         match self.turn_if_awake() {
             Err(fault) if fault.kind == FaultKind::TakenOver && self.takeover.is_some() => {
@@ -628,6 +630,9 @@ impl World {
                 );
                 if self.cluster.lane.contains(slot) {
                     union.keys.insert(key.clone(), value.clone());
+                    let deadline = node.store.deadlines.get_key_value(key);
+                    let deadline = deadline.map(|(key, at_ms)| (key.clone(), *at_ms));
+                    union.deadlines.extend(deadline);
                 }
             }
         }

@@ -166,6 +166,32 @@ fn of_a_transaction_only_the_keys_of_the_command_that_failed_are_mended() {
 }
 
 #[test]
+fn a_lane_that_stops_at_a_difference_names_the_command_of_a_group_that_failed() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    rig.hear(&commands(&[
+        "INCR {a}1",
+        "INCR {a}2",
+        "INCR {a}3",
+        "INCR {a}4",
+    ]));
+    rig.sent(0);
+    rig.reply(0, &executed(1));
+    let sent = words(&rig.sent(0));
+    assert_eq!(sent[1..4], ["INCR {a}2", "INCR {a}3", "INCR {a}4"]);
+    let replies = [
+        b"+OK\r\n",
+        &b"+QUEUED\r\n".repeat(4)[..],
+        b"*4\r\n:1\r\n",
+        WRONG,
+        b":1\r\n+OK\r\n",
+    ];
+    let fault = rig.try_reply(0, &replies.concat()).unwrap_err();
+    assert_eq!(fault.kind, FaultKind::Divergence);
+    let told = "to INCR '{a}3' (2 arguments), in a transaction: target and source differ; make that key equal";
+    assert!(fault.message.contains(told), "{fault}");
+}
+
+#[test]
 fn a_failure_that_no_value_cures_ends_the_lane() {
     for text in [
         "ERR unknown command 'X'",
