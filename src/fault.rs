@@ -75,6 +75,8 @@ pub enum FaultKind {
     SnapshotUnsupported,
     /// The target cannot take something that the source holds or does, in any form.
     Unsupported,
+    /// The source had keys and has none.
+    SourceEmpty,
     /// A target master may have lost what it had answered: it was restarted, or a replica was promoted.
     TargetRewound,
     /// Neither our table nor the source knows where the keys of a command are.
@@ -262,9 +264,9 @@ impl FaultKind {
                 Policy::Stop
             }
             // What would come again on every attempt, at the cost of a full copy each time.
-            Protocol | SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt
-            | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot | TooLarge
-            | Divergence | Bookkeeping | TakenOver => Policy::Stop,
+            Protocol | SameDeployment | TargetNotEmpty | SourceEmpty | Database
+            | SnapshotCorrupt | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot
+            | TooLarge | Divergence | Bookkeeping | TakenOver => Policy::Stop,
         }
     }
 
@@ -278,9 +280,9 @@ impl FaultKind {
             | Loading | MasterLinkDown | Busy | ClusterDown | TryAgain | ReadOnly | OutOfMemory
             | WritesPaused | NoTopology | TargetRewound | TargetIsReplica | Protocol | Refused
             | ServerTooOld => ExitClass::Connection,
-            SameDeployment | TargetNotEmpty | Database | SnapshotCorrupt | SnapshotUnsupported
-            | Unsupported | UnknownCommand | CrossSlot | TooLarge | Divergence | Bookkeeping
-            | TakenOver => ExitClass::Data,
+            SameDeployment | TargetNotEmpty | SourceEmpty | Database | SnapshotCorrupt
+            | SnapshotUnsupported | Unsupported | UnknownCommand | CrossSlot | TooLarge
+            | Divergence | Bookkeeping | TakenOver => ExitClass::Data,
         }
     }
 

@@ -117,8 +117,12 @@ fn after_a_copy(setup: Setup, act: impl FnOnce(&mut Rig) -> Result<()>) -> Resul
 
 impl Rig {
     fn start(&mut self) -> Result<()> {
+        self.start_with(&[])
+    }
+
+    fn start_with(&mut self, arguments: &[&str]) -> Result<()> {
         let (source, target) = (any_node(&self.source), any_node(&self.target));
-        self.sync = Some(Slotstream::start(program(), &source, &target, &[])?);
+        self.sync = Some(Slotstream::start(program(), &source, &target, arguments)?);
         Ok(())
     }
 
@@ -418,6 +422,49 @@ fn a_source_master_that_is_back_from_an_old_snapshot_is_followed() -> Result<()>
 #[test]
 fn a_source_master_that_came_back_from_an_old_snapshot_unseen_is_followed() -> Result<()> {
     source_back_from_snapshot(Slotstreams::Away)
+}
+
+#[test]
+fn a_source_master_that_comes_back_without_its_keys_is_not_mirrored_unless_that_is_accepted()
+-> Result<()> {
+    after_a_copy(Setup::default(), |rig| {
+        let before = keys_of(&rig.target)?;
+        rig.source.nodes_mut()[0].kill();
+        rig.source.nodes_mut()[0].restart()?;
+        await_whole(&rig.source, None)?;
+        let (exit, output) = rig.sync()?.wait_for_exit(PATIENCE)?;
+        ensure!(exit.code() == Some(5), "{exit}: {output}");
+        ensure!(output.contains("--accept-empty-source"), "{output}");
+        // Nor by the next process.
+        rig.start()?;
+        let (exit, output) = rig.sync()?.wait_for_exit(PATIENCE)?;
+        ensure!(exit.code() == Some(5), "{exit}: {output}");
+        let after = keys_of(&rig.target)?;
+        // A few have come to their end.
+        ensure!(
+            after > before - before / 10,
+            "{before} keys have become {after}"
+        );
+        rig.start_with(&["--accept-empty-source"])?;
+        rig.sync()?.wait_until_settled(PATIENCE)?;
+        let mut client = rig.source.client()?;
+        for number in 0..KEY_GROUPS {
+            client.call(&["INCR", &format!("after:{number}")])?;
+        }
+        // One of the masters has lost its libraries as well.
+        client.call_each_master(&["FUNCTION", "FLUSH"]).map(|_| ())
+    })
+}
+
+/// How many keys the masters hold that are not slotstream's own.
+fn keys_of(cluster: &Cluster) -> Result<usize> {
+    let mut count = 0;
+    for master in cluster.masters() {
+        let keys = master.connect()?.call(&["KEYS", "*"])?;
+        let names = keys.array().iter().map(lab::Value::text);
+        count += names.filter(|name| !name.contains("}slotstream:")).count();
+    }
+    Ok(count)
 }
 
 fn target_back_from_snapshot(slotstreams: Slotstreams) -> Result<()> {

@@ -56,6 +56,7 @@ fn record(node: &str, slots: &str, acked: u64) -> Record {
         watermarks: "".parse().expect("no slots"),
         former: None,
         exclusive: true,
+        held: true,
         leases: false,
     }
 }

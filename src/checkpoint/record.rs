@@ -45,6 +45,8 @@ pub struct Record {
     pub exclusive: bool,
     /// Keys may carry a deadline that was held back.
     pub leases: bool,
+    /// The source had keys for this target.
+    pub held: bool,
 }
 
 /// Why a text is no record.
@@ -66,7 +68,7 @@ impl Record {
             State::Streaming => "streaming",
         };
         let mut text = format!(
-            "v={VERSION} state={state} node={} replid={} acked={} high={} db={} exclusive={} leases={} slots={} watermarks={}",
+            "v={VERSION} state={state} node={} replid={} acked={} high={} db={} exclusive={} leases={} held={} slots={} watermarks={}",
             self.node,
             self.position.id,
             self.position.offset,
@@ -74,6 +76,7 @@ impl Record {
             self.database,
             u8::from(self.exclusive),
             u8::from(self.leases),
+            u8::from(self.held),
             self.slots,
             self.watermarks,
         );
@@ -136,6 +139,7 @@ impl Record {
             former: optional(word(text, "former"), former)?,
             exclusive: flag("exclusive")?,
             leases: flag("leases")?,
+            held: flag("held")?,
         })
     }
 }
@@ -186,6 +190,7 @@ mod tests {
                 until: Offset(5),
             }),
             exclusive: true,
+            held: true,
             leases: false,
         }
     }

@@ -68,6 +68,8 @@ pub enum Start {
         why: CopyReason,
         /// See [`Record::exclusive`]; true if all records of these slots say so.
         exclusive: bool,
+        /// See [`Record::held`]; true if any of them says so.
+        held: bool,
     },
     Resume(Box<Resume>),
 }
@@ -106,6 +108,7 @@ pub struct Resume {
     pub owed: BTreeMap<Slot, Owed>,
     pub exclusive: bool,
     pub leases: bool,
+    pub held: bool,
 }
 
 impl fmt::Display for CopyReason {
@@ -167,9 +170,14 @@ impl Bookkeeping {
         }
         let listing = heard.listing.iter().map(|&index| &self.records[index]);
         let exclusive = listing.clone().all(|found| found.record.exclusive);
+        let held = listing.clone().any(|found| found.record.held);
         match self.resume(&heard, slots, single) {
             Ok(resume) => Start::Resume(Box::new(resume)),
-            Err(why) => Start::Copy { why, exclusive },
+            Err(why) => Start::Copy {
+                why,
+                exclusive,
+                held,
+            },
         }
     }
 
@@ -300,6 +308,7 @@ impl Bookkeeping {
             owed: BTreeMap::new(),
             exclusive: speaking.iter().all(|found| found.record.exclusive),
             leases: speaking.iter().any(|found| found.record.leases),
+            held: speaking.iter().any(|found| found.record.held),
         };
         for (&slot, watermark) in &self.watermarks {
             if slots.contains(slot) && watermark.generation > generation {

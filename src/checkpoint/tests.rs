@@ -42,6 +42,7 @@ fn found(held_by: &str, key: Slot, node: &str, listed: &str, acked: u64) -> Foun
             watermarks: SlotSet::new(),
             former: None,
             exclusive: true,
+            held: true,
             leases: false,
         },
     }
@@ -388,9 +389,16 @@ fn a_single_server_keeps_one_record_and_one_watermark_for_each_lane() {
     let start =
         |bookkeeping: &Bookkeeping, text| bookkeeping.start(&slots(text), |_| Some("single"), true);
     let lost = CopyReason::WatermarkLost(0);
-    let exclusive = true;
+    let (exclusive, held) = (true, true);
     let why = lost;
-    assert_eq!(start(&both, "0-1"), Start::Copy { why, exclusive });
+    assert_eq!(
+        start(&both, "0-1"),
+        Start::Copy {
+            why,
+            exclusive,
+            held
+        }
+    );
     mark(&mut both, 0, NEW, 55);
     mark(
         &mut both,
@@ -412,7 +420,14 @@ fn a_single_server_keeps_one_record_and_one_watermark_for_each_lane() {
     }
     // Slots of the source changed lanes meanwhile.
     let why = CopyReason::DifferentGenerations;
-    assert_eq!(start(&both, "1-2"), Start::Copy { why, exclusive });
+    assert_eq!(
+        start(&both, "1-2"),
+        Start::Copy {
+            why,
+            exclusive,
+            held
+        }
+    );
 }
 
 #[test]

@@ -333,6 +333,7 @@ impl Toy {
             slots: listed.clone(),
             former: None,
             exclusive: true,
+            held: true,
             leases: false,
         };
         let generation = lane.generation;

@@ -149,6 +149,10 @@ pub struct SyncArgs {
     #[arg(long)]
     skip_unknown: bool,
 
+    /// Empty the target where a source master had keys and has come back without any, rather than stop
+    #[arg(long)]
+    accept_empty_source: bool,
+
     /// What the source is told as acknowledged: what the target has applied, so that WAIT is true, or all that was received
     #[arg(long, value_enum, default_value = "applied")]
     ack: AckArg,
@@ -303,6 +307,7 @@ impl SyncArgs {
             },
             on_unsupported: self.on_unsupported.into(),
             skip_unknown: self.skip_unknown,
+            accept_empty_source: self.accept_empty_source,
             database_map: self.db_map.unwrap_or_default(),
         })
     }

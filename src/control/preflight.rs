@@ -416,6 +416,7 @@ mod tests {
             on_divergence: OnDivergence::Stop,
             on_unsupported: OnUnsupported::Stop,
             skip_unknown: false,
+            accept_empty_source: false,
             database_map: match map {
                 "" => DatabaseMap::default(),
                 map => map.parse().expect("valid"),

@@ -42,6 +42,8 @@ pub(super) struct Copy {
     filled: usize,
     /// The decoder has come to the end; only a diskless snapshot's mark may be missing.
     decoded: bool,
+    /// It had no keys so far.
+    is_empty: bool,
     keys: u64,
     /// Of the hash that arrives, deadlines of fields were left out.
     lost_deadlines: bool,
@@ -63,6 +65,7 @@ impl Copy {
             start: 0,
             filled: early.len(),
             decoded: false,
+            is_empty: true,
             keys: 0,
             lost_deadlines: false,
             field_deadlines: Vec::new(),
@@ -189,9 +192,13 @@ impl Lane {
             field_deadlines: &mut copy.field_deadlines,
         };
         while !is_full(writing.chunks, writing.targets) {
-            match reader.next().map_err(snapshot_fault)? {
+            let item = reader.next().map_err(snapshot_fault)?;
+            let of_key = matches!(item, Item::Value(_) | Item::Part(_) | Item::Unsupported(_));
+            copy.is_empty &= !of_key;
+            match item {
                 Item::NeedMore => break,
                 Item::End { .. } => {
+                    self.config.check_emptiness(copy.is_empty)?;
                     copy.decoded = true;
                     break;
                 }
@@ -324,6 +331,21 @@ impl Writing<'_> {
 }
 
 impl LaneConfig {
+    /// A master without replicas that is restarted without its data has an empty snapshot: taken for what it is, the copy
+    /// would lose all keys as well.
+    fn check_emptiness(&mut self, is_empty: bool) -> Result<(), Fault> {
+        if is_empty && self.held && !self.accept_empty_source {
+            let text = format!(
+                "source {} has no keys any more, although it had some: it may have been restarted without its data. The target \
+                 keeps what it has; bring the source's data back, or start with --accept-empty-source to go on with none",
+                self.source.name()
+            );
+            return Err(Fault::new(FaultKind::SourceEmpty, text));
+        }
+        self.held = !is_empty;
+        Ok(())
+    }
+
     /// A key, or a piece of one, that the target cannot hold: left out and counted, or a fault.
     pub(super) fn leave_out_of_key(
         &self,

@@ -96,6 +96,10 @@ pub struct LaneConfig {
     pub on_divergence: OnDivergence,
     /// Leave out what belongs to modules that the target lacks.
     pub skip_unknown: bool,
+    /// The source had keys for this target.
+    pub held: bool,
+    /// Take a source for what it is that had keys and has none.
+    pub accept_empty_source: bool,
     /// Shared by all lanes of the process.
     pub functions: Arc<FunctionClaims>,
     /// For the records that it keeps on the target; without them nothing can be gone on from.
@@ -815,7 +819,7 @@ impl Lane {
             .acknowledged_offset
             .store(progress.acknowledged.0, Relaxed);
         status.set_oldest_unanswered(self.arrivals.oldest_ms());
-        status.commands.store(self.commands, Relaxed);
+        self.config.held |= status.commands.swap(self.commands, Relaxed) < self.commands;
         status.bytes.store(self.sent_bytes, Relaxed);
     }
 

@@ -28,6 +28,8 @@ pub struct SyncOptions {
     pub on_unsupported: OnUnsupported,
     /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.
     pub skip_unknown: bool,
+    /// Mirror a source master that had keys and comes back without any.
+    pub accept_empty_source: bool,
     pub database_map: DatabaseMap,
     pub ack: Ack,
     /// How often it is written down on the target how far each lane is.

@@ -210,11 +210,19 @@ impl LaneConfig {
                 status.set_resume(ResumeStep::FirstCopy, first_copy);
                 (None, None)
             }
-            Start::Copy { why, exclusive } => {
+            Start::Copy {
+                why,
+                exclusive,
+                held,
+            } => {
+                self.held = held;
                 status.set_resume(ResumeStep::FullCopy, &why.to_string());
                 (Some(exclusive), None)
             }
-            Start::Resume(resume) => (Some(resume.exclusive), Some(*resume)),
+            Start::Resume(resume) => {
+                self.held = resume.held;
+                (Some(resume.exclusive), Some(*resume))
+            }
         };
         self.existing = match (existing, self.existing) {
             (None, existing) => existing,
@@ -563,6 +571,7 @@ impl Lane {
                 exclusive: self.config.existing != Existing::Keep,
                 // While the lane runs, the next command may be given one.
                 leases: !ending || !self.rebuild.deadlines.is_empty(),
+                held: self.config.held,
             };
             let slot = routed
                 .iter()

@@ -99,6 +99,8 @@ fn config() -> LaneConfig {
         omissions: Default::default(),
         on_divergence: OnDivergence::Stop,
         skip_unknown: false,
+        held: false,
+        accept_empty_source: false,
         functions: Default::default(),
         generations: None,
         resume: None,

@@ -315,6 +315,8 @@ impl Supervisor {
             database_map: options.database_map.clone(),
             existing: self.existing,
             skip_unknown: options.skip_unknown,
+            held: false,
+            accept_empty_source: options.accept_empty_source,
             on_divergence: options.on_divergence,
             functions: Arc::clone(&self.functions),
             generations: Some(self.generations.clone()),

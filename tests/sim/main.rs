@@ -138,7 +138,8 @@ fn run_seeds(run: fn(u64) -> Used, name: &str) -> Option<Used> {
         }
     };
     let mut all = Used::default();
-    let many = seeds.end - seeds.start >= SEEDS;
+    // Some hundred others may lack something that is looked for.
+    let many = seeds.start == 1 && seeds.end > SEEDS;
     let failed: Vec<(u64, String)> = seeds
         .filter_map(|seed| match outcome(run, seed) {
             Ok(used) => {

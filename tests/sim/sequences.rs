@@ -633,3 +633,58 @@ fn what_the_target_held_before_stays_unless_it_shall_be_replaced() {
     assert!(world.target_has("{a}theirs") && world.target_has("{a}ours"));
     assert_eq!(world.count(ErrorCount::UnsweptCopy), 1);
 }
+
+/// A master without replicas is restarted without its data.
+fn restart_empty(world: &mut World) {
+    world.forget_history();
+    world.source.store = Default::default();
+    world.tracker.begins_empty();
+}
+
+fn world_that_had_keys(accept: bool) -> World {
+    let mut world = world(2, SlotSet::all());
+    world.config.existing = Existing::Replace;
+    world.config.accept_empty_source = accept;
+    world.keep_records();
+    world.write("SET {a}1 value");
+    world.write("INCR {b}1");
+    world.settle_and_compare();
+    world
+}
+
+#[test]
+fn a_source_that_comes_back_without_its_keys_is_not_mirrored() {
+    for crash in [false, true] {
+        let mut world = world_that_had_keys(false);
+        restart_empty(&mut world);
+        if crash {
+            world.crash();
+        }
+        for _ in 0..3_000 {
+            world.step();
+        }
+        let fault = world.ended.take().expect("the lane has ended");
+        assert_eq!(fault.kind, FaultKind::SourceEmpty);
+        assert!(fault.message.contains("--accept-empty-source"), "{fault}");
+        assert!(world.target_has("{a}1") && world.target_has("{b}1"));
+    }
+}
+
+#[test]
+fn a_source_without_keys_is_mirrored_where_that_is_accepted() {
+    let mut world = world_that_had_keys(true);
+    restart_empty(&mut world);
+    world.settle_and_compare();
+    assert!(!world.target_has("{a}1"));
+}
+
+#[test]
+fn a_source_that_never_had_keys_is_copied_again_without_a_word() {
+    let mut world = world(2, SlotSet::all());
+    world.config.accept_empty_source = false;
+    world.keep_records();
+    world.settle_and_compare();
+    world.forget_history();
+    world.settle_and_compare();
+    assert_eq!(world.source.full_syncs, 2);
+}

@@ -595,6 +595,11 @@ impl Tracker {
         }
     }
 
+    /// The source has no keys any more, and nothing is expected of it.
+    pub fn begins_empty(&mut self) {
+        self.now = Plan::default();
+    }
+
     /// What `offset`, of a history of that name, stands for in the source's present one.
     pub fn shared_with(&self, replid: &str, offset: u64) -> u64 {
         match &self.left {

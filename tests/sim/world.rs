@@ -201,6 +201,9 @@ impl World {
             omissions: Default::default(),
             on_divergence: cluster.on_divergence,
             skip_unknown: false,
+            held: false,
+            // Keys come and go by chance.
+            accept_empty_source: true,
             functions: Default::default(),
             generations: None,
             resume: None,

@@ -405,6 +405,7 @@ fn resumed(passed: usize, owed: Option<Owed>, policy: OnDivergence) -> Rig {
         owned: SlotSet::new(),
         owed: owed.into_iter().map(|owed| (15495, owed)).collect(),
         exclusive: true,
+        held: true,
         leases: false,
     };
     let config = LaneConfig {

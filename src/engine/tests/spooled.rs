@@ -82,6 +82,7 @@ fn resume_at(offset: u64, id: ReplicationId, predecessor: Option<Position>) -> R
         owned: SlotSet::new(),
         owed: BTreeMap::new(),
         exclusive: true,
+        held: true,
         leases: false,
     }
 }
