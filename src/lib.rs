@@ -9,7 +9,7 @@
 //!    replies, time and topologies in, and give writes and reads out. They own no socket, file, clock, thread or
 //!    randomness, so the whole engine runs in a simulation from a seed (`tests/sim`). `tests/tidy.rs` enforces it.
 //! 2. **One core, one lane.** A lane is one source master's replica connection plus the connections to the target masters
-//!    that own its slots, on one thread that is pinned to a core. Lanes share nothing on the path of a command.
+//!    that own its slots, on one thread; there is one for each core. Lanes share nothing on the path of a command.
 //! 3. **Bytes pass through.** A replicated command already is the RESP that the target wants. A command is a range of
 //!    the receive buffer; neighbours for one target are one range; ranges go out by one vectored write.
 //! 4. **Positions are types.** `received >= routed >= acknowledged`, and no position moves without proof.

@@ -3,7 +3,7 @@
 //! Each test loads data of every type into the source, keeps writing while the copy runs and after it, and
 //! compares both sides key by key in the end. `SLOTSTREAM_TEST_KEYS` sets how many keys are loaded.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
     ServerOptions, Slotstream, Version, WriterOptions, Writers, compare, load, version_or_skip,
@@ -236,4 +236,42 @@ fn once_ends_when_everything_is_copied_and_credentials_may_come_from_the_environ
     )?;
     ensure!(diff.is_equal(), "{diff}");
     Ok(())
+}
+
+#[test]
+fn threads_keep_to_the_cores_that_are_named() -> Result<()> {
+    let Some(version) = version_or_skip(Family::Redis70) else {
+        return Ok(());
+    };
+    let source = Server::start(&version, ServerOptions::default())?;
+    let target = Server::start(&version, ServerOptions::default())?;
+    let (from, to) = (source.endpoint(), target.endpoint());
+    let allowed = cores_of("self", |_| true)?.pop().context("this thread")?;
+    let first = allowed.split([',', '-']).next().context("a core")?;
+    let named = ["--cores", first];
+    for (arguments, cores) in [(&named[..], first), (&[], &allowed)] {
+        let mut sync = Slotstream::start(program(), &from, &to, arguments)?;
+        sync.wait_until_caught_up(CATCH_UP_TIMEOUT)?;
+        let found = cores_of(&sync.pid().to_string(), |name| name.starts_with("core-"))?;
+        let as_wanted = !found.is_empty() && found.iter().all(|found| found == cores);
+        ensure!(as_wanted, "{arguments:?}: the threads may run on {found:?}");
+        sync.stop()?;
+    }
+    Ok(())
+}
+
+/// Which cores the threads of a process may run on, of those whose name is wanted.
+fn cores_of(process: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<String>> {
+    let mut cores = Vec::new();
+    for thread in std::fs::read_dir(format!("/proc/{process}/task"))? {
+        let status = std::fs::read_to_string(thread?.path().join("status"))?;
+        let line = |name: &str| {
+            let mut lines = status.lines();
+            lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+        };
+        if line("Name:").is_some_and(|name| wanted(&name)) {
+            cores.extend(line("Cpus_allowed_list:"));
+        }
+    }
+    Ok(cores)
 }

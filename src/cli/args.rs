@@ -116,7 +116,8 @@ pub struct SyncArgs {
     #[arg(long, value_name = "FILE")]
     target_password_file: Option<PathBuf>,
 
-    /// Cores to use, for example 0,1 [default: all that this process may use]
+    /// Cores to use, for example 0,1: a thread keeps to each [default: as many threads as this process may use cores, wherever the
+    /// kernel puts them]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     cores: Option<Vec<usize>>,
 
@@ -293,6 +294,7 @@ impl SyncArgs {
             source,
             target,
             cores: choose_cores(asked, &allowed_cores()?)?,
+            pinned: asked.is_some(),
             once: self.once,
             status_address: self.status_addr,
             on_existing: match self.on_existing {

@@ -406,6 +406,7 @@ mod tests {
             source: "redis://a".parse().expect("valid"),
             target: "redis://b".parse().expect("valid"),
             cores: vec![0],
+            pinned: false,
             once: false,
             status_address: None,
             ack: Default::default(),

@@ -17,8 +17,10 @@ pub struct SyncOptions {
     pub link: LinkName,
     pub source: Endpoint,
     pub target: Endpoint,
-    /// Cores to pin executors to, without repeats, in the order given; at least one.
+    /// Cores that executors are for, without repeats, in the order given; at least one.
     pub cores: Vec<usize>,
+    /// The user named them: each executor keeps to its own.
+    pub pinned: bool,
     /// End as soon as every lane has caught up.
     pub once: bool,
     /// `HOST:PORT` of the status page.

@@ -37,11 +37,11 @@ pub(super) struct Executor {
 }
 
 impl Executor {
-    /// Starts the thread, pinned to `core`.
+    /// Starts the thread for `core`, to which it keeps if it is `pinned`.
     ///
     /// # Errors
     /// When the kernel refuses the thread, the core or the ring.
-    pub fn start(core: usize, shared: Arc<Shared>) -> Result<Self, Fault> {
+    pub fn start(core: usize, pinned: bool, shared: Arc<Shared>) -> Result<Self, Fault> {
         let refused = move |error: std::io::Error| {
             let text = format!("cannot run on core {core}: {error}");
             Fault::new(FaultKind::Runtime, text)
@@ -51,7 +51,8 @@ impl Executor {
         let thread = std::thread::Builder::new()
             .name(format!("core-{core}"))
             .spawn(move || {
-                let ring = pin(core).and_then(|()| Ring::new()).map_err(refused);
+                let placed = if pinned { pin(core) } else { Ok(()) };
+                let ring = placed.and_then(|()| Ring::new()).map_err(refused);
                 // The starter waits for it.
                 let _ = started.send(ring.as_ref().map(|_| ()).map_err(Fault::clone));
                 run(&arrivals, &shared, ring?)

@@ -93,11 +93,11 @@ struct Supervisor {
 /// # Errors
 /// When the machine refuses executors; nothing runs then.
 pub fn start(plan: SyncPlan, claim: Claim, shared: Arc<Shared>) -> Result<RuntimeHandle, Fault> {
-    let executors = plan
-        .options
+    let options = &plan.options;
+    let executors = options
         .cores
         .iter()
-        .map(|&core| Executor::start(core, Arc::clone(&shared)))
+        .map(|&core| Executor::start(core, options.pinned, Arc::clone(&shared)))
         .collect::<Result<Vec<_>, _>>()?;
     let directory = Directory::new(
         plan.options.spool_directory.clone(),
