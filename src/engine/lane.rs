@@ -23,7 +23,7 @@
 //! | `sweep`, `listing` | keys that the source does not have |
 //! | `fence` | who else may write to a target master, and what it has lost |
 //! | `records` | what the target is told of how far the lane is |
-//! | `mending` | keys that differ, and get the source's values |
+//! | `mending`, `touched` | keys that differ, and get the source's values |
 //! | `rewind` | a source that has lost what it had written |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //! | `serial`, `marks` | delivery of what must not be applied twice |

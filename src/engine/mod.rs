@@ -40,6 +40,7 @@ mod sweep;
 mod targets;
 #[cfg(test)]
 mod tests;
+mod touched;
 
 pub use copy::remedy;
 pub use rebuild::{Omissions, release, watched};
