@@ -544,12 +544,21 @@ impl Targets {
     }
 
     /// Makes one transaction of `units`, with the watermark behind them; takes their holds over.
-    fn group(&mut self, chunks: &mut Chunks, slot: Slot, index: usize, units: &[Unit]) -> Unit {
+    pub(super) fn group(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        index: usize,
+        units: &[Unit],
+    ) -> Unit {
         let first = units[0];
-        let end = units
+        let begin = units
             .iter()
-            .map(|unit| unit.end)
-            .fold(first.end, Offset::max);
+            .map(|unit| unit.begin)
+            .fold(first.begin, Offset::min);
+        // What was built here may stand before what came sooner, when it was refused, and tells nothing of the stream.
+        let of_stream = units.iter().filter(|unit| unit.begin < unit.end);
+        let end = of_stream.map(|unit| unit.end).fold(begin, Offset::max);
         let owed = self.mends.name_owed(slot);
         let tail = &mut self.serial.tail;
         tail.clear();
@@ -587,6 +596,7 @@ impl Targets {
             range,
             form: Form::Transaction,
             frames: frames + around,
+            begin,
             end,
             guard: Guard::Given,
             ..first

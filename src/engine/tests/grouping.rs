@@ -4,6 +4,7 @@ use super::super::options::Grouping;
 use super::*;
 use crate::checkpoint::{Watermark, watermark_key};
 use crate::position::Offset;
+use crate::target::{Form, Guard, Unit};
 
 /// The watermark that is set at `end`.
 pub(super) fn mark_at(end: u64) -> Watermark {
@@ -155,4 +156,26 @@ fn a_rate_is_high_as_soon_as_enough_have_come_and_low_when_they_come_no_more() {
     assert!(rig.sent(0).is_empty());
     rig.wait(50);
     assert_eq!(rig.sent(0), group(&["INCR a"; 2], slot, end));
+}
+
+#[test]
+fn what_is_sent_again_before_what_came_sooner_moves_neither_end_of_a_group() {
+    let mut rig = Rig::streaming(cluster(&["x"]));
+    let (targets, chunks) = (&mut rig.lane.targets, &mut rig.lane.chunks);
+    let mut built = |line, at| {
+        let command = command(line);
+        targets.built_unit(chunks, Form::Command, Offset(at), 0, &command, 1)
+    };
+    // The removal of a record, refused once: the stream had come farther then.
+    let refused = built("HDEL a 1.1", 500);
+    let sooner = Unit {
+        end: Offset(120),
+        guard: Guard::Needed,
+        ..built("INCR a", 100)
+    };
+    let slot = crate::slot::slot_of(b"a");
+    let group = targets.group(chunks, slot, 0, &[refused, sooner]);
+    assert_eq!((group.begin, group.end), (Offset(100), Offset(120)));
+    let sent = super::grouping::group(&["HDEL a 1.1", "INCR a"], slot, 120);
+    assert_eq!(chunks.get(group.range), sent);
 }
