@@ -671,7 +671,7 @@ impl Lane {
         self.mend_on(tick)?;
         self.hold_on(tick)?;
         // Also while the source is away: what was received holds, as long as the history does.
-        if self.copied && self.taken_up.is_none() {
+        if self.copied && self.taken_up.is_none() && !self.start_over {
             self.stream_on()?;
         }
         // A client of the source may be waiting, or the lane for everything to be answered.

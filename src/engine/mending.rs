@@ -414,6 +414,10 @@ impl Targets {
     /// A unit of a slot that is mended.
     #[cold]
     pub(super) fn send_mended(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        // The lane is about to end or to begin anew, and what comes would come behind what was given up.
+        if self.mends.trouble.is_some() {
+            return chunks.release(unit.range.chunk);
+        }
         let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
         if let Some(unit) = owed.mend.arrives(unit.begin, unit) {
             self.judge(chunks, slot, unit);
@@ -440,7 +444,8 @@ impl Targets {
 
     /// Judges what was held and may be judged.
     fn judge_held(&mut self, chunks: &mut Chunks, slot: Slot) {
-        while let Some(owed) = self.mends.by_slot.get_mut(&slot)
+        while self.mends.trouble.is_none()
+            && let Some(owed) = self.mends.by_slot.get_mut(&slot)
             && let Some((_, unit)) = owed.mend.next_to_judge()
         {
             self.judge(chunks, slot, unit);
@@ -573,6 +578,10 @@ impl Lane {
 
     /// Does what can be done about keys that differ.
     pub(super) fn mend_on(&mut self, tick: Option<u64>) -> Result<(), Fault> {
+        // A snapshot will come for all of them.
+        if self.start_over {
+            return Ok(());
+        }
         let mends = &mut self.targets.mends;
         if let Some(now_ms) = tick {
             mends.now_ms = now_ms;

@@ -264,8 +264,8 @@ impl Tracker {
     fn meets(&mut self, node: usize, key: &Key, mark: &Mark, once: bool, maybe_old: bool) {
         let high = self.high();
         let name = format!("{}:{}", key.0, key.1.escape_ascii());
+        let undone = self.undone.get(key).is_some_and(|of| of.contains(mark));
         let Some(line) = self.now.lines.get_mut(key) else {
-            let undone = self.undone.get(key).is_some_and(|of| of.contains(mark));
             if matches!(mark.text.as_str(), "UNLINK" | "FLUSH") || undone {
                 return;
             }
@@ -283,15 +283,16 @@ impl Tracker {
         let begin = entry.map_or(0, |entry| entry.begin);
         if line.awaits(mark) && begin < high {
             let entry = &line.entries[line.next];
-            // It may have been the removal of a key that the snapshot did not have, which looks the same.
-            if mark.text != "UNLINK" || line.is_restored() || self.now.swept {
+            // It may have been the removal of a key that the snapshot did not have, or one that the source lost: they look the same.
+            let swept = mark.text != "UNLINK" || line.is_restored() || self.now.swept;
+            if swept && !undone {
                 *latest = entry.offset().max(*latest);
             }
             self.now.pending.remove(&(entry.end, key.clone()));
             line.next += 1;
             return;
         }
-        if self.undone.get(key).is_some_and(|of| of.contains(mark)) {
+        if undone {
             return;
         }
         let before = &line.entries[..line.next];
