@@ -351,7 +351,9 @@ impl Targets {
             }
             if gathers {
                 // It goes on at the new owner as soon as the former one has answered, or never will.
-                left[usize::from(current)] |= self.nodes[usize::from(current)].link != Link::Up;
+                let index = usize::from(current);
+                let down = self.nodes[index].link != Link::Up;
+                left[index] |= down && self.may_leave(index, now_ms);
             } else if current == NOBODY || self.nodes[usize::from(current)].writer.is_idle() {
                 self.routes[usize::from(slot)] = owner;
             } else if self.nodes[usize::from(current)].link == Link::Up {
