@@ -10,6 +10,7 @@
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
 //! | [`a_record_that_may_have_been_replaced_is_written_again`] | records say up to where anything was sent, whatever became of the last | `engine::records` |
+//! | [`what_may_have_been_applied_does_not_follow_its_slot_before_that_is_known`] | what is on its way stays with its connection until the fence has answered | `engine::redirect` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
 //! | [`crate::deadlines`] | a deadline that may pass before its renewal comes is held back | `engine::lease` |
 //! | [`what_a_mended_value_holds_is_not_applied_to_it_again`] | a mend sets the watermark of its slot | `engine::mending` |
@@ -26,7 +27,7 @@ use slotstream::slot::{Slot, SlotSet, slot_of};
 use crate::cluster::Cluster;
 use crate::model::Value;
 use crate::sequences::{SLOT_OF_A, world_with};
-use crate::world::{TargetSocket, World};
+use crate::world::{TargetSocket, World, lost};
 
 /// A lane that keeps records on so many masters, with a counter in either half of the slots.
 fn world(masters: usize) -> World {
@@ -390,4 +391,24 @@ fn a_command_that_fails_at_its_own_effects_does_no_harm() {
         world.settle_and_compare();
         assert_eq!(world.copies(), 1);
     }
+}
+
+#[test]
+fn what_may_have_been_applied_does_not_follow_its_slot_before_that_is_known() {
+    let mut world = world(2);
+    world.run_until_recorded();
+    world.write("INCR {a}1");
+    world.send_without_answers();
+    // The target executes it, and nobody hears of that.
+    world.asleep_until_ms = u64::MAX;
+    world.frozen = false;
+    world.run_until_applied();
+    world.asleep_until_ms = 0;
+    let index = world.connection_to(1);
+    world.lose_target(index, lost());
+    world.move_slot(SLOT_OF_A, 0);
+    world.publish_view(0);
+    world.count_on(1);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 1);
 }
