@@ -139,7 +139,8 @@ impl Record {
             former: optional(word(text, "former"), former)?,
             exclusive: flag("exclusive")?,
             leases: flag("leases")?,
-            held: flag("held")?,
+            // Where nothing is said it is taken for so.
+            held: word(text, "held").is_none() || flag("held")?,
         })
     }
 }
@@ -215,8 +216,8 @@ mod tests {
         for word in text.split(' ') {
             let name = word.split('=').next().expect("a name");
             let without = text.replace(&format!("{word} "), "");
-            // These two may be missing.
-            if !["before", "former"].contains(&name) && without != text {
+            // These may be missing.
+            if !["before", "former", "held"].contains(&name) && without != text {
                 assert!(Record::decode(without.as_bytes()).is_err(), "{without}");
             }
             let broken = text.replace(word, &format!("{name}=?!"));
@@ -230,5 +231,13 @@ mod tests {
             Record::decode(newer.as_bytes()),
             Err(RecordError::Version(2))
         );
+    }
+
+    #[test]
+    fn a_record_that_does_not_say_whether_the_source_had_keys_is_taken_for_one_that_does() {
+        let text = record().encode();
+        let without = text.replace(" held=1", "");
+        assert_ne!(text, without);
+        assert_eq!(Record::decode(without.as_bytes()), Ok(record()));
     }
 }
