@@ -495,3 +495,21 @@ pub const MEND_REPEATED_KEYS: usize = 10_000;
 const _: () = assert!(MEND_KEYS <= MEND_OWED_KEYS && MEND_REPEATED_KEYS <= MEND_OWED_KEYS);
 // What stands around a group is no larger than before.
 const _: () = assert!(GROUP_BYTES + OWED_BYTES + 2 * 1024 <= CHUNK_BYTES / 2);
+
+// Slots that move between source masters.
+
+/// How long a slot must have been seen at one owner, and not open, before it is copied from there: a view of the cluster is
+/// asked for once a second.
+pub const SLOT_QUIET_MS: u64 = 1200;
+
+/// How many slots a lane copies at a time, and how many keys of one at first.
+pub const RECOPIES: usize = 8;
+pub const RECOPY_FIRST_KEYS: usize = 64;
+
+/// How much the values of the keys should take that are copied together.
+pub const RECOPY_BYTES: usize = 2 << 20;
+
+/// Keys that a slot may hold that is copied by itself. They are all kept in mind.
+pub const RECOPY_SLOT_KEYS: usize = 1_000_000;
+
+const _: () = assert!(RECOPY_FIRST_KEYS <= MEND_KEYS && SLOT_QUIET_MS > WATCH_INTERVAL_MS);

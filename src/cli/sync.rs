@@ -15,6 +15,7 @@ use super::summary;
 use crate::control::discover::discover;
 use crate::control::fence::FenceService;
 use crate::control::http::StatusServer;
+use crate::control::listing::ListService;
 use crate::control::lookup::LookupService;
 use crate::control::mend::MendService;
 use crate::control::preflight;
@@ -103,7 +104,9 @@ fn replicate(
     let claim = takeover::claim(link, target, &plan.target.topology)?;
     let _lookup = LookupService::ask_source(&shared, &options.source.credentials)?;
     let _fence = FenceService::guard(&shared, &options.link, claim.epoch, &options.target)?;
-    let _mend = MendService::ask_source(&shared, &options.source.credentials)?;
+    let credentials = &options.source.credentials;
+    let _mend = MendService::ask_source(&shared, credentials)?;
+    let _listing = ListService::list_slots(&shared, credentials, &options.target)?;
     // From here on a signal asks the lanes to end; it is kept if they have not started yet.
     switch.get_or_init(|| Arc::clone(&shared));
     let lanes = runtime::start(plan, claim, Arc::clone(&shared))?;
@@ -147,7 +150,11 @@ fn follow(shared: &Shared, lanes: &RuntimeHandle, once: bool, screen: &Screen) -
             failed = Some(fault);
             shared.request_stop();
         }
-        if once && !shared.stop_requested() && catch_up.reached(&shared.lanes()) {
+        if once
+            && !shared.stop_requested()
+            && shared.slots_settled()
+            && catch_up.reached(&shared.lanes())
+        {
             info!("every lane has caught up");
             shared.request_end();
         }

@@ -14,6 +14,7 @@
 //! - [`fence`]: whether a lane may write to a target master;
 //! - [`lookup`]: which arguments of an unknown command are keys;
 //! - [`mend`]: the value of a key at its source master;
+//! - [`listing`]: the keys of slots that have moved;
 //! - [`report`] and [`http`]: the status page.
 
 pub mod client;
@@ -21,6 +22,7 @@ pub mod discover;
 pub mod environment;
 pub mod fence;
 pub mod http;
+pub mod listing;
 pub mod lookup;
 pub mod masters;
 pub mod mend;

@@ -5,6 +5,7 @@
 //! | `link` | name of this replication |
 //! | `caught_up` | every lane streams, and the target has answered everything its source held at the last poll |
 //! | `uptime_seconds` | since the process began |
+//! | `frozen[]` | slots of the source that are on their way between masters, which nobody writes: `slots` as ranges, for how long (`seconds`), and `why` |
 //! | `lanes[].source` | `host:port` of the source master |
 //! | `lanes[].state` | `connecting`, `handshake`, `waiting_for_snapshot`, `copying`, `sweeping`, `streaming`, `recovering`, `reconnecting`, `stopping`, `stopped`, `failed` |
 //! | `lanes[].resume` | how the lane came to go on where it did last: `step` (`first_copy`, `spool`, `partial_same`, `partial_promoted`, `partial_rewound`, `full_copy`) and `why`; null before |
@@ -22,6 +23,8 @@
 //! | `lanes[].stale.removed` | of these, removed |
 //! | `lanes[].leases` | keys and fields of hashes whose deadline is held back on the target until it is certain, and one more while there may be others |
 //! | `lanes[].mends` | keys that differed and were given the source's value |
+//! | `lanes[].slots.to_copy` | slots that came from another source master and are not copied yet |
+//! | `lanes[].slots.copied`, `.keys`, `.bytes` | slots that were copied so, their keys, and the size of the values |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |
@@ -43,7 +46,16 @@ pub struct Report {
     pub link: String,
     pub caught_up: bool,
     pub uptime_seconds: f64,
+    pub frozen: Vec<FrozenReport>,
     pub lanes: Vec<LaneReport>,
+}
+
+/// Slots that nobody writes at present.
+#[derive(Debug, Serialize)]
+pub struct FrozenReport {
+    pub slots: String,
+    pub seconds: f64,
+    pub why: &'static str,
 }
 
 /// One lane.
@@ -63,6 +75,7 @@ pub struct LaneReport {
     pub stale: StaleReport,
     pub leases: u64,
     pub mends: u64,
+    pub slots: SlotsReport,
     pub commands: u64,
     pub bytes: u64,
     pub errors: BTreeMap<&'static str, u64>,
@@ -93,6 +106,15 @@ pub struct StaleReport {
     pub removed: u64,
 }
 
+/// Slots that came to a lane from another source master.
+#[derive(Debug, Serialize)]
+pub struct SlotsReport {
+    pub to_copy: u64,
+    pub copied: u64,
+    pub keys: u64,
+    pub bytes: u64,
+}
+
 impl Report {
     /// The state at `now`.
     pub fn of(shared: &Shared, now: Instant) -> Self {
@@ -102,6 +124,15 @@ impl Report {
             link: shared.link.clone(),
             caught_up: shared.caught_up(),
             uptime_seconds: seconds(now_ms),
+            frozen: shared
+                .frozen()
+                .into_iter()
+                .map(|frozen| FrozenReport {
+                    slots: frozen.slots.to_string(),
+                    seconds: seconds(now_ms.saturating_sub(frozen.since_ms)),
+                    why: frozen.why,
+                })
+                .collect(),
             lanes: lanes
                 .iter()
                 .map(|lane| LaneReport::of(lane, now_ms))
@@ -139,6 +170,12 @@ impl LaneReport {
             },
             leases: lane.leases.load(Relaxed),
             mends: lane.mends.load(Relaxed),
+            slots: SlotsReport {
+                to_copy: lane.slots_to_copy.load(Relaxed),
+                copied: lane.slots_copied.load(Relaxed),
+                keys: lane.slot_keys_copied.load(Relaxed),
+                bytes: lane.slot_bytes_copied.load(Relaxed),
+            },
             commands: lane.commands.load(Relaxed),
             bytes: lane.bytes.load(Relaxed),
             errors: lane.errors(),
@@ -156,6 +193,7 @@ fn seconds(ms: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::moves::Frozen;
     use crate::engine::status::{ErrorCount, ResumeStep};
     use crate::topology::Topology;
     use std::time::Duration;
@@ -169,10 +207,16 @@ mod tests {
         lane.count(ErrorCount::Moved);
         lane.set_oldest_unanswered(Some(500));
         lane.set_resume(ResumeStep::FirstCopy, "nothing");
+        shared.set_frozen(vec![Frozen {
+            slots: "5-6".parse().expect("slots"),
+            since_ms: 1500,
+            why: "so",
+        }]);
         let report = Report::of(&shared, start + Duration::from_millis(2500));
         let json = serde_json::to_value(&report).expect("plain data");
         let expected = serde_json::json!({
             "link": "l", "caught_up": false, "uptime_seconds": 2.5,
+            "frozen": [{"slots": "5-6", "seconds": 1.0, "why": "so"}],
             "lanes": [{
                 "source": "a:1", "state": "connecting",
                 "resume": {"step": "first_copy", "why": "nothing"}, "replid": "", "received_offset": 0,
@@ -180,6 +224,7 @@ mod tests {
                 "spool_bytes": 0, "spool_state": "empty",
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
                 "stale": {"checked": 0, "removed": 0}, "leases": 0, "mends": 0,
+                "slots": {"to_copy": 0, "copied": 0, "keys": 0, "bytes": 0},
                 "commands": 0, "bytes": 0, "errors": {"moved": 1},
                 "full_syncs": 0, "partial_syncs": 0, "message": "",
             }],

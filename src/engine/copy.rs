@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, LaneConfig, SourceLink};
 use super::lease::Leases;
+use super::motion::Motion;
 use super::options::Destination;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::Router;
@@ -28,6 +29,7 @@ use crate::rdb::{
     Decoder, Item, LeftOut, Options, Part, Problem, RdbError, TargetFormat, Unsupported, Value,
 };
 use crate::resp::push_command;
+use crate::slot::slot_of;
 use crate::source::Framing;
 
 /// A snapshot under way.
@@ -187,6 +189,7 @@ impl Lane {
             chunks: &mut self.chunks,
             targets: &mut self.targets,
             sweep: self.sweep.as_deref_mut(),
+            passing: self.motion.is_on.then_some(&self.motion),
             deadlines: &mut self.rebuild.deadlines,
             lost_deadlines: &mut copy.lost_deadlines,
             field_deadlines: &mut copy.field_deadlines,
@@ -243,6 +246,8 @@ struct Writing<'a> {
     chunks: &'a mut Chunks,
     targets: &'a mut Targets,
     sweep: Option<&'a mut Sweep>,
+    /// Which keys are the lane's, if there are others.
+    passing: Option<&'a Motion>,
     deadlines: &'a mut Leases,
     lost_deadlines: &'a mut bool,
     field_deadlines: &'a mut Vec<u64>,
@@ -251,6 +256,9 @@ struct Writing<'a> {
 impl Writing<'_> {
     #[inline]
     fn value(&mut self, mut value: Value<'_>) -> Result<(), Fault> {
+        if self.is_of_others(value.key) {
+            return Ok(());
+        }
         let Some(database) = self.database(value.database)? else {
             self.status.count(ErrorCount::DroppedDatabase);
             return Ok(());
@@ -270,6 +278,9 @@ impl Writing<'_> {
     }
 
     fn part(&mut self, part: Part<'_>) -> Result<(), Fault> {
+        if self.is_of_others(part.key) {
+            return Ok(());
+        }
         let (mut part, lost) = without_lost_deadlines(part, self.format);
         // Once for each hash, however many parts it has.
         if lost && !*self.lost_deadlines {
@@ -305,6 +316,13 @@ impl Writing<'_> {
             Ok(_) => Ok(()),
             Err(problem) => self.config.leave_out_of_key(self.status, problem, part.key),
         }
+    }
+
+    /// Whether a key is in a slot that the lane does not write, or that is copied by itself later.
+    #[inline]
+    fn is_of_others(&self, key: &[u8]) -> bool {
+        let motion = self.passing;
+        motion.is_some_and(|motion| !motion.is_whole(slot_of(key)))
     }
 
     fn function(&mut self, code: &[u8]) -> Result<(), Fault> {

@@ -8,6 +8,7 @@
 //! target_gather, target_written, target_received, target_connected, target_lost, dial_target, take_cut
 //! adopt_target, follow, take_question, answer, tick, stop, is_done
 //! mend, take_mend_questions, mend_answered
+//! take, leave, take_left, take_list_questions, listed
 //! take_spool_order, spool_done, save
 //! ```
 //!
@@ -25,6 +26,7 @@
 //! | `records` | what the target is told of how far the lane is |
 //! | `mending`, `touched` | keys that differ, and get the source's values |
 //! | `rewind` | a source that has lost what it had written |
+//! | `motion`, `recopy` | slots that move between source masters |
 //! | `targets`, `redirect`, `parked`, `retry` | delivery |
 //! | `serial`, `marks` | delivery of what must not be applied twice |
 //!
@@ -42,6 +44,7 @@ use super::hold::Hold;
 use super::intake::Intake;
 use super::lookup::{LookupAnswer, LookupQuestion};
 use super::marks::Marks;
+use super::motion::Motion;
 use super::options::{Ack, DatabaseMap, Existing, Grouping, OnDivergence};
 use super::rebuild::{Omissions, Rebuild};
 use super::records::{Generations, Records};
@@ -79,8 +82,10 @@ pub struct LaneConfig {
     /// The source master.
     pub source: Node,
     pub source_auth: Option<(Option<String>, String)>,
-    /// Slots of the source master; all for a single server.
+    /// Slots of the source master that the lane writes; all for a single server.
     pub slots: SlotSet,
+    /// The source has slots, which may move between masters.
+    pub source_has_slots: bool,
     /// Told to the source as our port: it shows in the source's `INFO replication` and nothing connects to it.
     pub listening_port: u16,
     pub target: target::Greeting,
@@ -180,6 +185,7 @@ pub struct Lane {
     /// Unix time at the zero of `now_ms`, in milliseconds.
     pub(super) unix_ms_at_zero: u64,
     pub(super) settling: Settling,
+    pub(super) motion: Motion,
     pub(super) records: Option<Records>,
     /// Nothing from here on is sent before the records say so.
     pub(super) route_until: Offset,
@@ -196,6 +202,7 @@ pub struct Lane {
 impl Lane {
     pub fn new(mut config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
         let resume = config.resume.take();
+        let to_copy = resume.as_ref().map(|resume| resume.recopy.clone());
         let mut chunks = Chunks::new(limits::CHUNK_BYTES, limits::SPARE_CHUNKS);
         let single = target.kind == TopologyKind::Single;
         let marks = Marks::new(
@@ -249,6 +256,7 @@ impl Lane {
             arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
+            motion: Motion::new(&config, to_copy.unwrap_or_default()),
             route_until: match config.generations {
                 Some(_) => Offset::default(),
                 None => Offset(u64::MAX),
@@ -464,6 +472,8 @@ impl Lane {
         self.settled = false;
         self.unswept = false;
         self.targets.abandon(&mut self.chunks);
+        self.motion.suspend();
+        self.motion.pass_all();
         self.targets.set_generation(self.config.generation);
         self.intake.begin(&mut self.chunks, Offset::default());
         self.spool.clear();
@@ -668,6 +678,7 @@ impl Lane {
             self.walk_on(tick)?;
         }
         self.rewind_on();
+        self.start_recopies();
         self.mend_on(tick)?;
         self.hold_on(tick)?;
         // Also while the source is away: what was received holds, as long as the history does.
@@ -715,6 +726,7 @@ impl Lane {
         if !self.stopping {
             self.stopping = true;
             self.unswept |= self.sweep.take().is_some();
+            self.suspend_recopies();
             self.set_state(LaneState::Stopping);
         }
     }
@@ -813,6 +825,7 @@ impl Lane {
         }
         self.arrivals.forget(progress.acknowledged);
         self.spool_on(progress.acknowledged);
+        self.publish_motion();
         let status = &self.status;
         status.received_offset.store(progress.received.0, Relaxed);
         status

@@ -146,17 +146,34 @@ impl Leases {
             let Some(entry) = passed.or_else(|| last.filter(|entry| entry.0 > due.far_ms)) else {
                 break;
             };
-            let (at_ms, owner) = entry.clone();
-            match &owner.field {
-                None => self.forget_key(owner.database, &owner.key),
-                Some(field) => {
-                    let (key, field) = (Arc::clone(&owner.key), Arc::clone(field));
-                    self.remove_field((owner.database, key, field, at_ms));
-                }
-            }
-            taken.push(owner);
+            let entry = entry.clone();
+            self.remove(entry.clone());
+            taken.push(entry.1);
         }
         taken
+    }
+
+    /// Forgets leases of keys that are no more the lane's to settle.
+    pub fn forget(&mut self, gone: impl Fn(&[u8]) -> bool) {
+        let entries = self.by_deadline.iter();
+        let entries = entries.filter(|(_, owner)| gone(&owner.key));
+        let entries: Vec<(u64, Owner)> = entries.cloned().collect();
+        for entry in entries {
+            self.remove(entry);
+        }
+    }
+
+    /// Whatever there is that is not known is nobody's.
+    pub fn forget_unknown(&mut self) {
+        self.unknown_until_ms = None;
+        self.unknown_fields = false;
+    }
+
+    fn remove(&mut self, (at_ms, owner): (u64, Owner)) {
+        match owner.field {
+            None => self.forget_key(owner.database, &owner.key),
+            Some(field) => self.remove_field((owner.database, owner.key, field, at_ms)),
+        }
     }
 
     /// Whether a deadline goes out as it is. One so far away that it looks like a lease cannot be one.
@@ -428,6 +445,18 @@ mod tests {
         };
         assert_eq!(names(leases.take(due, 9)), ["c"]);
         assert_eq!(names(leases.take(Due::ALL, 9)), ["b"]);
+    }
+
+    #[test]
+    fn leases_of_keys_that_are_anothers_are_forgotten() {
+        let mut leases = leases(1000);
+        leases.of_key(b"ours", 500);
+        leases.of_key(b"theirs", 500);
+        of_fields(&mut leases, "theirs", &["f"], 600, Whose::All);
+        leases.forget(|key| key == b"theirs");
+        assert_eq!(leases.len(), 1);
+        assert_eq!(names(leases.take(Due::ALL, 10)), ["ours"]);
+        assert!(leases.is_empty() && leases.bytes == 0);
     }
 
     #[test]

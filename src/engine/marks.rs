@@ -98,6 +98,13 @@ impl Marks {
         push_command(out, &[b"SET", &key, mark.to_string().as_bytes()]);
     }
 
+    /// The slot of a cluster is another lane's, or was: what is known of its watermark is of no use.
+    pub fn forget(&mut self, slot: Slot) {
+        if self.anchor.is_none() {
+            self.removed(slot);
+        }
+    }
+
     /// The watermark about `slot` is gone, and nothing is on its way to set it again.
     pub fn removed(&mut self, slot: Slot) {
         let place = self.place_of(slot);

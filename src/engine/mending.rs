@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::desk::Desk;
 use super::lane::{Lane, SourceLink};
 use super::options::OnDivergence;
+use super::recopy::Recopy;
 use super::redirect::is_never_applied;
 use super::status::ErrorCount;
 use super::targets::Targets;
@@ -38,7 +39,7 @@ use crate::limits;
 use crate::mend::{self, Key, Mend, Stage, Touched, Verdict};
 use crate::position::Offset;
 use crate::resp::push_command;
-use crate::slot::Slot;
+use crate::slot::{Slot, SlotSet};
 use crate::target::{Form, Guard, Unit};
 
 /// Questions of lanes about keys, and the answers.
@@ -66,24 +67,26 @@ pub enum MendAnswer {
 #[derive(Debug)]
 pub(super) struct Mends {
     pub policy: OnDivergence,
-    by_slot: BTreeMap<Slot, Owed>,
+    pub(super) by_slot: BTreeMap<Slot, Owed>,
     /// The number of the last question, the questions to be asked, and how many have no answer yet.
     ticket: u64,
     questions: Vec<(u64, MendQuestion)>,
     open_questions: usize,
     /// Found where no fault can be returned.
-    trouble: Option<Fault>,
+    pub(super) trouble: Option<Fault>,
     /// Since when, and how often since, keys were owed.
     repeats: BTreeMap<Key, (u64, u32)>,
     /// Since when, and how many mends were told of one by one since.
     told: (u64, u64),
-    now_ms: u64,
+    pub(super) now_ms: u64,
 }
 
 /// The mend of one slot.
 #[derive(Debug)]
-struct Owed {
-    mend: Mend<Unit>,
+pub(super) struct Owed {
+    pub mend: Mend<Unit>,
+    /// All keys of the slot are copied, some at a time; then nothing else here is of use but the fence.
+    pub recopy: Option<Recopy>,
     /// What on its way may have carried the difference on is to be looked through.
     spreads: bool,
     /// What is on its way: connections, and the run numbers below which each must have answered.
@@ -109,6 +112,44 @@ struct Last {
 }
 
 impl Owed {
+    fn new(from: Offset) -> Self {
+        Self {
+            mend: Mend::new(from),
+            recopy: None,
+            spreads: false,
+            fence: Vec::new(),
+            received: from,
+            ask_at_ms: 0,
+            last: None,
+            named: None,
+            passed: Offset::default(),
+            all_passed: false,
+        }
+    }
+
+    pub fn of_recopy(from: Offset, recopy: Recopy) -> Self {
+        Self {
+            recopy: Some(recopy),
+            ..Self::new(from)
+        }
+    }
+
+    /// Where the first of what is owed or held begins. What a copy leaves out is not owed: no record speaks for it.
+    fn begin(&self) -> Option<Offset> {
+        let held = self.mend.held().next().map(|unit| unit.begin);
+        let owed = match &self.recopy {
+            Some(recopy) => recopy.owes_from(),
+            None => Some(self.mend.owed_from()),
+        };
+        held.into_iter().chain(owed).min()
+    }
+
+    /// Nothing is held back: what waits for the slot to be quiet need not wait for this.
+    fn is_quiet(&self) -> bool {
+        let between = Targets::is_judged_at_once(self) && self.mend.held().next().is_none();
+        between || self.mend.is_quiet() || self.only_looks()
+    }
+
     /// Nothing is done before more of the stream has come, and nothing is held back.
     fn only_looks(&self) -> bool {
         self.passed > Offset::default() && self.mend.held().next().is_none()
@@ -138,37 +179,59 @@ impl Mends {
 
     /// Whether nothing is held back.
     pub fn is_quiet(&self) -> bool {
-        let mut owed = self.by_slot.values();
-        owed.all(|owed| owed.mend.is_quiet() || owed.only_looks())
+        self.by_slot.values().all(Owed::is_quiet)
     }
 
     /// Where the first of what is owed or held begins.
     pub fn begin(&self) -> Option<Offset> {
-        let held = |mend: &Mend<Unit>| mend.held().next().map(|unit| unit.begin);
-        let owed = self.by_slot.values().map(|owed| &owed.mend);
-        owed.map(|mend| held(mend).map_or(mend.owed_from(), |at| at.min(mend.owed_from())))
-            .min()
+        self.by_slot.values().filter_map(Owed::begin).min()
+    }
+
+    /// Mends that are not part of a copy.
+    fn single_mends(&self) -> impl Iterator<Item = &Owed> {
+        let owed = self.by_slot.values();
+        owed.filter(|owed| owed.recopy.is_none())
+    }
+
+    /// Gives up what there is of these slots; what was held.
+    pub fn leave(&mut self, slots: &SlotSet, single: bool) -> Vec<Unit> {
+        let mut held = Vec::new();
+        if single {
+            // What is owed of all slots stands in one place.
+            let now_ms = self.now_ms;
+            for owed in self.by_slot.values_mut() {
+                owed.leave(slots, now_ms);
+            }
+            return held;
+        }
+        for slot in slots.iter() {
+            let owed = self.by_slot.remove(&slot);
+            held.extend(owed.into_iter().flat_map(|owed| owed.mend.into_held()));
+        }
+        held
     }
 
     /// All keys that are owed.
     pub fn all_keys(&self) -> BTreeSet<Key> {
-        let owed = self.by_slot.values();
-        owed.flat_map(|owed| owed.mend.keys().cloned()).collect()
+        self.single_mends()
+            .flat_map(|owed| owed.mend.keys().cloned())
+            .collect()
     }
 
     /// What is held back.
     pub fn held(&self) -> impl Iterator<Item = &Unit> {
-        self.by_slot.values().flat_map(|owed| owed.mend.held())
+        self.single_mends().flat_map(|owed| owed.mend.held())
     }
 
     /// How many keys are owed.
     pub fn keys(&self) -> usize {
-        let owed = self.by_slot.values();
+        let owed = self.single_mends();
         owed.map(|owed| owed.mend.keys().len()).sum()
     }
 
     /// The source has another history, which is the former one up to `until`.
     pub fn history_changed(&mut self, until: Offset) {
+        self.restart_recopies();
         for owed in self.by_slot.values_mut() {
             owed.mend.history_changed(until);
         }
@@ -176,7 +239,11 @@ impl Mends {
 
     /// These keys are about to be removed by a flush, at the source's word.
     pub fn flushed(&mut self, gone: impl Fn(&Key) -> bool) {
+        self.restart_recopies();
         self.by_slot.retain(|_, owed| {
+            if owed.recopy.is_some() {
+                return true;
+            }
             owed.named = owed.named.map(|_| 0);
             !owed.mend.flushed(&gone)
         });
@@ -198,7 +265,7 @@ impl Mends {
             Stage::Catching(until) => Some(until),
             _ => None,
         };
-        self.by_slot.values().filter_map(until).max()
+        self.single_mends().filter_map(until).max()
     }
 
     /// Gives everything up, for a lane that begins anew.
@@ -247,7 +314,7 @@ impl Mends {
     }
 }
 
-fn cannot_mend(why: impl std::fmt::Display) -> Fault {
+pub(super) fn cannot_mend(why: impl std::fmt::Display) -> Fault {
     Fault::new(
         FaultKind::Divergence,
         format!(
@@ -362,6 +429,9 @@ impl Targets {
         from: Offset,
         message: &str,
     ) -> Result<(), Fault> {
+        if self.copy_again(slot, &keys, from, message)? {
+            return Ok(());
+        }
         let mends = &mut self.mends;
         let known = mends.by_slot.get(&slot);
         let fresh: Vec<Key> = keys
@@ -394,17 +464,8 @@ impl Targets {
                 name.escape_ascii()
             ));
         }
-        let owed = mends.by_slot.entry(slot).or_insert_with(|| Owed {
-            mend: Mend::new(from),
-            spreads: false,
-            fence: Vec::new(),
-            received: from,
-            ask_at_ms: 0,
-            last: None,
-            named: None,
-            passed: Offset::default(),
-            all_passed: false,
-        });
+        let new = || Owed::new(from);
+        let owed = mends.by_slot.entry(slot).or_insert_with(new);
         owed.spreads |= !fresh.is_empty();
         owed.mend.join(fresh, from).map_err(|_| too_many())
     }
@@ -419,13 +480,18 @@ impl Targets {
             return chunks.release(unit.range.chunk);
         }
         let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
-        if let Some(unit) = owed.mend.arrives(unit.begin, unit) {
+        if Self::is_judged_at_once(owed) && owed.mend.held().next().is_none() {
+            self.judge_copied(chunks, slot, unit);
+        } else if let Some(unit) = owed.mend.arrives(unit.begin, unit) {
             self.judge(chunks, slot, unit);
         }
     }
 
     /// Sends a unit from before the values, or leaves it out.
     fn judge(&mut self, chunks: &mut Chunks, slot: Slot, unit: Unit) {
+        if self.mends.by_slot[&slot].recopy.is_some() {
+            return self.judge_copied(chunks, slot, unit);
+        }
         let touched = self.touched_by(chunks.get(unit.range), unit.database);
         let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
         match owed.mend.judge(&touched, unit.begin) {
@@ -446,7 +512,10 @@ impl Targets {
     fn judge_held(&mut self, chunks: &mut Chunks, slot: Slot) {
         while self.mends.trouble.is_none()
             && let Some(owed) = self.mends.by_slot.get_mut(&slot)
-            && let Some((_, unit)) = owed.mend.next_to_judge()
+            && let Some((_, unit)) = match Self::is_judged_at_once(owed) {
+                true => owed.mend.take_held(),
+                false => owed.mend.next_to_judge(),
+            }
         {
             self.judge(chunks, slot, unit);
         }
@@ -477,7 +546,7 @@ impl Targets {
     }
 
     /// Everything that is on its way.
-    fn fence(&self) -> Vec<(usize, u64)> {
+    pub(super) fn fence(&self) -> Vec<(usize, u64)> {
         let nodes = self.nodes.iter().enumerate();
         nodes
             .filter(|(_, target)| !target.writer.is_idle())
@@ -509,7 +578,7 @@ impl Lane {
             by_slot.entry(slot).or_default().insert(key);
         }
         for (slot, keys) in by_slot {
-            let keys = keys.into_iter().collect();
+            let keys: Vec<Key> = keys.into_iter().collect();
             self.targets.owe(slot, keys, from, "keys may differ")?;
             if let Some(owed) = self.targets.mends.by_slot.get_mut(&slot) {
                 owed.named.get_or_insert(0);
@@ -521,7 +590,7 @@ impl Lane {
     /// Whether the target knows of all keys that are owed, by answered watermarks that name them. Never, when the names of a
     /// slot's take more than [`limits::OWED_BYTES`]: whoever relies on it tells fewer at a time.
     pub fn keys_noted(&self) -> bool {
-        let mut owed = self.targets.mends.by_slot.values();
+        let mut owed = self.targets.mends.single_mends();
         owed.all(|owed| {
             let keys = owed.mend.keys();
             let named = owed.named.is_some_and(|named| named >= keys.len());
@@ -603,6 +672,12 @@ impl Lane {
     }
 
     fn mend_slot(&mut self, slot: Slot) -> Result<(), Fault> {
+        if self.targets.mends.by_slot[&slot].recopy.is_some() {
+            self.targets.judge_held(&mut self.chunks, slot);
+            if self.targets.mends.trouble.is_some() || !self.recopy_slot(slot)? {
+                return Ok(());
+            }
+        }
         let stage = |lane: &Self| lane.targets.mends.by_slot[&slot].mend.stage();
         if let Stage::Catching(_) = stage(self) {
             self.targets.judge_held(&mut self.chunks, slot);
@@ -750,23 +825,49 @@ impl Lane {
                 last
             }
         };
+        let from = self.stands_at(slot);
         let owed = self.targets.mends.by_slot.remove(&slot);
         let owed = owed.expect("it is there");
-        let from = owed.mend.owed_from();
         let (values, held) = owed.mend.finish();
-        let count = values.len() as u64;
-        self.status.mends.fetch_add(count, Relaxed);
         self.send_last(slot, from, &last);
-        for (_, unit) in held {
-            self.targets.deliver(&mut self.chunks, slot, unit);
-        }
+        let Some(recopy) = owed.recopy else {
+            self.status.mends.fetch_add(values.len() as u64, Relaxed);
+            for (_, unit) in held {
+                self.targets.deliver(&mut self.chunks, slot, unit);
+            }
+            return Ok(());
+        };
+        self.go_on_copying(slot, recopy, values, held);
         Ok(())
+    }
+
+    /// Where in the stream what is written for a mend stands: until it is answered, nothing behind that counts as applied.
+    fn stands_at(&self, slot: Slot) -> Offset {
+        let owed = &self.targets.mends.by_slot[&slot];
+        match &owed.recopy {
+            Some(recopy) => recopy.owes_from().unwrap_or(self.routed()),
+            None => owed.mend.owed_from(),
+        }
+    }
+
+    /// Has the watermark of a slot say that everything before `until` is applied.
+    pub(super) fn write_watermark(&mut self, slot: Slot, until: Offset) {
+        let mut last = Last {
+            database: 0,
+            commands: Vec::new(),
+            frames: 3,
+        };
+        push_command(&mut last.commands, &[b"MULTI"]);
+        let marks = &mut self.targets.marks;
+        marks.write(slot, until, None, &mut last.commands);
+        push_command(&mut last.commands, &[b"EXEC"]);
+        self.send_last(slot, until, &last);
     }
 
     /// The transaction that gives the keys their values. Whether anything was sent that it needs.
     fn build_mend(&mut self, slot: Slot, until: Offset) -> Result<(Last, bool), Fault> {
+        let from = self.stands_at(slot);
         let owed = &self.targets.mends.by_slot[&slot];
-        let from = owed.mend.owed_from();
         let values: Vec<_> = owed
             .mend
             .values()

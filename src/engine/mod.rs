@@ -6,7 +6,9 @@
 //! - [`desk`]: where questions of lanes wait for control threads;
 //! - [`fence`]: whether a target master may be written to;
 //! - [`lookup`]: questions about commands that our own table does not know;
-//! - [`mending`]: questions about keys that differ.
+//! - [`mending`]: questions about keys that differ;
+//! - [`recopy`]: questions about the keys that slots hold;
+//! - [`moves`]: which lane writes which slot.
 
 mod arrivals;
 pub mod claims;
@@ -22,9 +24,12 @@ mod listing;
 pub mod lookup;
 mod marks;
 pub mod mending;
+mod motion;
+pub mod moves;
 pub mod options;
 mod parked;
 mod rebuild;
+pub mod recopy;
 pub mod records;
 mod redirect;
 mod retry;

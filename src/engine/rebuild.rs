@@ -18,6 +18,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::lane::{Lane, LaneConfig};
 use super::lease::Leases;
+use super::motion::split_passing;
 use super::options::Deployment;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::{Run, Step, cross_slot};
@@ -28,7 +29,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::position::Offset;
 use crate::rdb::Lineage;
 use crate::resp::{Frame, push_command, scan};
-use crate::slot::Slot;
+use crate::slot::{Slot, SlotSet};
 use crate::topology::{Flavour, ServerInfo};
 
 /// What a lane knows of rebuilding.
@@ -292,13 +293,14 @@ impl Lane {
                 status: &self.status,
                 omissions: &self.config.omissions,
             };
+            let passing = self.motion.is_on.then_some(&self.motion.passing);
             if !look || self.rebuild.look(&frame, command, &context)? == Verdict::Same {
-                place(&self.targets, &frame, at, &mut groups)?;
+                place(&self.targets, passing, &frame, at, &mut groups)?;
                 continue;
             }
             let mut built = &self.rebuild.built[..];
             while let Ok(Some(frame)) = scan(built) {
-                place(&self.targets, &frame, at, &mut groups)?;
+                place(&self.targets, passing, &frame, at, &mut groups)?;
                 built = &built[frame.bytes().len()..];
             }
         }
@@ -324,9 +326,10 @@ struct Group {
     commands: Vec<u8>,
 }
 
-/// Adds a command, or its parts, to the groups of their slots.
+/// Adds a command, or its parts, to the groups of their slots; of those slots of the source that pass, if they are told.
 fn place(
     targets: &Targets,
+    passing: Option<&SlotSet>,
     frame: &Frame<'_>,
     at: Offset,
     groups: &mut Vec<Group>,
@@ -343,9 +346,19 @@ fn place(
         }),
     };
     if targets.is_single() {
-        add(0, frame.bytes());
-        return Ok(());
+        return match passing {
+            Some(passing) => split_passing(frame, at, passing, |part| add(0, part)),
+            None => {
+                add(0, frame.bytes());
+                Ok(())
+            }
+        };
     }
+    let mut add = |slot: Slot, part: &[u8]| {
+        if passing.is_none_or(|passing| passing.contains(slot)) {
+            add(slot, part);
+        }
+    };
     match (targets.slot_of_frame(frame), targets.told.get(&at)) {
         (SlotOf::One(slot), _) | (_, Some(&slot)) => {
             add(slot, frame.bytes());

@@ -92,6 +92,8 @@ pub(super) struct Records {
     ending: bool,
     /// Some were refused, or may not have arrived: not again before the next tick.
     blocked: bool,
+    /// All masters have the records of this lane.
+    was_written: bool,
 }
 
 /// What one target master was last told, as far as it is answered.
@@ -118,6 +120,11 @@ struct Promise {
 }
 
 impl Written {
+    fn lists_anything(&self) -> bool {
+        let record = self.record.as_ref();
+        record.is_some_and(|record| !record.slots.is_empty())
+    }
+
     fn new(slot: Slot, record: Option<Record>) -> Self {
         Self {
             slot,
@@ -145,6 +152,7 @@ impl Records {
             routed: Offset::default(),
             ending: false,
             blocked: false,
+            was_written: false,
         }
     }
 
@@ -167,6 +175,22 @@ impl Records {
         self.told = None;
         self.promise = None;
         self.nodes.clear();
+        self.was_written = false;
+    }
+
+    /// Something has changed that records should tell of.
+    pub fn write_soon(&mut self) {
+        self.next_ms = 0;
+    }
+
+    /// Whether records were written, and none lists any of these slots.
+    pub fn has_left(&self, slots: &SlotSet) -> bool {
+        let mut records = self.nodes.iter().filter_map(|node| node.record.as_ref());
+        let unsure = self.nodes.iter().any(|node| node.unsure);
+        self.promise.is_none()
+            && !unsure
+            && self.was_written
+            && records.all(|record| record.slots.is_disjoint(slots))
     }
 
     /// The stream selects a database.
@@ -480,6 +504,7 @@ impl Lane {
         records.high = promise.high;
         if let Some(told) = promise.tells {
             records.told = told;
+            records.was_written = true;
         }
         if !records.ending {
             self.route_until = promise.high;
@@ -507,7 +532,8 @@ impl Lane {
             false => (records.raised(high), None),
         };
         let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
-        if !drafts.is_empty() && drafts.iter().all(ready) {
+        let nothing_to_list = tells.is_some() && self.whole_slots().is_empty();
+        if (nothing_to_list || !drafts.is_empty()) && drafts.iter().all(ready) {
             records.ending = ending;
             let seen = (self.targets.changes, self.targets.records_refused);
             let mut barriers = Vec::new();
@@ -553,8 +579,15 @@ impl Lane {
         records.forget_before(acked.min(self.intake.kept_from()));
         let database = records.selected_at(acked);
         let mut drafts = Vec::new();
-        for (index, routed) in self.targets.slots_by_node(&self.config.slots) {
-            let slots = routed.union(&records.only_at(index));
+        let listed = self.whole_slots();
+        let by_node = self.targets.slots_by_node(&listed);
+        // A record that lists what the lane does not write any more is written again, without.
+        let emptied = (0..records.nodes.len())
+            .filter(|index| by_node.iter().all(|(other, _)| other != index))
+            .filter(|&index| records.nodes[index].lists_anything())
+            .map(|index| (index, SlotSet::new()));
+        for (index, routed) in by_node.iter().cloned().chain(emptied.collect::<Vec<_>>()) {
+            let slots = routed.union(&records.only_at(index).intersection(&listed));
             let record = Record {
                 state,
                 node: self.targets.nodes[index].node.id.clone(),
@@ -573,10 +606,7 @@ impl Lane {
                 leases: !ending || !self.rebuild.deadlines.is_empty(),
                 held: self.config.held,
             };
-            let slot = routed
-                .iter()
-                .next()
-                .expect("only nodes with slots are listed");
+            let slot = routed.iter().next().unwrap_or(records.nodes[index].slot);
             let record = Some(record);
             drafts.push((index, Written::new(slot, record)));
         }

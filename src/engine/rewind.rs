@@ -32,7 +32,7 @@ use crate::limits;
 use crate::mend::Key;
 use crate::position::Offset;
 use crate::resp::{Frame, scan};
-use crate::slot::Slot;
+use crate::slot::{Slot, slot_of};
 
 /// The way back to where two histories part.
 #[derive(Debug)]
@@ -204,13 +204,19 @@ impl Lane {
         keys.extend(self.targets.mends.all_keys());
         keys.extend(held);
         let mut by_slot: BTreeMap<Slot, Vec<Key>> = BTreeMap::new();
-        for key in keys {
+        // Slots that are not the lane's are not its to mend, and those that came to it are copied whole.
+        let ours = self.whole_slots();
+        for key in keys
+            .into_iter()
+            .filter(|key| ours.contains(slot_of(&key.1)))
+        {
             let slot = self.targets.slot_of(&key.1);
             by_slot.entry(slot).or_default().push(key);
         }
         // Commands that were left out for a key count once it is mended.
         let owed_from = self.targets.mends.begin().unwrap_or(shared).min(shared);
         self.targets.mends.abandon(&mut self.chunks);
+        self.motion.suspend();
         self.begin_records(shared);
         if let Some(records) = &mut self.records {
             records.stand_at(shared, database);

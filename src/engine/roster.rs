@@ -1,8 +1,7 @@
 //! Which lane follows which source master.
 //!
-//! A lane stays with its master while that is one; when another node has taken over its slots (a failover), it follows
-//! that node. A master with slots that no lane follows gets a lane of its own. A lane whose master is gone, and whose
-//! slots are all in other hands, ends.
+//! A lane stays with its master while that is one; when a replica has taken its place (a failover), it follows that node. What
+//! it writes of the slots there is another question: see [`super::moves`].
 
 use crate::slot::SlotSet;
 use crate::topology::{Node, Shard, Topology, TopologyKind};
@@ -12,24 +11,29 @@ use crate::topology::{Node, Shard, Topology, TopologyKind};
 pub struct Place {
     pub lane: u32,
     pub master: Node,
+    /// What the lane writes.
     pub slots: SlotSet,
+    /// Node ids of the master's replicas, as they were last seen.
+    replicas: Vec<String>,
 }
 
-/// What a new topology asks for.
-#[derive(Debug, Default)]
-pub struct Changes {
-    /// Lanes whose master has another address or is another node.
-    pub moved: Vec<(u32, Node)>,
-    /// Masters that need a new lane.
-    pub new: Vec<(Node, SlotSet)>,
-    /// Lanes that have nothing left to follow.
-    pub ended: Vec<u32>,
+impl Place {
+    pub fn new(lane: u32, master: Node, slots: SlotSet) -> Self {
+        Self {
+            lane,
+            master,
+            slots,
+            replicas: Vec::new(),
+        }
+    }
 }
 
 /// All lanes' places.
 #[derive(Debug, Default)]
 pub struct Roster {
     places: Vec<Place>,
+    /// Node ids of all masters of the view before.
+    masters: Vec<String>,
 }
 
 impl Roster {
@@ -37,14 +41,37 @@ impl Roster {
         self.places.push(place);
     }
 
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub(super) fn places_mut(&mut self) -> impl Iterator<Item = &mut Place> {
+        self.places.iter_mut()
+    }
+
     /// Where a lane is.
     pub fn place(&self, lane: u32) -> Option<&Place> {
         self.places.iter().find(|place| place.lane == lane)
     }
 
-    /// Compares the lanes with a topology, and follows it.
-    pub fn follow(&mut self, topology: &Topology) -> Changes {
-        let mut changes = Changes::default();
+    /// The lane that follows a master.
+    pub(super) fn place_of_master(&mut self, id: &str) -> Option<&mut Place> {
+        self.places.iter_mut().find(|place| place.master.id == id)
+    }
+
+    /// Removes places, and tells whose they were.
+    pub(super) fn end(&mut self, ends: impl Fn(&Place) -> bool) -> Vec<u32> {
+        let (ended, left) = std::mem::take(&mut self.places)
+            .into_iter()
+            .partition(|place| ends(place));
+        self.places = left;
+        let ended: Vec<Place> = ended;
+        ended.into_iter().map(|place| place.lane).collect()
+    }
+
+    /// Compares the lanes with a topology, and follows it: lanes whose master has another address or is another node.
+    pub fn follow(&mut self, topology: &Topology) -> Vec<(u32, Node)> {
+        let mut moved = Vec::new();
         // A former master may be listed as one for a while after a failover, without slots: it is not what to follow.
         let own = |place: &Place| match topology.kind {
             TopologyKind::Single => topology.shards.first(),
@@ -52,41 +79,51 @@ impl Roster {
                 .shard_by_id(&place.master.id)
                 .filter(|shard| !shard.slots.is_empty()),
         };
-        // A master that is still one belongs to its lane before any heir is looked for.
+        // A master that is still one belongs to its lane before any heir is looked for; and one that was a master before is no
+        // heir: a master that has given all its slots away becomes a replica of the one that got the last.
         let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
-        self.places.retain_mut(|place| {
-            let heir = || {
-                let slot = place.slots.iter().next()?;
-                topology.shard_of(slot).map(|index| &topology.shards[index])
-            };
+        let were_masters = std::mem::take(&mut self.masters);
+        taken.extend(were_masters.iter().map(String::as_str));
+        self.masters = topology
+            .shards
+            .iter()
+            .map(|s| id_of(s).to_owned())
+            .collect();
+        for place in &mut self.places {
             let same = own(place);
-            let shard = same.or_else(heir);
-            match shard.filter(|shard| same.is_some() || !taken.contains(&id_of(shard))) {
-                Some(shard) => {
-                    taken.push(id_of(shard));
-                    if shard.master != place.master {
-                        changes.moved.push((place.lane, shard.master.clone()));
-                        place.master = shard.master.clone();
-                    }
-                    true
-                }
-                // Taken by another lane: this one's slots went there with a reshard.
-                None if shard.is_some() => {
-                    changes.ended.push(place.lane);
-                    false
-                }
-                // Nobody owns its slots at present: wait for the failover.
-                None => true,
-            }
-        });
-        for shard in &topology.shards {
-            if !shard.slots.is_empty() && !taken.contains(&id_of(shard)) {
-                changes
-                    .new
-                    .push((shard.master.clone(), shard.slots.clone()));
+            let heir = || place.heir(topology, &taken);
+            let Some(shard) = same.or_else(heir) else {
+                continue;
+            };
+            taken.push(id_of(shard));
+            let replicas = shard.replicas.iter().map(|node| node.id.clone());
+            place.replicas = replicas.collect();
+            if shard.master != place.master {
+                moved.push((place.lane, shard.master.clone()));
+                place.master = shard.master.clone();
             }
         }
-        changes
+        moved
+    }
+}
+
+impl Place {
+    /// The shard whose master has taken the place of this one's: a replica of it, or whoever has it as a replica now, or one that
+    /// has everything where nothing is known of this one any more.
+    fn heir<'t>(&self, topology: &'t Topology, taken: &[&str]) -> Option<&'t Shard> {
+        let free = |shard: &&Shard| !shard.slots.is_empty() && !taken.contains(&id_of(shard));
+        let is_related = |shard: &&Shard| {
+            let mut replicas = shard.replicas.iter();
+            self.replicas.contains(&shard.master.id)
+                || replicas.any(|node| node.id == self.master.id)
+        };
+        let mut shards = topology.shards.iter().filter(free);
+        if let Some(heir) = shards.clone().find(is_related) {
+            return Some(heir);
+        }
+        let is_known = topology.nodes().any(|node| node.id == self.master.id);
+        let has_all = |shard: &&Shard| !self.slots.is_empty() && self.slots.is_subset(&shard.slots);
+        shards.find(has_all).filter(|_| !is_known)
     }
 }
 
@@ -98,87 +135,96 @@ fn id_of(shard: &Shard) -> &str {
 mod tests {
     use super::*;
 
-    fn shard(id: &str, port: u16, first: u16, last: u16) -> Shard {
-        let mut slots = SlotSet::new();
-        slots.insert_range(first, last);
+    fn shard(id: &str, replicas: &[&str], slots: &str) -> Shard {
+        let node = |id: &str| Node::new(id, "127.0.0.1", u16::from(id.as_bytes()[0]));
         Shard {
-            master: Node::new(id, "127.0.0.1", port),
-            replicas: Vec::new(),
-            slots,
+            master: node(id),
+            replicas: replicas.iter().map(|id| node(id)).collect(),
+            slots: slots.parse().expect("slots"),
         }
     }
 
     fn cluster(shards: Vec<Shard>) -> Topology {
-        Topology::cluster(shards, Vec::new()).unwrap()
+        Topology::cluster(shards, Vec::new()).expect("valid")
     }
 
-    fn roster(topology: &Topology) -> Roster {
+    /// Lanes of `a` with 0-99, and of `b` with the rest; both were looked at once.
+    fn roster(replicas_of_a: &[&str]) -> Roster {
+        let before = cluster(vec![
+            shard("a", replicas_of_a, "0-99"),
+            shard("b", &[], "100-16383"),
+        ]);
         let mut roster = Roster::default();
-        for (lane, (master, slots)) in roster.follow(topology).new.into_iter().enumerate() {
-            roster.add(Place {
-                lane: lane as u32,
-                master,
-                slots,
-            });
+        for (lane, shard) in before.shards.iter().enumerate() {
+            let place = Place::new(lane as u32, shard.master.clone(), shard.slots.clone());
+            roster.add(place);
         }
+        assert!(roster.follow(&before).is_empty());
         roster
     }
 
+    fn moved(roster: &mut Roster, shards: Vec<Shard>) -> Vec<(u32, String)> {
+        let moved = roster.follow(&cluster(shards));
+        moved
+            .into_iter()
+            .map(|(lane, node)| (lane, node.id))
+            .collect()
+    }
+
     #[test]
-    fn a_promoted_node_is_followed_and_a_new_master_gets_a_lane() {
-        let before = cluster(vec![shard("a", 1, 0, 8000), shard("b", 2, 8001, 16383)]);
-        let mut roster = roster(&before);
-        let unchanged = roster.follow(&before);
-        assert!(unchanged.moved.is_empty() && unchanged.new.is_empty());
-        let after = cluster(vec![
-            shard("c", 3, 0, 8000),
-            shard("b", 2, 8001, 16000),
-            shard("d", 4, 16001, 16383),
-        ]);
-        let changes = roster.follow(&after);
-        assert_eq!(changes.moved.len(), 1);
-        assert_eq!((changes.moved[0].0, changes.moved[0].1.port), (0, 3));
-        assert_eq!(changes.new.len(), 1);
-        assert_eq!(changes.new[0].0.id, "d");
-        assert!(changes.ended.is_empty());
+    fn a_promoted_replica_is_followed() {
+        let after = vec![shard("c", &[], "0-99"), shard("b", &[], "100-16383")];
+        assert_eq!(moved(&mut roster(&["c"]), after), [(0, "c".to_owned())]);
     }
 
     #[test]
     fn a_former_master_that_is_still_listed_without_slots_is_left_for_its_heir() {
-        let before = cluster(vec![shard("a", 1, 0, 8000), shard("b", 2, 8001, 16383)]);
-        let mut roster = roster(&before);
-        let mut former = shard("a", 1, 0, 0);
-        former.slots = SlotSet::new();
-        let between = cluster(vec![
-            former,
-            shard("b", 2, 8001, 16383),
-            shard("c", 3, 0, 8000),
-        ]);
-        let changes = roster.follow(&between);
-        assert!(changes.new.is_empty(), "two lanes would apply one stream");
-        assert_eq!((changes.moved[0].0, changes.moved[0].1.port), (0, 3));
-        let after = cluster(vec![shard("b", 2, 8001, 16383), shard("c", 3, 0, 8000)]);
-        let changes = roster.follow(&after);
-        assert!(changes.new.is_empty() && changes.moved.is_empty() && changes.ended.is_empty());
+        let mut roster = roster(&["c"]);
+        let between = vec![
+            shard("a", &[], ""),
+            shard("b", &[], "100-16383"),
+            shard("c", &[], "0-99"),
+        ];
+        assert_eq!(moved(&mut roster, between), [(0, "c".to_owned())]);
+        let after = vec![shard("b", &[], "100-16383"), shard("c", &["a"], "0-99")];
+        assert!(moved(&mut roster, after).is_empty());
     }
 
     #[test]
-    fn a_lane_whose_slots_all_went_to_a_followed_master_ends() {
-        let mut roster = roster(&cluster(vec![
-            shard("a", 1, 0, 8000),
-            shard("b", 2, 8001, 16383),
-        ]));
-        let changes = roster.follow(&cluster(vec![shard("b", 2, 0, 16383)]));
-        assert_eq!(changes.ended, [0]);
+    fn a_master_whose_slots_all_went_to_one_that_is_no_replica_of_it_has_no_heir() {
+        let drained = vec![
+            shard("a", &[], ""),
+            shard("b", &[], "100-16383"),
+            shard("x", &[], "0-99"),
+        ];
+        assert!(moved(&mut roster(&["c"]), drained).is_empty());
+        let taken = vec![shard("b", &[], "0-16383")];
+        assert!(moved(&mut roster(&["c"]), taken).is_empty());
+    }
+
+    #[test]
+    fn a_master_that_got_all_slots_of_another_and_that_one_as_its_replica_is_no_heir() {
+        let mut roster = roster(&[]);
+        let filling = vec![
+            shard("a", &[], "0-50"),
+            shard("b", &[], "100-16383"),
+            shard("x", &[], "51-99"),
+        ];
+        assert!(moved(&mut roster, filling).is_empty());
+        let full = vec![shard("x", &["a"], "0-99"), shard("b", &[], "100-16383")];
+        assert!(moved(&mut roster, full).is_empty());
+    }
+
+    #[test]
+    fn a_replica_that_came_in_the_same_moment_is_an_heir_where_the_master_is_gone_or_follows_it() {
+        let gone = vec![shard("x", &[], "0-99"), shard("b", &[], "100-16383")];
+        assert_eq!(moved(&mut roster(&[]), gone), [(0, "x".to_owned())]);
+        let follows = vec![shard("x", &["a"], "0-50"), shard("b", &[], "51-16383")];
+        assert_eq!(moved(&mut roster(&[]), follows), [(0, "x".to_owned())]);
     }
 
     #[test]
     fn a_lane_waits_while_nobody_owns_its_slots() {
-        let mut roster = roster(&cluster(vec![
-            shard("a", 1, 0, 8000),
-            shard("b", 2, 8001, 16383),
-        ]));
-        let changes = roster.follow(&cluster(vec![shard("b", 2, 8001, 16383)]));
-        assert!(changes.ended.is_empty() && changes.moved.is_empty() && changes.new.is_empty());
+        assert!(moved(&mut roster(&["c"]), vec![shard("b", &[], "100-16383")]).is_empty());
     }
 }

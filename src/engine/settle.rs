@@ -200,6 +200,8 @@ impl Lane {
     /// Has the target take the grace from those of these keys whose leases are due.
     pub(super) fn settle_keys(&mut self, mut keys: Vec<(u32, &[u8])>, due: Due) {
         let at = self.routed();
+        let slots = &self.config.slots;
+        keys.retain(|(_, key)| slots.contains(slot_of(key)));
         let targets = &self.targets;
         keys.sort_by_key(|(database, key)| (*database, targets.slot_of(key)));
         let same = |a: &(u32, &[u8]), b: &(u32, &[u8])| {
@@ -226,6 +228,8 @@ impl Lane {
     /// The same for fields.
     fn settle_fields(&mut self, mut fields: Vec<Owner>, due: Due) {
         let at = self.routed();
+        let slots = &self.config.slots;
+        fields.retain(|owner| slots.contains(slot_of(&owner.key)));
         let targets = &self.targets;
         let place = |owner: &Owner| (owner.database, targets.slot_of(&owner.key));
         fields.sort_by(|a, b| (place(a), a).cmp(&(place(b), b)));

@@ -11,9 +11,12 @@ use std::time::{Duration, Instant};
 use super::fence::FenceDesk;
 use super::lookup::LookupDesk;
 use super::mending::MendDesk;
+use super::moves::Frozen;
 use super::rebuild::Omissions;
+use super::recopy::ListDesk;
 use super::status::{LaneState, LaneStatus};
 use crate::fault::Fault;
+use crate::slot::SlotSet;
 use crate::topology::{Topology, TopologyCell};
 
 /// Shared by every thread of one `sync`.
@@ -31,12 +34,16 @@ pub struct Shared {
     pub fence: FenceDesk,
     /// Questions about keys that are to be mended, and their answers.
     pub mend: MendDesk,
+    /// Questions about the keys of slots that are to be copied, and their answers.
+    pub listing: ListDesk,
     /// What was left out because the target cannot take it.
     pub omissions: Arc<Omissions>,
     stop: AtomicBool,
     for_good: AtomicBool,
     lanes: Mutex<Vec<Arc<LaneStatus>>>,
     restarts: Mutex<Vec<(u32, Fault)>>,
+    left: Mutex<Vec<(u32, SlotSet)>>,
+    frozen: Mutex<Vec<Frozen>>,
     bell: Bell,
 }
 
@@ -58,6 +65,9 @@ impl Shared {
             lookup: LookupDesk::default(),
             fence: FenceDesk::default(),
             mend: MendDesk::default(),
+            listing: ListDesk::default(),
+            left: Mutex::default(),
+            frozen: Mutex::default(),
             restarts: Mutex::default(),
             omissions: Arc::default(),
             stop: AtomicBool::new(false),
@@ -97,6 +107,35 @@ impl Shared {
     pub fn take_restarts(&self) -> Vec<(u32, Fault)> {
         let mut restarts = self.restarts.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::take(&mut restarts)
+    }
+
+    /// A lane does not write these slots any more.
+    pub fn tell_left(&self, lane: u32, slots: SlotSet) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        left.push((lane, slots));
+    }
+
+    /// Which lanes have left slots, told once.
+    pub fn take_left(&self) -> Vec<(u32, SlotSet)> {
+        std::mem::take(&mut self.left.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Slots that nobody writes at present.
+    pub fn set_frozen(&self, frozen: Vec<Frozen>) {
+        *self.frozen.lock().unwrap_or_else(PoisonError::into_inner) = frozen;
+    }
+
+    pub fn frozen(&self) -> Vec<Frozen> {
+        let frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        frozen.clone()
+    }
+
+    /// Whether every slot is written by a lane that has copied it.
+    pub fn slots_settled(&self) -> bool {
+        let frozen = self.frozen.lock().unwrap_or_else(PoisonError::into_inner);
+        let copied = |lane: &Arc<LaneStatus>| lane.slots_to_copy.load(Ordering::Relaxed) == 0;
+        frozen.is_empty()
+            && (self.lanes().iter().filter(|lane| !lane.state().is_final())).all(copied)
     }
 
     /// Lanes that would have to begin again while all are to end. Whoever goes on does that for them; where nobody will, the
@@ -168,7 +207,8 @@ impl Shared {
     pub fn caught_up(&self) -> bool {
         let lanes = self.lanes();
         let mut live = lanes.iter().filter(|lane| !lane.state().is_final());
-        live.clone().next().is_some() && live.all(|lane| lane.caught_up())
+        let settled = self.slots_settled();
+        settled && live.clone().next().is_some() && live.all(|lane| lane.caught_up())
     }
 
     fn locked_lanes(&self) -> MutexGuard<'_, Vec<Arc<LaneStatus>>> {

@@ -149,10 +149,12 @@ pub enum ErrorCount {
     UnsweptCopy,
     /// Keys and other data of modules left out of a snapshot by `--skip-unknown`.
     SkippedModule,
+    /// Commands dropped because their slot is on its way between source masters: it is copied from the one that gets it.
+    OfMovingSlot,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 21;
+const ERROR_KINDS: usize = 22;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -177,6 +179,7 @@ impl ErrorCount {
         ErrorCount::DroppedDatabase,
         ErrorCount::UnsweptCopy,
         ErrorCount::SkippedModule,
+        ErrorCount::OfMovingSlot,
     ];
 
     /// The name used by the status page and the summary.
@@ -203,6 +206,7 @@ impl ErrorCount {
             ErrorCount::DroppedDatabase => "dropped_database",
             ErrorCount::UnsweptCopy => "unswept_copy",
             ErrorCount::SkippedModule => "skipped_module",
+            ErrorCount::OfMovingSlot => "of_moving_slot",
         }
     }
 }
@@ -264,6 +268,13 @@ pub struct LaneStatus {
     pub leases: AtomicU64,
     /// Keys that differed and were given the source's value.
     pub mends: AtomicU64,
+    /// Slots that came from another source master and are not copied yet.
+    pub slots_to_copy: AtomicU64,
+    /// Slots that were copied so since the lane began.
+    pub slots_copied: AtomicU64,
+    /// Keys of these, and bytes of their values.
+    pub slot_keys_copied: AtomicU64,
+    pub slot_bytes_copied: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
@@ -302,6 +313,10 @@ impl LaneStatus {
             stale_removed: AtomicU64::new(0),
             leases: AtomicU64::new(0),
             mends: AtomicU64::new(0),
+            slots_to_copy: AtomicU64::new(0),
+            slots_copied: AtomicU64::new(0),
+            slot_keys_copied: AtomicU64::new(0),
+            slot_bytes_copied: AtomicU64::new(0),
             commands: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use super::hold::Hold;
 use super::lane::{Lane, LaneConfig};
 use super::lookup::LookupQuestion;
+use super::motion::Passing;
 use super::options::DatabaseMap;
 use super::status::ErrorCount;
 use super::targets::Targets;
@@ -57,6 +58,8 @@ struct Open {
     watched: bool,
     /// It holds a command that must not be applied twice.
     once: bool,
+    /// It holds a command of a slot that the lane does not write.
+    moving: bool,
 }
 
 /// Neighbouring commands for one connection.
@@ -200,6 +203,10 @@ impl Lane {
                 self.skip_passed(&step, length);
                 continue;
             }
+            if self.motion.is_on && self.is_of_others(&frame, &step) {
+                self.drop_moving(run, length);
+                continue;
+            }
             if let Some(sweep) = &mut self.sweep
                 && !matches!(step, Step::Ask(_))
             {
@@ -234,6 +241,24 @@ impl Lane {
             .look_through_passed(slot, bytes, database, self.scanned);
         self.status.count(ErrorCount::Skipped);
         self.pass(length);
+    }
+
+    /// The command at the cursor is of slots that the lane does not write.
+    #[cold]
+    fn drop_moving(&mut self, run: &mut Option<Run>, length: usize) {
+        match &mut self.router.open {
+            // It is known at the end what of the transaction is to be sent.
+            Some(open) => {
+                open.frames += 1;
+                open.moving = true;
+                self.keep_open(length);
+            }
+            None => {
+                self.flush_run(run);
+                self.note_dropped(1);
+                self.pass(length);
+            }
+        }
     }
 
     /// Removes what stale keys a command would meet.
@@ -373,6 +398,7 @@ impl Lane {
                     special: false,
                     watched: false,
                     once: false,
+                    moving: false,
                 });
                 self.keep_open(length);
             }
@@ -462,6 +488,9 @@ impl Lane {
         let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
         let begin = self.scanned;
         self.split_into_slots(&bytes, begin, |lane, slot, part| {
+            if lane.motion.is_on && !lane.motion.passing.contains(slot) {
+                return lane.note_dropped(1);
+            }
             let database = lane.router.target_database.unwrap_or(0);
             let chunks = &mut lane.chunks;
             let end = begin.advanced(length);
@@ -618,6 +647,15 @@ impl Lane {
             return Ok(());
         };
         debug_assert!(run.is_none(), "a run ends before a transaction opens");
+        if self.motion.is_on && self.is_of_moving(&open) {
+            let bytes = { self.chunks.get(self.intake.open_range()).to_vec() };
+            self.intake.close();
+            self.note_dropped(u64::from(data));
+            return match self.passing_in(&bytes) {
+                Passing::Nothing => Ok(()),
+                _ => self.rebuild_transaction(&bytes, begin, database),
+            };
+        }
         if open.several || open.watched {
             let bytes = { self.chunks.get(self.intake.open_range()).to_vec() };
             self.intake.close();
@@ -655,6 +693,15 @@ impl Lane {
         self.intake.close();
         self.targets.send(&mut self.chunks, slot, unit);
         Ok(())
+    }
+}
+
+impl Lane {
+    /// Whether slots in a transaction have left the lane, by now.
+    fn is_of_moving(&self, open: &Open) -> bool {
+        let whole = open.slot.filter(|_| !self.targets.is_single());
+        let left = whole.is_some_and(|slot| !self.motion.passing.contains(slot));
+        open.moving || left
     }
 }
 

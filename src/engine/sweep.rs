@@ -241,10 +241,11 @@ impl Lane {
     fn remove_stale_of(&mut self, page: Page) {
         let Some(sweep) = &self.sweep else { return };
         let noted_as = sweep.noted_as(page.database);
+        let ours = self.whole_slots();
         let stale: Vec<Vec<u8>> = page
             .keys
             .into_iter()
-            .filter(|key| self.config.slots.contains(slot_of(key)))
+            .filter(|key| ours.contains(slot_of(key)))
             .inspect(|_| _ = self.status.stale_checked.fetch_add(1, Relaxed))
             .filter(|key| !sweep.seen.contains(noted_as, key))
             .collect();

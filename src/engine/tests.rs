@@ -86,6 +86,7 @@ fn config() -> LaneConfig {
         source: Node::new("s", "s", 1),
         source_auth: None,
         slots: SlotSet::all(),
+        source_has_slots: true,
         listening_port: 1,
         target: Greeting {
             auth: None,

@@ -173,6 +173,17 @@ impl<U> Mend<U> {
         self.drain();
     }
 
+    /// Nothing is to be mended after all; what is held stays held.
+    pub fn give_up(&mut self) {
+        self.keys.clear();
+        self.drain();
+    }
+
+    /// The next held unit, whatever it has to do with the keys.
+    pub fn take_held(&mut self) -> Option<(Offset, U)> {
+        self.held.pop_front()
+    }
+
     /// The source has another history, which is the former one up to `until`: what was seen behind that may be undone.
     pub fn history_changed(&mut self, until: Offset) {
         match self.stage {

@@ -23,12 +23,17 @@ use crate::engine::shared::Shared;
 use crate::engine::status::{LaneState, LaneStatus};
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
+use crate::slot::SlotSet;
 use crate::topology::Node;
 
 /// What the supervisor tells a lane.
 pub(super) enum Order {
     /// The source master is this node now.
     Follow(Node),
+    /// These slots are the lane's from now on.
+    Take(SlotSet),
+    /// These are no more.
+    Leave(SlotSet),
     /// There is nothing left to follow.
     End,
 }
@@ -74,6 +79,8 @@ pub(super) struct LaneTask {
     fences: HashMap<u64, (usize, u64)>,
     /// Tickets of questions about keys: the lane's number.
     mends: HashMap<u64, u64>,
+    /// The same of questions about slots.
+    listings: HashMap<u64, u64>,
     /// When the lane was told to stop; it then has so long to finish.
     stopping_since: Option<Instant>,
     /// Why the lane begins again, and when that was decided: what it received is brought to disk before.
@@ -107,6 +114,7 @@ impl LaneTask {
             ticket: 0,
             fences: HashMap::new(),
             mends: HashMap::new(),
+            listings: HashMap::new(),
             source: Socket::None,
             targets: Vec::new(),
             replies: vec![0; limits::REPLY_READ_BYTES].into(),
@@ -262,6 +270,7 @@ impl LaneTask {
             }
         }
         self.talk_of_mends(now_ms)?;
+        self.talk_of_slots(now_ms)?;
         if let Some(question) = self.lane.take_question() {
             let desk = &self.around.shared.lookup;
             self.ticket = desk.ask(self.around.status.id, question);
@@ -308,6 +317,27 @@ impl LaneTask {
         Ok(())
     }
 
+    /// The same about slots that have moved; and what the lane has left for good.
+    fn talk_of_slots(&mut self, now_ms: u64) -> Result<(), Fault> {
+        let lane = self.around.status.id;
+        for (ticket, answer) in self.around.shared.listing.take_answers(lane) {
+            // As above.
+            if let Some(number) = self.listings.remove(&ticket) {
+                let answered = self.lane.listed(number, answer);
+                self.or_lose_source(answered, now_ms)?;
+            }
+        }
+        for (number, question) in self.lane.take_list_questions() {
+            let ticket = self.around.shared.listing.ask(lane, question);
+            self.listings.insert(ticket, number);
+        }
+        let left = self.lane.take_left();
+        if !left.is_empty() {
+            self.around.shared.tell_left(lane, left);
+        }
+        Ok(())
+    }
+
     fn hear_orders(&mut self, now_ms: u64) -> Result<(), Fault> {
         loop {
             match self.around.orders.try_recv() {
@@ -318,6 +348,8 @@ impl LaneTask {
                         self.or_lose_source(Err(fault), now_ms)?;
                     }
                 }
+                Ok(Order::Take(slots)) => self.lane.take(&slots),
+                Ok(Order::Leave(slots)) => self.lane.leave(&slots),
                 Ok(Order::End) | Err(TryRecvError::Disconnected) => {
                     self.stop();
                     return Ok(());

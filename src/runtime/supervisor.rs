@@ -6,7 +6,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::executor::{Executor, NewLane};
 use super::lane_task::Order;
@@ -16,6 +16,7 @@ use crate::checkpoint::{Generation, Start, writer_name};
 use crate::control::takeover::{self, Claim};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
+use crate::engine::moves::{Moves, Orders};
 use crate::engine::options::{Existing, Grouping, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::records::Generations;
 use crate::engine::roster::{Place, Roster};
@@ -61,6 +62,8 @@ struct Opening {
     status: Arc<LaneStatus>,
     master: Node,
     slots: SlotSet,
+    /// Slots that a lane before it has not left for good.
+    leaving: SlotSet,
     /// What the target knows, if it was just read.
     known: Option<Claim>,
     not_before: Instant,
@@ -72,6 +75,7 @@ struct Supervisor {
     format: TargetFormat,
     executors: Vec<Executor>,
     roster: Roster,
+    moves: Moves,
     functions: Arc<FunctionClaims>,
     orders: HashMap<u32, Sender<Order>>,
     source_version: u64,
@@ -114,6 +118,7 @@ pub fn start(plan: SyncPlan, claim: Claim, shared: Arc<Shared>) -> Result<Runtim
         shared,
         executors,
         roster: Roster::default(),
+        moves: Moves::default(),
         functions: Arc::default(),
         orders: HashMap::new(),
         source_version: 0,
@@ -166,30 +171,51 @@ impl Supervisor {
 
     /// Starts, moves and ends lanes as the source's topology has it.
     fn follow(&mut self, known: Option<&Claim>) {
-        if self.shared.source.version() == self.source_version {
+        for (lane, slots) in self.shared.take_left() {
+            self.moves.left(lane, &slots);
+        }
+        if self.shared.source.version() == self.source_version && !self.moves.is_busy() {
             return;
         }
         let (version, topology) = self.shared.source.load();
-        self.source_version = version;
-        let changes = self.roster.follow(&topology);
-        for (lane, node) in changes.moved {
-            self.order(lane, Order::Follow(node));
+        if version != self.source_version {
+            self.source_version = version;
+            for (lane, node) in self.roster.follow(&topology) {
+                self.order(lane, Order::Follow(node));
+            }
         }
-        for lane in changes.ended {
+        let now_ms = self.shared.millis_at(Instant::now());
+        let orders = self.moves.look(&mut self.roster, &topology, now_ms);
+        self.give(orders, known);
+        self.shared.set_frozen(self.moves.frozen());
+    }
+
+    /// Tells lanes which slots are theirs.
+    fn give(&mut self, orders: Orders, known: Option<&Claim>) {
+        for (lane, slots) in orders.leave {
+            info!("source: slots {slots} move; what the target has of them stands still");
+            self.order(lane, Order::Leave(slots));
+        }
+        for (lane, slots) in orders.take {
+            if let Some(place) = self.roster.place(lane) {
+                let master = place.master.name();
+                info!("source: slots {slots} are at {master}: their keys are copied");
+            }
+            self.order(lane, Order::Take(slots));
+        }
+        for lane in orders.ended {
             self.order(lane, Order::End);
         }
-        for (master, slots) in changes.new {
+        for (master, slots) in orders.new {
             let status = self.shared.add_lane(&master.id, &master.name());
             self.statuses.insert(status.id, Arc::clone(&status));
-            self.roster.add(Place {
-                lane: status.id,
-                master: master.clone(),
-                slots: slots.clone(),
-            });
+            let place = Place::new(status.id, master.clone(), slots.clone());
+            self.roster.add(place);
             self.openings.push(Opening {
                 status,
                 master,
                 slots,
+                leaving: SlotSet::new(),
                 known: known.cloned(),
                 not_before: Instant::now(),
             });
@@ -198,8 +224,14 @@ impl Supervisor {
 
     fn order(&mut self, lane: u32, order: Order) {
         if let Some(place) = self.openings.iter().position(|open| open.status.id == lane) {
+            let opening = &mut self.openings[place];
             match order {
-                Order::Follow(node) => self.openings[place].master = node,
+                Order::Follow(node) => opening.master = node,
+                Order::Take(slots) => opening.slots = opening.slots.union(&slots),
+                Order::Leave(slots) => {
+                    opening.slots = opening.slots.difference(&slots);
+                    opening.leaving = opening.leaving.union(&slots);
+                }
                 Order::End => {
                     let ended = self.openings.swap_remove(place);
                     ended.status.set_state(LaneState::Stopped);
@@ -224,6 +256,7 @@ impl Supervisor {
                 status,
                 master: place.master,
                 slots: place.slots,
+                leaving: self.moves.leaving(lane),
                 known: None,
                 not_before: Instant::now(),
             });
@@ -239,6 +272,10 @@ impl Supervisor {
         self.openings = later;
         let due: Vec<Opening> = due;
         for mut opening in due {
+            if !self.is_needed(&opening) {
+                opening.status.set_state(LaneState::Stopped);
+                continue;
+            }
             let found = match opening.known.take() {
                 Some(known) => Ok(known),
                 None => self.ask_target(&opening),
@@ -253,6 +290,14 @@ impl Supervisor {
                 Err(fault) => opening.status.fail(fault),
             }
         }
+    }
+
+    /// A lane that has nothing to write any more is not started: what it has left is written by nobody.
+    fn is_needed(&mut self, opening: &Opening) -> bool {
+        if opening.slots.is_empty() {
+            self.moves.left(opening.status.id, &opening.leaving);
+        }
+        !opening.slots.is_empty()
     }
 
     /// Shuts former connections of a lane out, and reads what the target knows.
@@ -287,6 +332,10 @@ impl Supervisor {
     fn open_lane(&mut self, opening: Opening, claim: &Claim) {
         let status = opening.status;
         let (orders, heard) = channel();
+        if !opening.leaving.is_empty() {
+            // It hears that before anything else.
+            let _ = orders.send(Order::Leave(opening.leaving));
+        }
         self.orders.insert(status.id, orders);
         let target = Arc::new(claim.topology.clone());
         let owner = |slot| target.master_of(slot).map(|node| node.id.as_str());
@@ -303,6 +352,7 @@ impl Supervisor {
             source: opening.master,
             source_auth: auth(&options.source.credentials),
             slots: opening.slots,
+            source_has_slots: self.shared.source.load().1.kind == TopologyKind::Cluster,
             listening_port: limits::SHOWN_PORT,
             target: target::Greeting {
                 auth: auth(&options.target.credentials),

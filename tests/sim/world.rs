@@ -183,6 +183,7 @@ impl World {
             owned: SlotSet::new(),
             source: Node::new("source", "10.0.0.2", SOURCE_PORT),
             source_auth: auth(&source.password),
+            source_has_slots: slots != SlotSet::all(),
             slots: slots.clone(),
             listening_port: 1,
             target: Greeting {
