@@ -5,236 +5,24 @@
 //! the program's status and log, and the seed of its writers. Every test runs with Redis 7.0, and each other
 //! version that can be had runs some of them.
 
-use anyhow::{Context, Result, bail, ensure};
+mod resharding;
+mod rig;
+
+use anyhow::{Context, Result, ensure};
 use lab::{
-    Client, Cluster, ClusterOptions, Commands, CompareOptions, Connection, Endpoint, Family,
-    LoadOptions, Proxy, Server, ServerOptions, Slotstream, Version, WriterOptions, Writers,
-    client::slot_of, cluster::cluster_info, compare, load, server::info_field, version_or_skip,
-    wait_until,
+    Client, Cluster, ClusterOptions, Commands, Connection, Endpoint, Family, Proxy, Server,
+    ServerOptions, Slotstream, WriterOptions, Writers, client::slot_of, cluster::cluster_info,
+    load, server::info_field, version_or_skip, wait_until,
 };
-use std::path::Path;
+use resharding::*;
+use rig::{
+    COMMANDS_BETWEEN, COMMANDS_PER_SECOND, PATIENCE, Rig, Setup, loaded, must_be_equal, program,
+    while_replicating,
+};
 use std::time::{Duration, Instant};
 
-const PATIENCE: Duration = Duration::from_secs(60);
 /// A manual failover is given up by the server after 5 s.
 const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
-/// Loaded before the start: enough that a copy is more than its first read.
-const LOADED_KEYS: usize = 2_000;
-const COMMANDS_PER_SECOND: u64 = 2_000;
-/// Commands that are written between two events.
-const COMMANDS_BETWEEN: u64 = 1_500;
-/// 6.0 sends how long a key still lives, so what waits ends later by as much as it waited: less than any
-/// lifetime in these tests.
-const RELATIVE_TTL_TOLERANCE: Duration = Duration::from_secs(60);
-
-/// What a test begins with.
-struct Setup {
-    /// Masters, and replicas of each.
-    source: (usize, usize),
-    target: (usize, usize),
-    commands: Commands,
-    /// Sets of keys, each in a slot of its own.
-    key_groups: usize,
-    /// More lines of the configuration of the source's nodes.
-    source_lines: &'static [&'static str],
-}
-
-impl Default for Setup {
-    fn default() -> Setup {
-        Setup {
-            source: (2, 0),
-            target: (2, 0),
-            commands: Commands::All,
-            key_groups: 100,
-            source_lines: &[],
-        }
-    }
-}
-
-/// A replication under way, with writers.
-struct Rig {
-    version: Version,
-    setup: Setup,
-    seed: u64,
-    source: Cluster,
-    target: Cluster,
-    sync: Slotstream,
-    writers: Option<Writers>,
-}
-
-/// Runs `act` between the start and the comparison; what went wrong is told with the program's own view of it.
-fn while_replicating(
-    family: Family,
-    setup: Setup,
-    act: impl FnOnce(&mut Rig) -> Result<()>,
-) -> Result<()> {
-    let Some(version) = version_or_skip(family) else {
-        return Ok(());
-    };
-    let mut rig = Rig::start(version, setup)?;
-    let result = act(&mut rig).and_then(|()| rig.finish());
-    result.with_context(|| rig.told())
-}
-
-impl Rig {
-    fn start(version: Version, setup: Setup) -> Result<Rig> {
-        let lines = |lines: &[&str]| lines.iter().map(|line| (*line).to_owned()).collect();
-        let options = |extra| ClusterOptions {
-            server: ServerOptions {
-                extra,
-                diskless: true,
-                ..ServerOptions::default()
-            },
-            slots: None,
-        };
-        let (masters, replicas) = setup.source;
-        let source = Cluster::start(
-            &version,
-            masters,
-            replicas,
-            options(lines(setup.source_lines)),
-        )?;
-        let (masters, replicas) = setup.target;
-        let target = Cluster::start(&version, masters, replicas, options(Vec::new()))?;
-        load(&mut source.client()?, &loaded())?;
-        let sync = Slotstream::start(program(), &any_node(&source), &any_node(&target), &[])?;
-        let mut rig = Rig {
-            version,
-            setup,
-            seed: u64::from(std::process::id()),
-            source,
-            target,
-            sync,
-            writers: None,
-        };
-        rig.go_on_writing()?;
-        rig.sync.wait_until_caught_up(PATIENCE)?;
-        rig.write_more()?;
-        Ok(rig)
-    }
-
-    fn told(&self) -> String {
-        let status = match self.sync.status() {
-            Ok(status) => format!("{status:#}"),
-            Err(error) => format!("{error:#}"),
-        };
-        format!(
-            "{}, writers' seed {}\nstatus: {status}\nlog: {}",
-            self.version,
-            self.seed,
-            self.sync.output()
-        )
-    }
-
-    fn go_on_writing(&mut self) -> Result<()> {
-        let options = WriterOptions {
-            seed: self.seed,
-            commands: self.setup.commands,
-            threads: 1,
-            commands_per_second: COMMANDS_PER_SECOND,
-            key_groups: self.setup.key_groups,
-            loaded: Some(loaded()),
-            short_lives: false,
-            ..WriterOptions::default()
-        };
-        self.writers = Some(Writers::start(&any_node(&self.source), &options)?);
-        Ok(())
-    }
-
-    fn stop_writing(&mut self) -> Result<()> {
-        let Some(writers) = self.writers.take() else {
-            return Ok(());
-        };
-        let report = writers.stop()?;
-        // What a node says that has just become a replica.
-        let of_a_failover = ["UNBLOCKED", "EXECABORT", "ERR EXEC without MULTI"];
-        let unexpected = |error: &&String| !of_a_failover.iter().any(|e| error.starts_with(e));
-        ensure!(!report.errors.keys().any(|e| unexpected(&e)), "{report}");
-        Ok(())
-    }
-
-    /// Waits until some more commands are written.
-    fn write_more(&self) -> Result<()> {
-        let writers = self.writers.as_ref().context("nobody writes")?;
-        let goal = writers.commands_so_far() + COMMANDS_BETWEEN;
-        wait_until(PATIENCE, "more writes", || {
-            Ok(writers.commands_so_far() >= goal)
-        })
-    }
-
-    /// The sum of a field over all lanes; `errors.x` is a count of the lane's errors.
-    fn sum(&self, field: &str) -> Result<u64> {
-        let status = self.sync.status()?;
-        let lanes = status["lanes"].as_array().context("no lanes")?;
-        let count = |lane: &serde_json::Value| match field.strip_prefix("errors.") {
-            Some(error) => lane["errors"][error].as_u64(),
-            None => lane[field].as_u64(),
-        };
-        Ok(lanes.iter().filter_map(count).sum())
-    }
-
-    fn wait_for_sum(&self, field: &str, more_than: u64) -> Result<()> {
-        wait_until(PATIENCE, &format!("{field} above {more_than}"), || {
-            Ok(self.sum(field)? > more_than)
-        })
-    }
-
-    /// Commands have met a slot that is half moved. A group whose keys are on both sides is refused like `TRYAGAIN`.
-    fn wait_for_hint(&self) -> Result<()> {
-        wait_until(PATIENCE, "errors.ask or errors.tryagain above 0", || {
-            Ok(self.sum("errors.ask")? + self.sum("errors.tryagain")? > 0)
-        })
-    }
-
-    /// No writers any more, everything applied, both sides equal, a clean end.
-    fn finish(&mut self) -> Result<()> {
-        self.stop_writing()?;
-        self.sync.wait_until_settled(PATIENCE)?;
-        ensure!(self.sum("errors.divergence")? == 0, "a divergence");
-        must_be_equal(&any_node(&self.source), &any_node(&self.target))
-    }
-
-    /// Each master was copied once, and followed without a gap ever since.
-    fn copied_once(&self) -> Result<()> {
-        let copies = self.sum("full_syncs")?;
-        ensure!(
-            copies == self.setup.source.0 as u64,
-            "{copies} copies instead of one for each master"
-        );
-        Ok(())
-    }
-}
-
-fn program() -> &'static Path {
-    Path::new(env!("CARGO_BIN_EXE_slotstream"))
-}
-
-fn loaded() -> LoadOptions {
-    LoadOptions {
-        keys: LOADED_KEYS,
-        big_keys: false,
-        ..LoadOptions::default()
-    }
-}
-
-/// A cluster, to be found through whichever of its nodes lives.
-fn any_node(cluster: &Cluster) -> Endpoint {
-    Endpoint {
-        seeds: cluster.nodes().iter().map(Server::address).collect(),
-        ..cluster.endpoint()
-    }
-}
-
-fn must_be_equal(source: &Endpoint, target: &Endpoint) -> Result<()> {
-    let options = CompareOptions {
-        relative_ttl_tolerance: RELATIVE_TTL_TOLERANCE,
-        ..CompareOptions::default()
-    };
-    let diff = compare(source, target, &options)?;
-    ensure!(diff.is_equal(), "{diff}");
-    ensure!(diff.keys > LOADED_KEYS / 2, "{diff}");
-    Ok(())
-}
 
 /// The master whose replica `replica` is.
 fn master_of<'a>(cluster: &'a Cluster, replica: &Server) -> Result<&'a Server> {
@@ -334,62 +122,6 @@ fn target_failover(family: Family) -> Result<()> {
         }
         rig.copied_once()
     })
-}
-
-/// Slots move between masters of the target, key by key.
-fn target_resharding(family: Family) -> Result<()> {
-    let setup = Setup {
-        commands: Commands::OneKey,
-        key_groups: 16,
-        ..Setup::default()
-    };
-    while_replicating(family, setup, |rig| {
-        let giver = rig.target.masters()[0].address();
-        let client = rig.target.client()?;
-        let tags = (0..rig.setup.key_groups).map(|group| format!("w{group}"));
-        let mut slots: Vec<usize> = tags.map(|tag| slot_of(tag.as_bytes())).collect();
-        slots.retain(|slot| client.owner_of_slot(*slot) == giver);
-        ensure!(slots.len() > 1, "no group of keys is with the giver");
-        for (index, slot) in slots.into_iter().enumerate() {
-            // The first one stays half moved until commands met that.
-            let met = |rig: &Rig| match index {
-                0 => rig.wait_for_hint(),
-                _ => Ok(()),
-            };
-            move_slot(rig, slot, met)?;
-        }
-        rig.write_more()?;
-        rig.copied_once()
-    })
-}
-
-/// Moves one slot from the target's first master to its second as `redis-cli --cluster reshard` does.
-fn move_slot(rig: &Rig, slot: usize, half_way: impl Fn(&Rig) -> Result<()>) -> Result<()> {
-    let [giver, taker] = rig.target.masters() else {
-        bail!("the target has two masters");
-    };
-    let (mut from, mut to) = (giver.connect()?, taker.connect()?);
-    let from_id = from.call(&["CLUSTER", "MYID"])?.text();
-    let to_id = to.call(&["CLUSTER", "MYID"])?.text();
-    let (slot, port) = (slot.to_string(), taker.port().to_string());
-    to.call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
-    let mut moved = 0;
-    loop {
-        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-        let Some(key) = keys.array().first().map(lab::Value::text) else {
-            break;
-        };
-        from.call(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])?;
-        moved += 1;
-        if moved == 5 {
-            half_way(rig)?;
-        }
-    }
-    ensure!(moved >= 5, "slot {slot} had but {moved} keys");
-    to.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    Ok(())
 }
 
 /// The source closes the connection; what it wrote since is still in its backlog.
@@ -616,6 +348,7 @@ family!(
     redis_6_0,
     Family::Redis60,
     source_failover,
+    source_resharding,
     target_resharding
 );
 family!(
@@ -625,6 +358,9 @@ family!(
     source_killed,
     source_connection_cut,
     source_backlog_overrun,
+    source_resharding,
+    source_resharding_called_off,
+    source_master_drained,
     target_failover,
     target_resharding,
     target_connections_closed,
@@ -632,7 +368,13 @@ family!(
     target_loading,
     wait_at_the_source,
 );
-family!(redis_8_0, Family::Redis80, source_killed, target_failover);
+family!(
+    redis_8_0,
+    Family::Redis80,
+    source_killed,
+    source_master_drained,
+    target_failover
+);
 family!(
     valkey_8_0,
     Family::Valkey80,
@@ -643,12 +385,15 @@ family!(
     valkey_8_1,
     Family::Valkey81,
     source_connection_cut,
+    source_resharding,
     target_resharding
 );
 family!(
     valkey_9,
     Family::Valkey9,
     source_failover,
+    source_resharding,
+    source_resharding_as_a_whole,
     target_failover,
     target_resharding
 );

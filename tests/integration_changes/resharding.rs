@@ -1,0 +1,255 @@
+//! Slots that move between masters, of the source and of the target.
+
+use super::rig::{PATIENCE, Rig, Setup, while_replicating};
+use anyhow::{Result, bail, ensure};
+use lab::{Cluster, Commands, Family, Server, client::slot_of, wait_until};
+
+/// Slots move between masters of the target, key by key.
+pub fn target_resharding(family: Family) -> Result<()> {
+    let setup = Setup {
+        commands: Commands::OneKey,
+        key_groups: 16,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let [giver, taker] = rig.target.masters() else {
+            bail!("the target has two masters");
+        };
+        for (index, slot) in written_slots(rig, &rig.target, giver)?
+            .into_iter()
+            .enumerate()
+        {
+            // The first one stays half moved until commands met that.
+            let met = |rig: &Rig| match index {
+                0 => rig.wait_for_hint(),
+                _ => Ok(()),
+            };
+            move_slot(&rig.target, slot, giver, taker, || met(rig))?;
+        }
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// The slots that the writers write to, as far as this node has them.
+fn written_slots(rig: &Rig, cluster: &Cluster, node: &Server) -> Result<Vec<usize>> {
+    let client = cluster.client()?;
+    let tags = (0..rig.setup.key_groups).map(|group| format!("w{group}"));
+    let mut slots: Vec<usize> = tags.map(|tag| slot_of(tag.as_bytes())).collect();
+    slots.retain(|slot| client.owner_of_slot(*slot) == node.address());
+    ensure!(slots.len() > 1, "no group of keys is with the giver");
+    Ok(slots)
+}
+
+/// Moves one slot as `redis-cli --cluster reshard` does; `half_way` is called when five keys have moved.
+fn move_slot(
+    cluster: &Cluster,
+    slot: usize,
+    giver: &Server,
+    taker: &Server,
+    half_way: impl Fn() -> Result<()>,
+) -> Result<()> {
+    open_slot(slot, giver, taker)?;
+    let moved = move_keys(slot, giver, taker, 5)?;
+    ensure!(moved == 5, "slot {slot} had but {moved} keys");
+    half_way()?;
+    move_keys(slot, giver, taker, usize::MAX)?;
+    assign_slot(cluster, slot, taker)
+}
+
+fn id_of(node: &Server) -> Result<String> {
+    Ok(node.connect()?.call(&["CLUSTER", "MYID"])?.text())
+}
+
+fn open_slot(slot: usize, giver: &Server, taker: &Server) -> Result<()> {
+    let slot = slot.to_string();
+    let (from, to) = (id_of(giver)?, id_of(taker)?);
+    let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from];
+    taker.connect()?.call(&importing)?;
+    let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to];
+    giver.connect()?.call(&migrating)?;
+    Ok(())
+}
+
+/// Moves so many keys of an open slot, or all that are there; gives their number.
+fn move_keys(slot: usize, giver: &Server, taker: &Server, most: usize) -> Result<usize> {
+    let mut from = giver.connect()?;
+    let (slot, port) = (slot.to_string(), taker.port().to_string());
+    let mut moved = 0;
+    while moved < most {
+        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
+        let Some(key) = keys.array().first().and_then(lab::Value::bytes) else {
+            break;
+        };
+        let [host, database, patience] = ["127.0.0.1", "0", "5000"].map(str::as_bytes);
+        let (port, replace) = (port.as_bytes(), b"REPLACE");
+        from.call(&[b"MIGRATE", host, port, key, database, patience, replace])?;
+        moved += 1;
+    }
+    Ok(moved)
+}
+
+/// The slot is this node's: told to it first, then to all other masters.
+fn assign_slot(cluster: &Cluster, slot: usize, taker: &Server) -> Result<()> {
+    let (slot, id) = (slot.to_string(), id_of(taker)?);
+    let others = cluster.masters().iter();
+    let others = others.filter(|node| node.address() != taker.address());
+    for node in [taker].into_iter().chain(others) {
+        // One that has given all its slots away has become a replica.
+        if node.info("replication", "role")? != "master" {
+            continue;
+        }
+        let assign = ["CLUSTER", "SETSLOT", &slot, "NODE", &id];
+        node.connect()?.call(&assign)?;
+    }
+    Ok(())
+}
+
+/// What a lane's slots are copied by, not by a snapshot.
+fn wait_until_copied(rig: &Rig, slots: u64) -> Result<()> {
+    wait_until(PATIENCE, "the slots that moved to be copied", || {
+        let status = rig.sync.status()?;
+        let frozen = status["frozen"].as_array().is_some_and(Vec::is_empty);
+        Ok(frozen && rig.sum("slots.to_copy")? == 0 && rig.sum("slots.copied")? >= slots)
+    })
+}
+
+fn of_source() -> Setup {
+    Setup {
+        key_groups: 24,
+        ..Setup::default()
+    }
+}
+
+/// Slots move between masters of the source under all kinds of commands, and come back.
+pub fn source_resharding(family: Family) -> Result<()> {
+    while_replicating(family, of_source(), |rig| {
+        let [one, other] = rig.source.masters() else {
+            bail!("the source has two masters");
+        };
+        let slots = written_slots(rig, &rig.source, one)?;
+        for (giver, taker, times) in [(one, other, 1), (other, one, 2)] {
+            for slot in &slots {
+                move_slot(&rig.source, *slot, giver, taker, || Ok(()))?;
+            }
+            rig.write_more()?;
+            wait_until_copied(rig, times * slots.len() as u64)?;
+        }
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// A migration is called off: what has moved goes back.
+pub fn source_resharding_called_off(family: Family) -> Result<()> {
+    while_replicating(family, of_source(), |rig| {
+        let [one, other] = rig.source.masters() else {
+            bail!("the source has two masters");
+        };
+        let slots = written_slots(rig, &rig.source, one)?;
+        for slot in &slots[..2] {
+            open_slot(*slot, one, other)?;
+            move_keys(*slot, one, other, 5)?;
+            wait_until(PATIENCE, "the slot to be frozen", || {
+                let frozen = rig.sync.status()?["frozen"].to_string();
+                Ok(frozen.contains(&slot.to_string()))
+            })?;
+            // First its owner sends nobody away any more.
+            for (node, back) in [(one, false), (other, true)] {
+                if back {
+                    move_keys(*slot, other, one, usize::MAX)?;
+                }
+                let stable = ["CLUSTER", "SETSLOT", &slot.to_string(), "STABLE"];
+                node.connect()?.call(&stable)?;
+            }
+            rig.write_more()?;
+        }
+        wait_until_copied(rig, 2)?;
+        rig.copied_once()
+    })
+}
+
+/// All slots of a master go to one that was empty, whose replica it becomes; then slots go to and fro between the others.
+pub fn source_master_drained(family: Family) -> Result<()> {
+    let setup = Setup {
+        source: (3, 0),
+        source_slots: Some(vec![vec![0..=799], vec![800..=16383], vec![]]),
+        // Enough groups that some are among the few slots.
+        key_groups: 200,
+        ..Setup::default()
+    };
+    while_replicating(family, setup, |rig| {
+        let [drained, other, fresh] = rig.source.masters() else {
+            bail!("the source has three masters");
+        };
+        let functions = other.connect()?.call(&["FUNCTION", "DUMP"])?;
+        let functions = functions.bytes().unwrap_or_default();
+        let restore: [&[u8]; 3] = [b"FUNCTION", b"RESTORE", functions];
+        fresh.connect()?.call(&restore)?;
+        let written = written_slots(rig, &rig.source, drained)?;
+        let large = written_slots(rig, &rig.source, other)?;
+        for slot in 0..=799 {
+            open_slot(slot, drained, fresh)?;
+            move_keys(slot, drained, fresh, usize::MAX)?;
+            assign_slot(&rig.source, slot, fresh)?;
+        }
+        wait_until(PATIENCE, "the drained master to become a replica", || {
+            Ok(drained.info("replication", "role")? == "slave")
+        })?;
+        rig.write_more()?;
+        wait_until_copied(rig, 0)?;
+        for slot in &written {
+            move_slot(&rig.source, *slot, fresh, other, || Ok(()))?;
+        }
+        for slot in &large[..5] {
+            move_slot(&rig.source, *slot, other, fresh, || Ok(()))?;
+        }
+        rig.write_more()?;
+        wait_until_copied(rig, 5)?;
+        rig.write_more()
+    })
+}
+
+/// Slots move as Valkey 9 moves them: as a whole, with the stream of the importing node telling of the keys as of any others.
+pub fn source_resharding_as_a_whole(family: Family) -> Result<()> {
+    while_replicating(family, of_source(), |rig| {
+        let [one, other] = rig.source.masters() else {
+            bail!("the source has two masters");
+        };
+        let slots = written_slots(rig, &rig.source, one)?;
+        for (giver, taker, times) in [(one, other, 1), (other, one, 2)] {
+            let id = id_of(taker)?;
+            for slot in &slots {
+                let slot = slot.to_string();
+                let migrate = [
+                    "CLUSTER",
+                    "MIGRATESLOTS",
+                    "SLOTSRANGE",
+                    &slot,
+                    &slot,
+                    "NODE",
+                    &id,
+                ];
+                giver.connect()?.call(&migrate)?;
+                wait_until(PATIENCE, "the slot to have moved", || {
+                    let nodes = taker.connect()?.call(&["CLUSTER", "NODES"])?.text();
+                    let mine = nodes.lines().find(|line| line.contains("myself"));
+                    Ok(mine.is_some_and(|line| owns(line, slot.parse().unwrap_or_default())))
+                })?;
+            }
+            rig.write_more()?;
+            wait_until_copied(rig, times * slots.len() as u64)?;
+        }
+        rig.write_more()?;
+        rig.copied_once()
+    })
+}
+
+/// Whether a line of `CLUSTER NODES` lists the slot.
+fn owns(line: &str, slot: usize) -> bool {
+    line.split_whitespace().skip(8).any(|part| {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let range = first.parse::<usize>().ok().zip(last.parse::<usize>().ok());
+        range.is_some_and(|(first, last)| (first..=last).contains(&slot))
+    })
+}
