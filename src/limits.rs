@@ -502,8 +502,11 @@ const _: () = assert!(GROUP_BYTES + OWED_BYTES + 2 * 1024 <= CHUNK_BYTES / 2);
 /// asked for once a second.
 pub const SLOT_QUIET_MS: u64 = 1200;
 
+/// When a slot that nobody writes is warned of, and again after so long.
+pub const SLOT_FROZEN_MS: u64 = 60_000;
+
 /// How many slots a lane copies at a time, and how many keys of one at first.
-pub const RECOPIES: usize = 8;
+pub const RECOPIES: usize = 32;
 pub const RECOPY_FIRST_KEYS: usize = 64;
 
 /// How much the values of the keys should take that are copied together.

@@ -60,7 +60,7 @@ impl Roster {
     }
 
     /// Removes places, and tells whose they were.
-    pub(super) fn end(&mut self, ends: impl Fn(&Place) -> bool) -> Vec<u32> {
+    pub fn end(&mut self, ends: impl Fn(&Place) -> bool) -> Vec<u32> {
         let (ended, left) = std::mem::take(&mut self.places)
             .into_iter()
             .partition(|place| ends(place));
@@ -79,11 +79,9 @@ impl Roster {
                 .shard_by_id(&place.master.id)
                 .filter(|shard| !shard.slots.is_empty()),
         };
-        // A master that is still one belongs to its lane before any heir is looked for; and one that was a master before is no
-        // heir: a master that has given all its slots away becomes a replica of the one that got the last.
+        // A master that is still one belongs to its lane before any heir is looked for.
         let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
         let were_masters = std::mem::take(&mut self.masters);
-        taken.extend(were_masters.iter().map(String::as_str));
         self.masters = topology
             .shards
             .iter()
@@ -91,7 +89,7 @@ impl Roster {
             .collect();
         for place in &mut self.places {
             let same = own(place);
-            let heir = || place.heir(topology, &taken);
+            let heir = || place.heir(topology, &taken, &were_masters);
             let Some(shard) = same.or_else(heir) else {
                 continue;
             };
@@ -109,16 +107,26 @@ impl Roster {
 
 impl Place {
     /// The shard whose master has taken the place of this one's: a replica of it, or whoever has it as a replica now, or one that
-    /// has everything where nothing is known of this one any more.
-    fn heir<'t>(&self, topology: &'t Topology, taken: &[&str]) -> Option<&'t Shard> {
+    /// has everything where nothing is known of this one any more. The last two may have become that only now: a master that has
+    /// given all its slots away becomes a replica of the one that got the last.
+    fn heir<'t>(
+        &self,
+        topology: &'t Topology,
+        taken: &[&str],
+        were_masters: &[String],
+    ) -> Option<&'t Shard> {
         let free = |shard: &&Shard| !shard.slots.is_empty() && !taken.contains(&id_of(shard));
-        let is_related = |shard: &&Shard| {
+        let shards = topology.shards.iter().filter(free);
+        let was_replica = |shard: &&Shard| self.replicas.contains(&shard.master.id);
+        if let Some(heir) = shards.clone().find(was_replica) {
+            return Some(heir);
+        }
+        let mut shards = shards.filter(|shard| !were_masters.contains(&shard.master.id));
+        let is_followed = |shard: &&Shard| {
             let mut replicas = shard.replicas.iter();
-            self.replicas.contains(&shard.master.id)
-                || replicas.any(|node| node.id == self.master.id)
+            replicas.any(|node| node.id == self.master.id)
         };
-        let mut shards = topology.shards.iter().filter(free);
-        if let Some(heir) = shards.clone().find(is_related) {
+        if let Some(heir) = shards.clone().find(is_followed) {
             return Some(heir);
         }
         let is_known = topology.nodes().any(|node| node.id == self.master.id);

@@ -26,6 +26,7 @@ const GENERATION: Generation = Generation {
 mod deadlines;
 mod grouping;
 mod mending;
+mod moving;
 mod spooled;
 mod stopping;
 

@@ -188,6 +188,12 @@ impl Supervisor {
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
         self.give(orders, known);
         self.shared.set_frozen(self.moves.frozen());
+        if let Some(slots) = self.moves.overdue(now_ms) {
+            warn!(
+                "source: slots {slots} have been open for long, and what the target has of them stands still: finish their \
+                 migration, or call it off (redis-cli --cluster fix)"
+            );
+        }
     }
 
     /// Tells lanes which slots are theirs.
@@ -272,8 +278,8 @@ impl Supervisor {
         self.openings = later;
         let due: Vec<Opening> = due;
         for mut opening in due {
-            if !self.is_needed(&opening) {
-                opening.status.set_state(LaneState::Stopped);
+            if opening.slots.is_empty() {
+                self.spare(&opening);
                 continue;
             }
             let found = match opening.known.take() {
@@ -293,11 +299,11 @@ impl Supervisor {
     }
 
     /// A lane that has nothing to write any more is not started: what it has left is written by nobody.
-    fn is_needed(&mut self, opening: &Opening) -> bool {
-        if opening.slots.is_empty() {
-            self.moves.left(opening.status.id, &opening.leaving);
-        }
-        !opening.slots.is_empty()
+    fn spare(&mut self, opening: &Opening) {
+        let lane = opening.status.id;
+        self.moves.left(lane, &opening.leaving);
+        self.roster.end(|place| place.lane == lane);
+        opening.status.set_state(LaneState::Stopped);
     }
 
     /// Shuts former connections of a lane out, and reads what the target knows.
