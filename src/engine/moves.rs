@@ -233,7 +233,6 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::roster::Place;
     use crate::topology::{OpenSlot, Shard};
 
     fn shard(id: &str, slots: &str) -> Shard {
@@ -268,7 +267,7 @@ mod tests {
                 now_ms: 0,
             };
             let orders = world.look(topology, 0);
-            world.open(orders);
+            world.open(orders, topology);
             world
         }
 
@@ -278,10 +277,10 @@ mod tests {
             self.moves.look(&mut self.roster, topology, self.now_ms)
         }
 
-        fn open(&mut self, orders: Orders) {
+        fn open(&mut self, orders: Orders, topology: &Topology) {
             for (master, slots) in orders.new {
                 let lane = self.roster.places().len() as u32;
-                self.roster.add(Place::new(lane, master, slots));
+                self.roster.add(lane, master, slots, topology);
             }
         }
 

@@ -17,17 +17,6 @@ pub struct Place {
     replicas: Vec<String>,
 }
 
-impl Place {
-    pub fn new(lane: u32, master: Node, slots: SlotSet) -> Self {
-        Self {
-            lane,
-            master,
-            slots,
-            replicas: Vec::new(),
-        }
-    }
-}
-
 /// All lanes' places.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -37,8 +26,17 @@ pub struct Roster {
 }
 
 impl Roster {
-    pub fn add(&mut self, place: Place) {
-        self.places.push(place);
+    /// A lane that begins to follow a master of this topology.
+    pub fn add(&mut self, lane: u32, master: Node, slots: SlotSet, topology: &Topology) {
+        let shard = topology.shard_by_id(&master.id);
+        let replicas = shard.into_iter().flat_map(|shard| &shard.replicas);
+        let replicas = replicas.map(|node| node.id.clone()).collect();
+        self.places.push(Place {
+            lane,
+            master,
+            slots,
+            replicas,
+        });
     }
 
     pub fn places(&self) -> &[Place] {
@@ -156,18 +154,18 @@ mod tests {
         Topology::cluster(shards, Vec::new()).expect("valid")
     }
 
-    /// Lanes of `a` with 0-99, and of `b` with the rest; both were looked at once.
+    /// Lanes of `a` with 0-99, and of `b` with the rest.
     fn roster(replicas_of_a: &[&str]) -> Roster {
         let before = cluster(vec![
             shard("a", replicas_of_a, "0-99"),
             shard("b", &[], "100-16383"),
         ]);
         let mut roster = Roster::default();
-        for (lane, shard) in before.shards.iter().enumerate() {
-            let place = Place::new(lane as u32, shard.master.clone(), shard.slots.clone());
-            roster.add(place);
-        }
         assert!(roster.follow(&before).is_empty());
+        for (lane, shard) in before.shards.iter().enumerate() {
+            let (master, slots) = (shard.master.clone(), shard.slots.clone());
+            roster.add(lane as u32, master, slots, &before);
+        }
         roster
     }
 
