@@ -227,15 +227,13 @@ impl Targets {
     /// Looks for masters that took the place of others: they may lack what those had answered.
     pub(super) fn note_failovers(&mut self, topology: &Topology) {
         for shard in &topology.shards {
+            let id = &shard.master.id;
             let former = self.topology.shards.iter().find(|former| {
-                former.master.id != shard.master.id
-                    && former
-                        .replicas
-                        .iter()
-                        .any(|node| node.id == shard.master.id)
+                former.master.id != *id
+                    && self.topology.same_family(&former.master.id, id)
+                    && !former.slots.is_disjoint(&shard.slots)
             });
             if let Some(former) = former
-                && !former.slots.is_disjoint(&shard.slots)
                 && !former.slots.is_disjoint(&self.slots)
             {
                 self.note_promoted(&shard.master);
@@ -243,12 +241,19 @@ impl Targets {
         }
     }
 
-    /// A redirect leads to this address.
-    pub(super) fn note_redirect(&mut self, host: &str, port: u16) {
-        let shards = self.topology.shards.iter();
-        let mut replicas = shards.flat_map(|shard| &shard.replicas);
-        if let Some(node) = replicas.find(|node| node.is_at(host, port)) {
-            let node = node.clone();
+    /// A redirect of a master leads to this address for good.
+    pub(super) fn note_redirect(&mut self, from: usize, host: &str, port: u16) {
+        let from = &self.nodes[from].node.id;
+        let found = self.topology.nodes().find(|node| node.is_at(host, port));
+        let heir = found.filter(|node| match self.topology.shard_by_id(&node.id) {
+            None => true,
+            // Not yet listed as the replica that it became.
+            Some(shard) => {
+                let family = self.topology.same_family(from, &node.id);
+                family && node.id != *from && shard.slots.is_empty()
+            }
+        });
+        if let Some(node) = heir.cloned() {
             self.note_promoted(&node);
         }
     }

@@ -26,6 +26,7 @@ const GENERATION: Generation = Generation {
 mod deadlines;
 mod grouping;
 mod mending;
+mod replaced;
 mod spooled;
 mod stopping;
 

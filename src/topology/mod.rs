@@ -6,6 +6,7 @@
 //! - [`nodes`] reads `CLUSTER NODES`, which every version answers, with exact owners and open slots;
 //! - [`shards`] reads `CLUSTER SHARDS` (7.0 and later), for users who may not run the former;
 //! - [`change`] says what differs between two topologies;
+//! - `family` remembers which nodes have been master and replica of each other;
 //! - [`cell`] hands the current one to the lanes;
 //! - [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
 //!
@@ -14,6 +15,7 @@
 
 pub mod cell;
 pub mod change;
+mod family;
 pub mod nodes;
 pub mod server;
 pub mod shards;
@@ -93,6 +95,7 @@ pub struct Topology {
     pub open_slots: Vec<OpenSlot>,
     /// Index into `shards` by slot, [`NOBODY`] where no master owns it.
     owners: Box<[u16]>,
+    families: family::Families,
 }
 
 const NOBODY: u16 = u16::MAX;
@@ -148,12 +151,15 @@ impl Topology {
             replicas: Vec::new(),
             slots: SlotSet::all(),
         };
-        Self {
+        let mut topology = Self {
             kind: TopologyKind::Single,
             shards: vec![shard],
             open_slots: Vec::new(),
             owners: vec![0; SLOT_COUNT].into(),
-        }
+            families: family::Families::new(),
+        };
+        topology.sort_into(family::Families::new());
+        topology
     }
 
     /// A cluster of these shards. Failed masters without slots are left out: they were replaced.
@@ -188,12 +194,15 @@ impl Topology {
             }
         }
         open_slots.sort_by_key(|open| open.slot);
-        Ok(Self {
+        let mut topology = Self {
             kind: TopologyKind::Cluster,
             shards,
             open_slots,
             owners: owners.into(),
-        })
+            families: family::Families::new(),
+        };
+        topology.sort_into(family::Families::new());
+        Ok(topology)
     }
 
     /// The shard that owns `slot`, as an index into [`Topology::shards`].

@@ -144,7 +144,7 @@ enum Torture {
         run: Run,
         #[command(flatten)]
         change: Change,
-        /// failover; reshard, atomic (Valkey 9): slots move too; all: everything at once [default: failover]
+        /// failover; moves: slots move; reshard, atomic (Valkey 9): both; all: everything at once [default: failover]
         #[arg(long)]
         variant: Option<String>,
     },

@@ -66,6 +66,10 @@ impl Plan {
                 target_failovers: true,
                 ..nothing
             },
+            Variant::TargetMoves => Plan {
+                target_moves: &[Way::Classic],
+                ..nothing
+            },
             Variant::TargetClassic => Plan {
                 target_failovers: true,
                 target_moves: &[Way::Classic],

@@ -18,7 +18,8 @@
 //! | kind | variant | what changes |
 //! |---|---|---|
 //! | [`Kind::Failover`] | `failover` | the source's replicas take over |
-//! | [`Kind::Target`] | `failover`, `reshard`, `atomic` | the target's replicas take over, and its slots move |
+//! | [`Kind::Target`] | `failover`, `moves` | the target's replicas take over; its slots move |
+//! | | `reshard`, `atomic` | both |
 //! | [`Kind::Reshard`] | `classic`, `atomic` | slots move between the source's masters |
 //! | all three | `all` | all of that, and slotstream is killed |
 //!
@@ -83,6 +84,7 @@ pub enum Variant {
     SourceClassic,
     SourceAtomic,
     TargetFailover,
+    TargetMoves,
     TargetClassic,
     TargetAtomic,
     All,
@@ -90,7 +92,7 @@ pub enum Variant {
 
 impl Variant {
     /// Every variant and its name in its kind, of which the first is the usual one.
-    const NAMES: [(Kind, &str, Variant); 14] = [
+    const NAMES: [(Kind, &str, Variant); 15] = [
         (Kind::Crash, "kill", Variant::Kill),
         (Kind::Crash, "copy", Variant::Copy),
         (Kind::Crash, "proxy", Variant::Proxy),
@@ -99,6 +101,7 @@ impl Variant {
         (Kind::Failover, "failover", Variant::SourceFailover),
         (Kind::Failover, "all", Variant::All),
         (Kind::Target, "failover", Variant::TargetFailover),
+        (Kind::Target, "moves", Variant::TargetMoves),
         (Kind::Target, "reshard", Variant::TargetClassic),
         (Kind::Target, "atomic", Variant::TargetAtomic),
         (Kind::Target, "all", Variant::All),

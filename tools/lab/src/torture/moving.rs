@@ -84,10 +84,11 @@ pub fn strike(rig: &mut Rig, side: Side, way: Way) -> Result<()> {
         fate => fate,
     };
     rig.journal.note(&format!(
-        "{side:?}: {way:?} move of {} slots from node {} to node {}",
+        "{side:?}: {way:?} move of {} slots from node {} to node {}: {:?}",
         job.slots.len(),
         job.giver,
-        job.taker
+        job.taker,
+        job.slots
     ));
     let what = match (side, fate, drained) {
         (Side::Source, _, true) => "source master drained",

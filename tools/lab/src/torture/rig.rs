@@ -47,7 +47,7 @@ const RECORD_PAUSE: Duration = Duration::from_secs(2);
 const RELATIVE_TTL_TOLERANCE: Duration = Duration::from_secs(60);
 /// `MIGRATE` hands over how long a key still lives, so its end comes later by as much as it was on its way.
 const MOVED_TTL_TOLERANCE: Duration = Duration::from_secs(10);
-const LISTED_DIFFERENCES: usize = 10;
+const LISTED_DIFFERENCES: usize = 40;
 /// After so many nothing more is broken: more would tell nothing more.
 const MAX_FAULTS: usize = 20;
 /// Characters of one of them that are shown: it may hold the output of a process.
@@ -590,12 +590,16 @@ fn cluster(lines: &[String]) -> ClusterOptions {
 fn lines_for_changes(options: &Options, plan: &Plan, random: &mut Rng) -> Vec<String> {
     let yes_no = |yes: bool| if yes { "yes" } else { "no" };
     let whole = yes_no(random.bool());
-    // A master that is drained becomes a replica of its heir, or does not. With replicas it would take them along.
-    let stepping_down = random.bool() && !plan.source_failovers && !plan.target_failovers;
+    // A master that is drained becomes a replica of its heir, or does not. One that comes back to find its slots with
+    // others must do so.
+    let failovers = plan.source_failovers || plan.target_failovers;
+    let stepping_down = random.bool() || failovers;
     let mut lines = vec![
         NODE_TIMEOUT.to_owned(),
         // However long a replica's master has been away, it takes over.
         "cluster-replica-validity-factor 0".to_owned(),
+        // No replica leaves its shard by itself.
+        "cluster-migration-barrier 100".to_owned(),
         format!("cluster-require-full-coverage {whole}"),
     ];
     if options.family.has_redis_7_commands() {

@@ -92,8 +92,43 @@ pub fn bring_back(rig: &mut Rig, also: impl Fn(&Outage) -> bool) -> Result<()> {
         let address = node.address();
         rig.journal
             .note(&format!("{:?} node {address} is back", outage.side));
+        follow_heir(rig, outage.side, outage.node)?;
     }
     Ok(())
+}
+
+/// A master that was away becomes a replica of its heir by itself, unless its slots have moved on from there
+/// meanwhile: then it follows another master, or none, until it is told.
+fn follow_heir(rig: &Rig, side: Side, node: usize) -> Result<()> {
+    let cluster = rig.cluster(side);
+    let masters = cluster.masters().len();
+    let heir = &cluster.nodes()[(node + masters) % (2 * masters)];
+    let former = &cluster.nodes()[node];
+    let port = heir.port().to_string();
+    let id = ask(heir)?.call(&["CLUSTER", "MYID"])?.text();
+    wait_until(PATIENCE, "a former master to follow its heir", || {
+        let mut connection = ask(former)?;
+        if info_field(&mut connection, "replication", "role")? == "slave" {
+            if info_field(&mut connection, "replication", "master_port")? == port {
+                return Ok(true);
+            }
+        } else if owns_slots(&mut connection)? {
+            // It does not know yet.
+            return Ok(false);
+        } else {
+            // What it read from its disk nobody wants.
+            connection.call(&["FLUSHALL"])?;
+        }
+        connection.call(&["CLUSTER", "REPLICATE", &id])?;
+        Ok(false)
+    })
+}
+
+fn owns_slots(connection: &mut Connection) -> Result<bool> {
+    let nodes = connection.call(&["CLUSTER", "NODES"])?.text();
+    let line = nodes.lines().find(|line| line.contains("myself"));
+    // Slots come behind eight fields.
+    Ok(line.is_some_and(|line| line.split(' ').nth(8).is_some()))
 }
 
 /// Everything runs, every replica is in step, and all nodes of a cluster say the same of it.
