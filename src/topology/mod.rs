@@ -8,7 +8,7 @@
 //! - [`change`] says what differs between two topologies;
 //! - `family` remembers which nodes have been master and replica of each other;
 //! - [`cell`] hands the current one to the lanes;
-//! - [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
+//! - `run` tells whether a server is still the one that it was; [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
 //!
 //! Invariants of a [`Topology`]: no slot belongs to two shards; no node id occurs twice; every shard has exactly
 //! one master.
@@ -17,6 +17,7 @@ pub mod cell;
 pub mod change;
 mod family;
 pub mod nodes;
+mod run;
 pub mod server;
 pub mod shards;
 pub mod uri;
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 
 pub use cell::TopologyCell;
 pub use change::TopologyChange;
+pub use run::ServerRun;
 pub use server::{Flavour, Role, ServerInfo, Version};
 pub use uri::{Credentials, Endpoint, Secret};
 pub use value::Value;

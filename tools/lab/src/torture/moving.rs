@@ -32,6 +32,8 @@ const HALF_WAY_MS: std::ops::Range<u64> = 0..700;
 const ARRIVAL: Duration = Duration::from_millis(100);
 /// For one command of a move: a replica may have to come back first.
 const STEP_PATIENCE: Duration = Duration::from_secs(30);
+/// What a replica answers to `CLUSTER SETSLOT`.
+const ONLY_MASTERS: &str = "Please use SETSLOT only with masters";
 const MIGRATE_TIMEOUT_MS: &str = "5000";
 /// An atomic move is cancelled so long after it began: the shorter, the more often in time.
 const CANCEL_AFTER_MS: std::ops::Range<u64> = 0..60;
@@ -375,6 +377,8 @@ impl<'a> Hands<'a> {
             let mut refused = None;
             let mut replies = replies.into_iter();
             left.retain(|_| match replies.next().map(Value::ok) {
+                // It has heard that its last slot is another's, and follows that one.
+                Some(Err(error)) if error.to_string().contains(ONLY_MASTERS) => false,
                 Some(Err(error)) => {
                     refused = Some(error);
                     true
