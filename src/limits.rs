@@ -148,6 +148,9 @@ pub const MAX_SEEDS: usize = 64;
 /// The most masters of one deployment. Servers advise at most 1,000 nodes.
 pub const MAX_MASTERS: usize = 4096;
 
+/// Nodes of which it is remembered whose place they may take; those that are gone are forgotten beyond.
+pub const MAX_REMEMBERED_NODES: usize = 4 * MAX_MASTERS;
+
 /// The largest reply that discovery reads, in bytes: `CLUSTER SHARDS` of 1,000 nodes has about 400 KB.
 pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
 

@@ -27,6 +27,7 @@ mod deadlines;
 mod grouping;
 mod mending;
 mod moving;
+mod replaced;
 mod spooled;
 mod stopping;
 

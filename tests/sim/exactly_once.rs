@@ -9,6 +9,7 @@
 //! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | what is applied behind a record shows by its watermarks | `checkpoint::recovery` |
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
+//! | [`a_replica_that_nobody_saw_before_it_was_promoted_is_known_by_the_history_that_it_followed`] | though it is listed as any other master | `engine::fence` |
 //! | [`a_record_that_may_have_been_replaced_is_written_again`] | records say up to where anything was sent, whatever became of the last | `engine::records` |
 //! | [`what_may_have_been_applied_does_not_follow_its_slot_before_that_is_known`] | what is on its way stays with its connection until the fence has answered | `engine::redirect` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
@@ -313,6 +314,22 @@ fn a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has(
     world.promote_lagging(&lagging);
     world.publish_view(0);
     world.as_rival(|world| world.publish_view(0));
+    world.count_on(10);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_replica_that_nobody_saw_before_it_was_promoted_is_known_by_the_history_that_it_followed() {
+    let mut cluster = Cluster::new(2, false);
+    cluster.hides_replicas = true;
+    let mut world = recording(cluster);
+    let lagging = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.promote_lagging(&lagging);
+    world.publish_view(0);
     world.count_on(10);
     world.settle_and_compare();
     assert_eq!(world.copies(), 1);

@@ -379,7 +379,7 @@ fn a_mend_that_was_on_its_way_is_sent_again_although_the_slot_was_as_far_before(
         offset: Offset(end),
     };
     let answer = FenceAnswer::Clear {
-        run_id: None,
+        run: None,
         watermarks: [(15495, watermark)].into(),
     };
     rig.lane.fenced(index, number, answer, rig.now_ms).unwrap();

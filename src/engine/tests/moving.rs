@@ -135,7 +135,7 @@ fn a_slot_is_left_when_what_was_sent_is_answered_and_no_record_lists_it() {
         .take_fence_question()
         .expect("before it is written to");
     let answer = super::super::fence::FenceAnswer::Clear {
-        run_id: Some("r".into()),
+        run: None,
         watermarks: Default::default(),
     };
     rig.lane.fenced(index, number, answer, rig.now_ms).unwrap();
