@@ -6,7 +6,7 @@
 //! all of them again.
 
 use super::rig::{COLD_GROUPS, HOT_GROUPS, PATIENCE, Rig};
-use super::shape::{Side, ask, client_of, is_master, owner_of};
+use super::shape::{Side, ask, client_at, client_of, is_master, owner_of};
 use crate::client::{SLOT_COUNT, slot_of};
 use crate::cluster::Cluster;
 use crate::load::FUNCTION_LIBRARY;
@@ -102,7 +102,7 @@ pub fn strike(rig: &mut Rig, side: Side, way: Way) -> Result<()> {
         (Side::Target, Fate::Cancelled, _) => "target move cancelled",
     };
     rig.struck(what);
-    let mut hands = Hands::new(rig.cluster(side), &job, random)?;
+    let mut hands = Hands::new(rig, side, &job, random)?;
     let moved = match way {
         Way::Classic => hands.classic(&job, fate)?,
         Way::Atomic => hands.atomic(&job, fate)?,
@@ -128,7 +128,11 @@ fn revive(rig: &Rig, side: Side, wanted: bool) -> Result<()> {
             continue;
         }
         let mut connection = node.connect()?;
-        connection.call(&["CLUSTER", "RESET", "SOFT"])?;
+        // It may be loading what its master has.
+        wait_until(PATIENCE, "a replica to let its master go", || {
+            connection.call(&["CLUSTER", "RESET", "SOFT"])?;
+            Ok(true)
+        })?;
         if node.version().family().has_redis_7_commands() {
             connection.call(&["FUNCTION", "LOAD", "REPLACE", FUNCTION_LIBRARY])?;
         }
@@ -178,9 +182,7 @@ fn choose(rig: &Rig, side: Side, random: &mut Rng) -> Result<Option<(Move, bool)
     }
     let mut masters = Vec::new();
     for (index, node) in cluster.nodes().iter().enumerate() {
-        let out = rig.outages.iter();
-        let mut out = out.filter(|outage| outage.side == side);
-        if out.all(|outage| outage.node != index) && is_master(node)? {
+        if !rig.is_out(side, index) && is_master(node)? {
             masters.push(index);
         }
     }
@@ -215,20 +217,26 @@ fn slot_of_group(kind: char, number: usize) -> usize {
 /// Connections to the nodes of a move.
 struct Hands<'a> {
     cluster: &'a Cluster,
+    /// Giver and taker, and their ids.
     nodes: Vec<(Connection, String)>,
+    /// All that are neither dead nor frozen.
+    hearing: Vec<usize>,
     random: Rng,
 }
 
 impl<'a> Hands<'a> {
-    fn new(cluster: &'a Cluster, job: &Move, random: Rng) -> Result<Hands<'a>> {
+    fn new(rig: &'a Rig, side: Side, job: &Move, random: Rng) -> Result<Hands<'a>> {
+        let cluster = rig.cluster(side);
         let nodes = [job.giver, job.taker].map(|index| {
             let mut connection = cluster.nodes()[index].connect()?;
             let id = connection.call(&["CLUSTER", "MYID"])?.text();
             Ok((connection, id))
         });
+        let hearing = 0..cluster.nodes().len();
         Ok(Hands {
             cluster,
             nodes: nodes.into_iter().collect::<Result<Vec<_>>>()?,
+            hearing: hearing.filter(|node| !rig.is_out(side, *node)).collect(),
             random,
         })
     }
@@ -289,6 +297,7 @@ impl<'a> Hands<'a> {
         if to_the_end {
             let slots: Vec<usize> = finished.iter().map(|(slot, _)| *slot).collect();
             self.hand_over(&slots, [from, to])?;
+            self.wait_until_known(&slots, to)?;
             moved.slots = slots.len() as u64;
         }
         Ok(moved)
@@ -313,6 +322,24 @@ impl<'a> Hands<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every node has heard of slots' new owner. Where the next move begins before, a late message can make a
+    /// master take that for undone, and remove the keys: servers do that to each other, whoever writes.
+    fn wait_until_known(&self, slots: &[usize], to: usize) -> Result<()> {
+        let owner = self.nodes[to].0.address();
+        wait_until(PATIENCE, "all nodes to know the owner of slots", || {
+            for node in &self.hearing {
+                let client = client_at(&self.cluster.nodes()[*node])?;
+                if !slots
+                    .iter()
+                    .all(|slot| client.owner_of_slot(*slot) == owner)
+                {
+                    return Ok(false);
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// Brings back what was moved of slots whose owner is still the first node, as `redis-cli --cluster fix` does: what
@@ -449,6 +476,7 @@ impl<'a> Hands<'a> {
             "success" => {
                 moved.keys += keys;
                 moved.slots += job.slots.len() as u64;
+                self.wait_until_known(&job.slots, to)?;
             }
             _ if cancel_after.is_some() => {}
             // Whatever is against it, such as a failover, may be over the next time.

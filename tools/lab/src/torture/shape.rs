@@ -52,6 +52,11 @@ pub fn client_of(cluster: &Cluster) -> Result<Client> {
     Client::connect_impatient(&cluster.all_nodes(), ANSWER_PATIENCE)
 }
 
+/// What one node says of the cluster.
+pub fn client_at(node: &Server) -> Result<Client> {
+    Client::connect_impatient(&node.endpoint(), ANSWER_PATIENCE)
+}
+
 /// Master and replica of one shard, once the replica is in step.
 pub fn pair_in_step(rig: &Rig, side: Side, shard: usize) -> Result<(usize, usize)> {
     let cluster = rig.cluster(side);
@@ -155,8 +160,7 @@ fn agree(cluster: &Cluster) -> Result<bool> {
         {
             return Ok(false);
         }
-        let mut client = Client::connect_impatient(&node.endpoint(), ANSWER_PATIENCE)?;
-        client.discover()?;
+        let client = client_at(node)?;
         let owners: Vec<String> = (0..SLOT_COUNT)
             .map(|slot| client.owner_of_slot(slot).to_owned())
             .collect();
