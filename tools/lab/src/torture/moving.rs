@@ -12,10 +12,10 @@ use crate::cluster::Cluster;
 use crate::load::FUNCTION_LIBRARY;
 use crate::resp::{Command, Connection, Value};
 use crate::{Result, wait_until};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Groups of keys whose slots one move takes, as far as they are with the same master.
 const HOT_AT_ONCE: std::ops::Range<usize> = 3..25;
@@ -34,6 +34,8 @@ const ARRIVAL: Duration = Duration::from_millis(100);
 const STEP_PATIENCE: Duration = Duration::from_secs(30);
 /// What a replica answers to `CLUSTER SETSLOT`.
 const ONLY_MASTERS: &str = "Please use SETSLOT only with masters";
+/// Long enough for every node to hear of a new owner, usually.
+const HEARSAY: Duration = Duration::from_secs(4);
 const MIGRATE_TIMEOUT_MS: &str = "5000";
 /// An atomic move is cancelled so long after it began: the shorter, the more often in time.
 const CANCEL_AFTER_MS: std::ops::Range<u64> = 0..60;
@@ -326,16 +328,22 @@ impl<'a> Hands<'a> {
 
     /// Waits until every node has heard of slots' new owner. Where the next move begins before, a late message can make a
     /// master take that for undone, and remove the keys: servers do that to each other, whoever writes.
-    fn wait_until_known(&self, slots: &[usize], to: usize) -> Result<()> {
-        let owner = self.nodes[to].0.address();
+    fn wait_until_known(&mut self, slots: &[usize], to: usize) -> Result<()> {
+        let (taker, _) = &mut self.nodes[to];
+        let owner = taker.address().to_owned();
+        let mut bumped = Instant::now();
         wait_until(PATIENCE, "all nodes to know the owner of slots", || {
+            if bumped.elapsed() > HEARSAY {
+                // Others may hold a claim for newer than the taker's.
+                taker.call(&["CLUSTER", "BUMPEPOCH"])?;
+                bumped = Instant::now();
+            }
             for node in &self.hearing {
                 let client = client_at(&self.cluster.nodes()[*node])?;
-                if !slots
-                    .iter()
-                    .all(|slot| client.owner_of_slot(*slot) == owner)
-                {
-                    return Ok(false);
+                for slot in slots {
+                    let known = client.owner_of_slot(*slot);
+                    let who = client.endpoint();
+                    ensure!(known == owner, "{who} says that {known} has slot {slot}");
                 }
             }
             Ok(true)
