@@ -8,7 +8,7 @@
 use super::rig::{COLD_GROUPS, HOT_GROUPS, PATIENCE, Rig};
 use super::shape::{Side, ask, client_at, client_of, is_master, owner_of};
 use crate::client::{SLOT_COUNT, slot_of};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, cluster_info};
 use crate::load::FUNCTION_LIBRARY;
 use crate::resp::{Command, Connection, Value};
 use crate::{Result, wait_until};
@@ -145,6 +145,10 @@ fn revive(rig: &Rig, side: Side, wanted: bool) -> Result<()> {
             .connect()?
             .call(&["CLUSTER", "MEET", "127.0.0.1", &port])?;
         wait_until(PATIENCE, "a former replica to be known as a master", || {
+            // Slots that it would import before it knows their owners would have none for it.
+            if cluster_info(&mut connection, "cluster_state")? != "ok" {
+                return Ok(false);
+            }
             for node in cluster.nodes() {
                 let known = ask(node)?.call(&["CLUSTER", "NODES"])?.text();
                 let line = known.lines().find(|line| line.starts_with(&id));
@@ -389,16 +393,20 @@ impl<'a> Hands<'a> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let mut words: Vec<&[u8]> = vec![b"MIGRATE", host.as_bytes(), port.as_bytes(), b"", b"0"];
+        let (host, port) = (host.as_bytes(), port.as_bytes());
+        let mut words: Vec<&[u8]> = vec![b"MIGRATE", host, port, b"", b"0"];
         words.push(MIGRATE_TIMEOUT_MS.as_bytes());
-        if replace {
-            words.push(b"REPLACE");
-        }
-        words.push(b"KEYS");
-        words.extend(&keys);
+        let mut replace: &[&[u8]] = if replace { &[b"REPLACE"] } else { &[] };
         wait_until(STEP_PATIENCE, "keys to move", || {
-            connection.call(&words)?;
-            Ok(true)
+            let words = [&words, replace, &[b"KEYS".as_slice()], &keys].concat();
+            let moved = connection.call(&words);
+            if let Err(error) = &moved
+                && format!("{error:#}").contains("BUSYKEY")
+            {
+                // Left there by a move that was given up, while somebody still wrote to it.
+                replace = &[b"REPLACE"];
+            }
+            moved.map(|_| true)
         })?;
         Ok(keys.len() as u64)
     }
