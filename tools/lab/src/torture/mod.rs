@@ -42,7 +42,7 @@ pub use report::Summary;
 
 use crate::Result;
 use crate::version::Family;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use change::Plan;
 use rig::Rig;
 use std::path::PathBuf;
@@ -215,10 +215,9 @@ impl Options {
             line += &format!(" --seconds {}", duration.as_secs());
         }
         if let Some(strikes) = self.strikes {
-            let name = if kind == Kind::Crash {
-                "kills"
-            } else {
-                "strikes"
+            let name = match kind {
+                Kind::Crash => "kills",
+                _ => "strikes",
             };
             line += &format!(" --{name} {strikes}");
         }
@@ -231,6 +230,13 @@ impl Options {
 
 /// Runs everything. Fails where the lab itself cannot go on; what slotstream did wrong is in the summary.
 pub fn run(options: &Options) -> Result<Summary> {
+    let atomic = [Variant::SourceAtomic, Variant::TargetAtomic].contains(&options.variant);
+    ensure!(
+        !atomic || options.family == Family::Valkey9,
+        "{} cannot move slots at once, only {} can",
+        options.family,
+        Family::Valkey9
+    );
     let mut rig = Rig::start(options)?;
     let outcome = match options.variant {
         Variant::Copy => copy::run(&mut rig),

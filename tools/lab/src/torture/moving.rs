@@ -6,16 +6,16 @@
 //! all of them again.
 
 use super::rig::{COLD_GROUPS, HOT_GROUPS, PATIENCE, Rig};
-use super::shape::{Side, ask, client_of, is_master, owner_of};
+use super::shape::{Side, ask, client_at, client_of, is_master, owner_of};
 use crate::client::{SLOT_COUNT, slot_of};
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, cluster_info};
 use crate::load::FUNCTION_LIBRARY;
 use crate::resp::{Command, Connection, Value};
 use crate::{Result, wait_until};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use fastrand::Rng;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Groups of keys whose slots one move takes, as far as they are with the same master.
 const HOT_AT_ONCE: std::ops::Range<usize> = 3..25;
@@ -34,6 +34,8 @@ const ARRIVAL: Duration = Duration::from_millis(100);
 const STEP_PATIENCE: Duration = Duration::from_secs(30);
 /// What a replica answers to `CLUSTER SETSLOT`.
 const ONLY_MASTERS: &str = "Please use SETSLOT only with masters";
+/// Long enough for every node to hear of a new owner, usually.
+const HEARSAY: Duration = Duration::from_secs(4);
 const MIGRATE_TIMEOUT_MS: &str = "5000";
 /// An atomic move is cancelled so long after it began: the shorter, the more often in time.
 const CANCEL_AFTER_MS: std::ops::Range<u64> = 0..60;
@@ -102,7 +104,7 @@ pub fn strike(rig: &mut Rig, side: Side, way: Way) -> Result<()> {
         (Side::Target, Fate::Cancelled, _) => "target move cancelled",
     };
     rig.struck(what);
-    let mut hands = Hands::new(rig.cluster(side), &job, random)?;
+    let mut hands = Hands::new(rig, side, &job, random)?;
     let moved = match way {
         Way::Classic => hands.classic(&job, fate)?,
         Way::Atomic => hands.atomic(&job, fate)?,
@@ -128,7 +130,11 @@ fn revive(rig: &Rig, side: Side, wanted: bool) -> Result<()> {
             continue;
         }
         let mut connection = node.connect()?;
-        connection.call(&["CLUSTER", "RESET", "SOFT"])?;
+        // It may be loading what its master has.
+        wait_until(PATIENCE, "a replica to let its master go", || {
+            connection.call(&["CLUSTER", "RESET", "SOFT"])?;
+            Ok(true)
+        })?;
         if node.version().family().has_redis_7_commands() {
             connection.call(&["FUNCTION", "LOAD", "REPLACE", FUNCTION_LIBRARY])?;
         }
@@ -139,6 +145,10 @@ fn revive(rig: &Rig, side: Side, wanted: bool) -> Result<()> {
             .connect()?
             .call(&["CLUSTER", "MEET", "127.0.0.1", &port])?;
         wait_until(PATIENCE, "a former replica to be known as a master", || {
+            // Slots that it would import before it knows their owners would have none for it.
+            if cluster_info(&mut connection, "cluster_state")? != "ok" {
+                return Ok(false);
+            }
             for node in cluster.nodes() {
                 let known = ask(node)?.call(&["CLUSTER", "NODES"])?.text();
                 let line = known.lines().find(|line| line.starts_with(&id));
@@ -178,9 +188,7 @@ fn choose(rig: &Rig, side: Side, random: &mut Rng) -> Result<Option<(Move, bool)
     }
     let mut masters = Vec::new();
     for (index, node) in cluster.nodes().iter().enumerate() {
-        let out = rig.outages.iter();
-        let mut out = out.filter(|outage| outage.side == side);
-        if out.all(|outage| outage.node != index) && is_master(node)? {
+        if !rig.is_out(side, index) && is_master(node)? {
             masters.push(index);
         }
     }
@@ -215,20 +223,26 @@ fn slot_of_group(kind: char, number: usize) -> usize {
 /// Connections to the nodes of a move.
 struct Hands<'a> {
     cluster: &'a Cluster,
+    /// Giver and taker, and their ids.
     nodes: Vec<(Connection, String)>,
+    /// All that are neither dead nor frozen.
+    hearing: Vec<usize>,
     random: Rng,
 }
 
 impl<'a> Hands<'a> {
-    fn new(cluster: &'a Cluster, job: &Move, random: Rng) -> Result<Hands<'a>> {
+    fn new(rig: &'a Rig, side: Side, job: &Move, random: Rng) -> Result<Hands<'a>> {
+        let cluster = rig.cluster(side);
         let nodes = [job.giver, job.taker].map(|index| {
             let mut connection = cluster.nodes()[index].connect()?;
             let id = connection.call(&["CLUSTER", "MYID"])?.text();
             Ok((connection, id))
         });
+        let hearing = 0..cluster.nodes().len();
         Ok(Hands {
             cluster,
             nodes: nodes.into_iter().collect::<Result<Vec<_>>>()?,
+            hearing: hearing.filter(|node| !rig.is_out(side, *node)).collect(),
             random,
         })
     }
@@ -289,6 +303,7 @@ impl<'a> Hands<'a> {
         if to_the_end {
             let slots: Vec<usize> = finished.iter().map(|(slot, _)| *slot).collect();
             self.hand_over(&slots, [from, to])?;
+            self.wait_until_known(&slots, to)?;
             moved.slots = slots.len() as u64;
         }
         Ok(moved)
@@ -313,6 +328,30 @@ impl<'a> Hands<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every node has heard of slots' new owner. Where the next move begins before, a late message can make a
+    /// master take that for undone, and remove the keys: servers do that to each other, whoever writes.
+    fn wait_until_known(&mut self, slots: &[usize], to: usize) -> Result<()> {
+        let (taker, _) = &mut self.nodes[to];
+        let owner = taker.address().to_owned();
+        let mut bumped = Instant::now();
+        wait_until(PATIENCE, "all nodes to know the owner of slots", || {
+            if bumped.elapsed() > HEARSAY {
+                // Others may hold a claim for newer than the taker's.
+                taker.call(&["CLUSTER", "BUMPEPOCH"])?;
+                bumped = Instant::now();
+            }
+            for node in &self.hearing {
+                let client = client_at(&self.cluster.nodes()[*node])?;
+                for slot in slots {
+                    let known = client.owner_of_slot(*slot);
+                    let who = client.endpoint();
+                    ensure!(known == owner, "{who} says that {known} has slot {slot}");
+                }
+            }
+            Ok(true)
+        })
     }
 
     /// Brings back what was moved of slots whose owner is still the first node, as `redis-cli --cluster fix` does: what
@@ -354,16 +393,20 @@ impl<'a> Hands<'a> {
         if keys.is_empty() {
             return Ok(0);
         }
-        let mut words: Vec<&[u8]> = vec![b"MIGRATE", host.as_bytes(), port.as_bytes(), b"", b"0"];
+        let (host, port) = (host.as_bytes(), port.as_bytes());
+        let mut words: Vec<&[u8]> = vec![b"MIGRATE", host, port, b"", b"0"];
         words.push(MIGRATE_TIMEOUT_MS.as_bytes());
-        if replace {
-            words.push(b"REPLACE");
-        }
-        words.push(b"KEYS");
-        words.extend(&keys);
+        let mut replace: &[&[u8]] = if replace { &[b"REPLACE"] } else { &[] };
         wait_until(STEP_PATIENCE, "keys to move", || {
-            connection.call(&words)?;
-            Ok(true)
+            let words = [&words, replace, &[b"KEYS".as_slice()], &keys].concat();
+            let moved = connection.call(&words);
+            if let Err(error) = &moved
+                && format!("{error:#}").contains("BUSYKEY")
+            {
+                // Left there by a move that was given up, while somebody still wrote to it.
+                replace = &[b"REPLACE"];
+            }
+            moved.map(|_| true)
         })?;
         Ok(keys.len() as u64)
     }
@@ -449,6 +492,7 @@ impl<'a> Hands<'a> {
             "success" => {
                 moved.keys += keys;
                 moved.slots += job.slots.len() as u64;
+                self.wait_until_known(&job.slots, to)?;
             }
             _ if cancel_after.is_some() => {}
             // Whatever is against it, such as a failover, may be over the next time.

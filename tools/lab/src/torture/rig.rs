@@ -231,6 +231,12 @@ impl Rig {
         }
     }
 
+    /// Whether a node is dead or frozen.
+    pub fn is_out(&self, side: Side, node: usize) -> bool {
+        let mut outages = self.outages.iter();
+        outages.any(|outage| outage.side == side && outage.node == node)
+    }
+
     /// Shards that own slots at all times.
     pub fn shards_with_slots(&self, side: Side) -> usize {
         match side {

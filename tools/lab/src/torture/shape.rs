@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, cluster_info};
 use crate::resp::Connection;
 use crate::server::{Server, info_field};
 use crate::{Result, wait_until};
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
 
 /// A node that does not answer for so long is in no shape to be asked.
@@ -50,6 +50,11 @@ pub fn owner_of(cluster: &Cluster, client: &Client, slot: usize) -> Result<usize
 
 pub fn client_of(cluster: &Cluster) -> Result<Client> {
     Client::connect_impatient(&cluster.all_nodes(), ANSWER_PATIENCE)
+}
+
+/// What one node says of the cluster.
+pub fn client_at(node: &Server) -> Result<Client> {
+    Client::connect_impatient(&node.endpoint(), ANSWER_PATIENCE)
 }
 
 /// Master and replica of one shard, once the replica is in step.
@@ -144,24 +149,26 @@ pub fn make_whole(rig: &mut Rig) -> Result<()> {
 }
 
 fn agree(cluster: &Cluster) -> Result<bool> {
-    let mut first: Option<Vec<String>> = None;
+    let mut first: Option<Client> = None;
     for node in cluster.nodes() {
-        let mut connection = ask(node)?;
-        if cluster_info(&mut connection, "cluster_state")? != "ok" {
-            return Ok(false);
+        let (mut connection, who) = (ask(node)?, node.address());
+        let state = cluster_info(&mut connection, "cluster_state")?;
+        ensure!(state == "ok", "{who} says that the cluster is {state}");
+        if info_field(&mut connection, "replication", "role")? == "slave" {
+            let link = info_field(&mut connection, "replication", "master_link_status")?;
+            ensure!(link == "up", "{who} says that its master is {link}");
         }
-        if info_field(&mut connection, "replication", "role")? == "slave"
-            && info_field(&mut connection, "replication", "master_link_status")? != "up"
-        {
-            return Ok(false);
-        }
-        let mut client = Client::connect_impatient(&node.endpoint(), ANSWER_PATIENCE)?;
-        client.discover()?;
-        let owners: Vec<String> = (0..SLOT_COUNT)
-            .map(|slot| client.owner_of_slot(slot).to_owned())
-            .collect();
-        if *first.get_or_insert_with(|| owners.clone()) != owners {
-            return Ok(false);
+        let client = client_at(node)?;
+        let Some(first) = &first else {
+            first = Some(client);
+            continue;
+        };
+        for slot in 0..SLOT_COUNT {
+            let (owner, other) = (client.owner_of_slot(slot), first.owner_of_slot(slot));
+            ensure!(
+                owner == other,
+                "{who} says that {owner} has slot {slot}, the first node {other}"
+            );
         }
     }
     Ok(true)
