@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | [`a_source_that_failed_over_below_the_high_water_offset_is_copied_again`] | what the source lost may be on the target up to the high-water offset | `engine::records` |
 //! | [`a_source_that_failed_over_while_nobody_wrote_is_gone_on_with_after_a_crash`] | and nothing is in doubt where no write is on its way | `engine::records` |
+//! | [`what_a_crash_left_in_doubt_ends_where_the_source_says_that_its_stream_does`] | nobody sent what was not written | `engine::settle` |
 //! | [`few_writes_after_a_crash_are_enough_to_tell_that_none_was_lost`] | little is in doubt where little is written | `engine::records` |
 //! | [`nothing_is_sent_behind_a_lower_high_water_offset_that_is_on_its_way`] | one that is lowered holds before it is answered | `engine::records` |
 //! | [`a_process_that_ends_well_leaves_nothing_in_doubt`] | the last record says that no more was sent than is answered | `engine::records` |
@@ -210,6 +211,19 @@ fn a_write_after_a_silence_is_in_doubt_again() {
     world.count_on(3);
     world.settle_and_compare();
     assert_eq!(world.copies(), 2);
+}
+
+#[test]
+fn what_a_crash_left_in_doubt_ends_where_the_source_says_that_its_stream_does() {
+    let mut world = world(2);
+    world.count_on(10);
+    world.run_until_applied();
+    world.crash();
+    // Nothing more is written.
+    world.settle_and_compare();
+    world.run_for(QUIET_MS);
+    world.crash_and_fail_over();
+    assert_eq!((world.copies(), world.source.partial_syncs), (1, 2));
 }
 
 #[test]
