@@ -267,6 +267,11 @@ impl Targets {
 
     // Sending.
 
+    /// The source's stream ends here, and so does what a former process can have sent, however far ahead its records let it.
+    pub(super) fn not_sent_from(&mut self, end: Offset) {
+        self.repeated_until = self.repeated_until.min(end);
+    }
+
     /// Hands a unit, with one hold on its chunk, to the owner of `slot`.
     #[inline]
     pub fn send(&mut self, chunks: &mut Chunks, slot: Slot, mut unit: Unit) {
