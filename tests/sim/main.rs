@@ -26,6 +26,7 @@ mod disk;
 mod exactly_once;
 mod mends;
 mod model;
+mod moves;
 mod rdb;
 mod restart;
 mod rewinds;
@@ -126,6 +127,11 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
 #[test]
 fn keys_end_as_at_the_source_whatever_a_seed_makes_happen() {
     run_seeds(deadlines::run, "keys_end");
+}
+
+#[test]
+fn slots_of_the_source_move_whatever_a_seed_makes_happen() {
+    run_seeds(moves::chaos::run, "slots_of_the_source");
 }
 
 /// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.
