@@ -155,6 +155,9 @@ impl Lane {
             *set = set.difference(&ours);
         }
         self.targets.drop_owed(&mut self.chunks, &ours);
+        if let Some(hold) = &mut self.hold {
+            hold.leave(&ours);
+        }
         for slot in ours.iter() {
             self.targets.marks.forget(slot);
         }
