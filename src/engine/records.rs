@@ -552,7 +552,8 @@ impl Lane {
             }
             let mut drafts = drafts;
             if !gone.is_empty() {
-                gone.iter().for_each(|index| self.remove_record(&records, *index, &drafts));
+                gone.iter()
+                    .for_each(|index| self.remove_record(&records, *index, &drafts));
                 barriers.extend(self.targets.fence());
                 drafts.extend(gone.into_iter().map(|index| (index, Written::default())));
             }

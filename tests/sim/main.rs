@@ -17,6 +17,7 @@
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
 //! | `deadlines` | keys that end, by a seed and by name |
+//! | `moves` | slots of the source that change owner: several lanes, by a seed and by name |
 //! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
 
 mod chaos;
@@ -33,7 +34,6 @@ mod rewinds;
 mod rival;
 mod rng;
 mod sequences;
-
 mod source;
 mod spooling;
 mod trace;

@@ -53,7 +53,9 @@ pub fn key_places(args: &[Bytes]) -> Vec<usize> {
         "RENAME" => vec![1, 2],
         "SIM.PAIR" => vec![2, 3],
         "SET" | "INCR" | "APPEND" | "LPUSH" | "RPUSH" | "LPOP" | "HSET" | "HDEL" | "HINCRBY"
-        | "SADD" | "SREM" | "RESTORE" | "RESTORE-ASKING" | "SIM.SET" | "PEXPIREAT" | "PERSIST" => vec![1],
+        | "SADD" | "SREM" | "RESTORE" | "RESTORE-ASKING" | "SIM.SET" | "PEXPIREAT" | "PERSIST" => {
+            vec![1]
+        }
         _ => Vec::new(),
     }
 }

@@ -112,7 +112,9 @@ pub fn run(seed: u64) -> Used {
     cluster.grouping = grouping_of(seed);
     cluster.on_divergence = Default::default();
     let writes = *rng.pick(&[10, 40, 100, 300]);
-    trace::note(|| format!("{masters} masters, few {few:?}, {groups} groups, {writes} writes, {steps} steps"));
+    trace::note(|| {
+        format!("{masters} masters, few {few:?}, {groups} groups, {writes} writes, {steps} steps")
+    });
     trace::note(|| format!("{plan:?} {trouble:?}"));
     for _ in 0..rng.below(60) {
         let group = rng.below(groups);
@@ -234,7 +236,9 @@ fn begin(sim: &mut Sim, trouble: &Trouble, workload: &Workload) {
     let group = sim.rng.pick(&workload.groups);
     let slot = slot_of(&group[0]);
     let from = sim.shards.owner(slot);
-    let others: Vec<usize> = (0..sim.shards.masters.len()).filter(|to| *to != from).collect();
+    let others: Vec<usize> = (0..sim.shards.masters.len())
+        .filter(|to| *to != from)
+        .collect();
     let to = *sim.rng.pick(&others);
     if sim.shards.moving.contains_key(&slot) {
         return;

@@ -101,7 +101,8 @@ impl Sim {
 
     /// A view of the source as it is, on its way.
     pub fn publish(&mut self, open: bool, delay_ms: u64) {
-        self.views.push((self.now_ms + delay_ms, self.shards.topology(open)));
+        self.views
+            .push((self.now_ms + delay_ms, self.shards.topology(open)));
     }
 
     pub fn run_for(&mut self, ms: u64) {
@@ -111,7 +112,12 @@ impl Sim {
         }
     }
 
-    pub fn run_until(&mut self, limit_ms: u64, what: &str, mut done: impl FnMut(&mut Self) -> bool) {
+    pub fn run_until(
+        &mut self,
+        limit_ms: u64,
+        what: &str,
+        mut done: impl FnMut(&mut Self) -> bool,
+    ) {
         let end_ms = self.now_ms + limit_ms;
         while !done(self) {
             let links = || self.process.links.iter();
@@ -149,7 +155,10 @@ impl Sim {
                     continue;
                 }
                 let owner = self.cluster.owners[usize::from(slot)];
-                assert!(self.cluster.single || owner == index, "a key is not at its owner");
+                assert!(
+                    self.cluster.single || owner == index,
+                    "a key is not at its owner"
+                );
                 all.insert(key.clone(), value.clone());
             }
         }

@@ -9,13 +9,13 @@ use std::mem::{swap, take};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use slotstream::checkpoint::is_bookkeeping;
 use slotstream::engine::moves::{Moves, Orders};
 use slotstream::engine::options::Existing;
-use slotstream::engine::records::Generations;
 use slotstream::engine::recopy::{ListAnswer, ListQuestion};
+use slotstream::engine::records::Generations;
 use slotstream::engine::roster::{Place, Roster};
 use slotstream::engine::status::LaneState;
-use slotstream::checkpoint::is_bookkeeping;
 use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
 use slotstream::mend::Key;
@@ -209,12 +209,10 @@ impl Process {
             && self.restarts.is_empty()
             && self.told_left.is_empty()
             && self.view.0 == self.seen
-            && self.links.iter().all(|link| link.orders.is_empty() && link.ends_until_ms.is_none())
-    }
-
-    pub fn link_of(&self, master: usize) -> &Link {
-        let mut links = self.links.iter();
-        links.find(|link| link.at == master).expect("it has a lane")
+            && self
+                .links
+                .iter()
+                .all(|link| link.orders.is_empty() && link.ends_until_ms.is_none())
     }
 
     pub fn link_of_mut(&mut self, master: usize) -> &mut Link {
@@ -248,7 +246,9 @@ impl Link {
             let mut pieces = [std::io::IoSlice::new(&[]); limits::MAX_PIECES];
             let count = self.world.lane.target_gather(index, &mut pieces);
             let mut sent = [&session.input[..], wire].concat();
-            pieces[..count].iter().for_each(|piece| sent.extend_from_slice(piece));
+            pieces[..count]
+                .iter()
+                .for_each(|piece| sent.extend_from_slice(piece));
             Some(sent)
         });
         let given_up = self.world.forsaken.iter();
@@ -335,7 +335,9 @@ impl Sim {
         self.process.begin_again(self.now_ms);
         let now_ms = self.now_ms;
         let openings = take(&mut self.process.openings);
-        let (due, later) = openings.into_iter().partition(|open| open.not_before_ms <= now_ms);
+        let (due, later) = openings
+            .into_iter()
+            .partition(|open| open.not_before_ms <= now_ms);
         self.process.openings = later;
         let due: Vec<Opening> = due;
         for mut opening in due {
@@ -365,8 +367,14 @@ impl Sim {
         let budget = Arc::new(Budget::new(limits::SPOOL_DISK_BYTES));
         let spool = Settings::new(disk::LINK.into(), budget);
         let slots = opening.slots.clone();
-        let mut world =
-            World::with_spool(rng, network.clone(), Source::new(0), placeholder, slots, spool);
+        let mut world = World::with_spool(
+            rng,
+            network.clone(),
+            Source::new(0),
+            placeholder,
+            slots,
+            spool,
+        );
         world.config.source = opening.node.clone();
         world.config.source_has_slots = true;
         world.epoch = self.process.epoch;
@@ -467,7 +475,10 @@ impl Sim {
         let now_ms = self.now_ms;
         let (at, _) = self.shards.at(&link.node.address);
         if at != link.at {
-            assert!(!link.world.source_is_up(), "the former connection is closed");
+            assert!(
+                !link.world.source_is_up(),
+                "the former connection is closed"
+            );
             link.at = at;
         }
         // Nobody is where a failed master was.
@@ -581,7 +592,10 @@ impl Sim {
             Err(why) => return ListAnswer::Later(why),
         };
         let moving = self.cluster.moving();
-        if moving.iter().any(|(slot, ..)| question.slots.contains(*slot)) {
+        if moving
+            .iter()
+            .any(|(slot, ..)| question.slots.contains(*slot))
+        {
             return ListAnswer::Later("the slot moves on the target".into());
         }
         let nodes = self.cluster.nodes.iter();
@@ -612,4 +626,3 @@ impl Sim {
         })
     }
 }
-

@@ -295,10 +295,7 @@ impl Shards {
             let args = workload.command(group, &trial, rng);
             let takes_away = matches!(args[0].as_slice(), b"DEL" | b"UNLINK" | b"RENAME");
             let adds = key_places(&args).into_iter();
-            let adds = adds
-                .filter(|at| !self.has(index, &args[*at]))
-                .count()
-                > 0;
+            let adds = adds.filter(|at| !self.has(index, &args[*at])).count() > 0;
             if is_open && (takes_away || adds) {
                 continue;
             }
@@ -320,9 +317,8 @@ impl Shards {
 
     fn call_off_whole(&mut self, index: usize) {
         let moving = self.moving.iter();
-        let of_it = moving.filter(|(_, m)| {
-            matches!(m.way, Way::Whole(_)) && [m.from, m.to].contains(&index)
-        });
+        let of_it = moving
+            .filter(|(_, m)| matches!(m.way, Way::Whole(_)) && [m.from, m.to].contains(&index));
         let slots: Vec<Slot> = of_it.map(|(slot, _)| *slot).collect();
         slots.into_iter().for_each(|slot| self.call_off(slot, true));
     }
@@ -366,7 +362,13 @@ impl Shards {
         let value = &self.store(from).keys[&(0, key.to_vec())];
         let payload = rdb::payload(value);
         let verb = b"RESTORE-ASKING".to_vec();
-        let args = [verb, key.to_vec(), b"0".to_vec(), payload, b"REPLACE".to_vec()];
+        let args = [
+            verb,
+            key.to_vec(),
+            b"0".to_vec(),
+            payload,
+            b"REPLACE".to_vec(),
+        ];
         self.execute(to, &args);
     }
 
@@ -478,7 +480,12 @@ impl Shards {
         let master = &mut self.masters[index];
         master.generation += 1;
         let replica = master.replica.take().filter(|_| lagging);
-        trace::note(|| format!("master {index} fails over, with losses: {}", replica.is_some()));
+        trace::note(|| {
+            format!(
+                "master {index} fails over, with losses: {}",
+                replica.is_some()
+            )
+        });
         match replica {
             Some(replica) if master.source.has_been_at(&replica) => {
                 master.source.promote(replica, &mut Tracker::default());
