@@ -86,6 +86,17 @@ impl Hold {
         }))
     }
 
+    /// These slots are another lane's from now on: their keys must not be removed any more.
+    pub fn leave(&mut self, gone: &SlotSet) {
+        let Self::Flush(flush) = self else { return };
+        flush.slots = flush.slots.difference(gone);
+        if let Stage::Removing(purges) = &mut flush.stage {
+            for purge in purges {
+                purge.slots = purge.slots.difference(gone);
+            }
+        }
+    }
+
     /// Offset before the command that made the lane stand still.
     pub fn begin(&self) -> Offset {
         match self {

@@ -48,7 +48,9 @@ pub(super) struct Motion {
 #[derive(Debug)]
 struct Leaving {
     slots: SlotSet,
-    fence: Vec<(usize, u64)>,
+    /// What the connections carried when nothing of the slots waited outside them any more; none before. What waits gets a
+    /// number only when it is handed to a connection.
+    fence: Option<Vec<(usize, u64)>>,
 }
 
 impl Motion {
@@ -155,6 +157,9 @@ impl Lane {
             *set = set.difference(&ours);
         }
         self.targets.drop_owed(&mut self.chunks, &ours);
+        if let Some(hold) = &mut self.hold {
+            hold.leave(&ours);
+        }
         for slot in ours.iter() {
             self.targets.marks.forget(slot);
         }
@@ -163,9 +168,8 @@ impl Lane {
         if self.config.slots.is_empty() {
             deadlines.forget_unknown();
         }
-        let fence = self.targets.fence();
         let slots = slots.clone();
-        self.motion.leaving.push(Leaving { slots, fence });
+        self.motion.leaving.push(Leaving { slots, fence: None });
         if let Some(records) = &mut self.records {
             records.write_soon();
         }
@@ -182,9 +186,9 @@ impl Lane {
         let (leaving, targets) = (&mut self.motion.leaving, &self.targets);
         let records = self.records.as_ref();
         let attached = self.history.is_some();
-        leaving.retain(|leaving| {
+        leaving.retain_mut(|leaving| {
             let told = records.is_none_or(|records| !attached || records.has_left(&leaving.slots));
-            let gone = told && targets.is_clear_of(&leaving.slots, &leaving.fence);
+            let gone = targets.is_clear_of(leaving) && told;
             if gone {
                 left = left.union(&leaving.slots);
             }
@@ -252,19 +256,22 @@ impl Lane {
 }
 
 impl Targets {
-    /// Whether nothing of these slots is on its way any more.
-    fn is_clear_of(&self, slots: &SlotSet, fence: &[(usize, u64)]) -> bool {
-        let answered =
-            |&(index, number): &(usize, u64)| self.nodes[index].writer.answered_to() >= number;
+    /// Whether nothing of slots that were taken from the lane is on its way any more.
+    fn is_clear_of(&self, leaving: &mut Leaving) -> bool {
         let waits =
             |slot: Slot| self.parked.contains_key(&slot) || self.serial.target_of(slot).is_some();
-        let single = self.is_single();
+        let waits = match self.is_single() {
+            true => waits(0),
+            false => leaving.slots.iter().any(waits),
+        };
+        if waits || !self.later.is_empty() {
+            leaving.fence = None;
+            return false;
+        }
+        let fence = leaving.fence.get_or_insert_with(|| self.fence());
+        let answered =
+            |&(index, number): &(usize, u64)| self.nodes[index].writer.answered_to() >= number;
         fence.iter().all(answered)
-            && self.later.is_empty()
-            && match single {
-                true => !waits(0),
-                false => !slots.iter().any(waits),
-            }
     }
 
     /// Keys of these slots are not mended any more.

@@ -172,9 +172,9 @@ struct Promise {
 }
 
 impl Written {
-    fn lists_anything(&self) -> bool {
+    fn may_list_anything(&self) -> bool {
         let record = self.record.as_ref();
-        record.is_some_and(|record| !record.slots.is_empty())
+        self.unsure || record.is_some_and(|record| !record.slots.is_empty())
     }
 
     fn new(slot: Slot, record: Option<Record>) -> Self {
@@ -602,6 +602,14 @@ impl Lane {
             }
             false => (records.raised(high), None),
         };
+        let gone = match tells {
+            Some(_) => self.gone_elsewhere(&records, &drafts),
+            None => Vec::new(),
+        };
+        for (index, _) in &drafts {
+            // Nothing else may be left to be written there.
+            self.targets.nodes[*index].needed = true;
+        }
         let ready = |(index, _): &(usize, Written)| self.targets.nodes[*index].writer.is_ready();
         let nothing_to_list = tells.is_some() && self.whole_slots().is_empty();
         if (nothing_to_list || !drafts.is_empty()) && drafts.iter().all(ready) {
@@ -615,6 +623,13 @@ impl Lane {
                 if self.write_record(&records, *index, draft) {
                     barriers.push((*index, self.targets.nodes[*index].writer.next_number()));
                 }
+            }
+            let mut drafts = drafts;
+            if !gone.is_empty() {
+                gone.iter()
+                    .for_each(|index| self.remove_record(&records, *index, &drafts));
+                barriers.extend(self.targets.fence());
+                drafts.extend(gone.into_iter().map(|index| (index, Written::default())));
             }
             records.promise = Some(Promise {
                 high,
@@ -658,7 +673,8 @@ impl Lane {
         // A record that lists what the lane does not write any more is written again, without.
         let emptied = (0..records.nodes.len())
             .filter(|index| by_node.iter().all(|(other, _)| other != index))
-            .filter(|&index| records.nodes[index].lists_anything())
+            .filter(|&index| records.nodes[index].may_list_anything())
+            .filter(|&index| self.targets.is_at(records.nodes[index].slot, index))
             .map(|index| (index, SlotSet::new()));
         for (index, routed) in by_node.iter().cloned().chain(emptied.collect::<Vec<_>>()) {
             let slots = routed.union(&records.only_at(index).intersection(&listed));
@@ -685,6 +701,29 @@ impl Lane {
             drafts.push((index, Written::new(slot, record)));
         }
         drafts
+    }
+
+    /// Masters to which the lane writes nothing any more, and whose records have gone to others with the slots of their keys.
+    fn gone_elsewhere(&self, records: &Records, drafts: &[(usize, Written)]) -> Vec<usize> {
+        let drafted = |index: &usize| drafts.iter().any(|(other, _)| other == index);
+        (0..records.nodes.len())
+            .filter(|index| !drafted(index) && records.nodes[*index].may_list_anything())
+            .collect()
+    }
+
+    /// Removes the record of such a master, wherever it is, unless that of another is about to take its place.
+    fn remove_record(&mut self, records: &Records, index: usize, drafts: &[(usize, Written)]) {
+        let slot = records.nodes[index].slot;
+        if drafts.iter().any(|(_, draft)| draft.slot == slot) {
+            return;
+        }
+        let key = record_key(&records.link, slot);
+        let field = records.generation.to_string();
+        let (place, at) = (self.targets.slot_of(&key), self.routed());
+        self.targets.stage(&mut self.chunks, place, at, 0, |out| {
+            push_command(out, &[b"HDEL", &key, field.as_bytes()]);
+            1
+        });
     }
 
     /// What a target master held about this lane goes with its keys: it gets it back, right behind.
@@ -752,8 +791,12 @@ impl Lane {
 impl Records {
     /// Records on their way may be there or not: those that were there before tell nothing of that.
     fn break_promise(&mut self) {
-        for (index, _) in self.promise.take().into_iter().flat_map(|p| p.written) {
-            self.nodes[index].unsure = true;
+        for (index, written) in self.promise.take().into_iter().flat_map(|p| p.written) {
+            let node = &mut self.nodes[index];
+            node.unsure = true;
+            if node.record.is_none() {
+                node.slot = written.slot;
+            }
         }
     }
 
@@ -786,6 +829,11 @@ impl Targets {
     /// Whether the topology says where everything goes: no slot is on its way between masters, as far as is known.
     fn routes_are_certain(&self) -> bool {
         self.redirected.is_empty() && self.parked.values().all(|parked| parked.ask.is_none())
+    }
+
+    /// Whether a slot is at this master, by the topology.
+    fn is_at(&self, slot: Slot, index: usize) -> bool {
+        self.is_single() || usize::from(self.owners[usize::from(slot)]) == index
     }
 
     /// Which of these slots go to which connection.

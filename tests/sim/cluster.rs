@@ -61,6 +61,8 @@ pub struct Cluster {
     pub hides_replicas: bool,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
+    /// The keys of each command that was executed, where somebody wants to know.
+    pub journal: Option<Vec<Vec<Bytes>>>,
 }
 
 /// What happened, for tests that want it to have happened.
@@ -184,6 +186,7 @@ impl Cluster {
             counts: Counts::default(),
             hides_replicas: false,
             finish_later: Vec::new(),
+            journal: None,
         }
     }
 
@@ -609,6 +612,13 @@ impl Cluster {
                     session.maybe_old &= doubtful || session.goes_on(tracker);
                 }
             }
+        }
+        if let Some(journal) = &mut self.journal {
+            let all = node.store.keys.keys().map(|(_, key)| key);
+            journal.push(match name.as_str() {
+                "FLUSHALL" | "FLUSHDB" => all.cloned().collect(),
+                _ => keys_of(args).into_iter().cloned().collect(),
+            });
         }
         let reply = node.store.execute(session.database, args);
         if let Reply::Error(error) = &reply {

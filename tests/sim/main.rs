@@ -17,6 +17,7 @@
 //! | `mends` | the same with keys that somebody breaks at the target |
 //! | `disk` | the disk below the lane's spool |
 //! | `deadlines` | keys that end, by a seed and by name |
+//! | `moves` | slots of the source that change owner: several lanes, by a seed and by name |
 //! | `sequences`, `spooling`, `exactly_once` | named sequences of events |
 
 mod chaos;
@@ -26,13 +27,13 @@ mod disk;
 mod exactly_once;
 mod mends;
 mod model;
+mod moves;
 mod rdb;
 mod restart;
 mod rewinds;
 mod rival;
 mod rng;
 mod sequences;
-
 mod source;
 mod spooling;
 mod trace;
@@ -126,6 +127,11 @@ fn what_differs_is_mended_whatever_a_seed_makes_happen_besides() {
 #[test]
 fn keys_end_as_at_the_source_whatever_a_seed_makes_happen() {
     run_seeds(deadlines::run, "keys_end");
+}
+
+#[test]
+fn slots_of_the_source_move_whatever_a_seed_makes_happen() {
+    run_seeds(moves::chaos::run, "slots_of_the_source");
 }
 
 /// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.

@@ -183,7 +183,8 @@ impl Workload {
         value
     }
 
-    fn command(&mut self, group: usize, source: &Source, rng: &mut Rng) -> Vec<Bytes> {
+    /// A command on keys of a group that fits what this master has.
+    pub fn command(&mut self, group: usize, source: &Source, rng: &mut Rng) -> Vec<Bytes> {
         let place = rng.below(self.groups[group].len());
         let key = self.groups[group][place].clone();
         let other = rng.pick(&self.groups[group]).clone();
