@@ -100,7 +100,6 @@ fn nothing_is_lost_or_done_twice_when_masters_of_the_target_are_replaced() -> Re
 }
 
 #[test]
-#[ignore = "slots that move between source masters are not followed exactly"]
 fn nothing_is_lost_or_done_twice_when_slots_of_the_source_move() -> Result<()> {
     if version_or_skip(Family::Redis70).is_some() {
         let summary = is_followed(Variant::SourceClassic, MOVES)?;

@@ -629,7 +629,8 @@ impl Lane {
                 gone.iter()
                     .for_each(|index| self.remove_record(&records, *index, &drafts));
                 barriers.extend(self.targets.fence());
-                drafts.extend(gone.into_iter().map(|index| (index, Written::default())));
+                let emptied = |index: usize| Written::new(records.nodes[index].slot, None);
+                drafts.extend(gone.into_iter().map(|index| (index, emptied(index))));
             }
             records.promise = Some(Promise {
                 high,

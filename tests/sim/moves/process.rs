@@ -14,7 +14,7 @@ use slotstream::engine::moves::{Moves, Orders};
 use slotstream::engine::options::Existing;
 use slotstream::engine::recopy::{ListAnswer, ListQuestion};
 use slotstream::engine::records::Generations;
-use slotstream::engine::roster::{Place, Roster};
+use slotstream::engine::roster::Roster;
 use slotstream::engine::status::LaneState;
 use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
@@ -142,7 +142,7 @@ impl Process {
         }
     }
 
-    fn give(&mut self, orders: Orders, now_ms: u64) {
+    fn give(&mut self, orders: Orders, topology: &Topology, now_ms: u64) {
         for (lane, slots) in orders.leave {
             self.order(lane, Order::Leave(slots));
         }
@@ -156,8 +156,8 @@ impl Process {
             let lane = self.lanes;
             self.lanes += 1;
             trace::note(|| format!("lane {lane} is for {} with {slots}", master.id));
-            let place = Place::new(lane, master.clone(), slots.clone());
-            self.roster.add(place);
+            let (node, ours) = (master.clone(), slots.clone());
+            self.roster.add(lane, node, ours, topology);
             self.openings.push(Opening {
                 lane,
                 node: master,
@@ -185,7 +185,7 @@ impl Process {
             }
         }
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
-        self.give(orders, now_ms);
+        self.give(orders, &topology, now_ms);
     }
 
     fn begin_again(&mut self, now_ms: u64) {
