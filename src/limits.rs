@@ -92,9 +92,21 @@ pub const RECORD_INTERVALS_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 /// How long a lane that could not find out from the target where to go on waits before it tries again.
 pub const REOPEN_INTERVAL: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// How far ahead of what is sent the high-water offset is set: twice what a second brings, between these bounds.
-pub const MIN_HIGH_STEP_BYTES: usize = 1 << 20;
+/// How far ahead of what is sent the high-water offset is set: twice what an interval brings, between these bounds. After a crash
+/// the writes below it are in doubt, so little that is written leaves little in doubt; but a write that is longer waits for a round
+/// trip, and so does everything once a target master is away for so long.
+pub const MIN_HIGH_STEP_BYTES: usize = 16 << 10;
 pub const MAX_HIGH_STEP_BYTES: usize = 256 << 20;
+/// The same before the copy is complete, when a crash lets it be made again in any case.
+pub const COPYING_HIGH_STEP_BYTES: usize = 1 << 20;
+/// What an interval brought counts half as much in the next, and no more than this then: after a load the offset is soon near again.
+pub const REMEMBERED_PACE_BYTES: u64 = 512 << 10;
+/// After so many intervals without a write the offset is set to where the stream is: nothing is in doubt, and the next write waits
+/// for a round trip. A source without writes sends no more than so many bytes in an interval (`PING`, `REPLCONF GETACK`).
+pub const QUIET_INTERVALS: u32 = 10;
+pub const QUIET_BYTES: u64 = 256;
+const _: () =
+    assert!(QUIET_BYTES < MIN_HIGH_STEP_BYTES as u64 && MIN_HIGH_STEP_BYTES < MAX_HIGH_STEP_BYTES);
 /// The most records of one link that are read; the largest clusters have one for each pair of masters that meet.
 pub const MAX_RECORDS: usize = 65_536;
 
@@ -147,6 +159,9 @@ pub const MAX_SEEDS: usize = 64;
 
 /// The most masters of one deployment. Servers advise at most 1,000 nodes.
 pub const MAX_MASTERS: usize = 4096;
+
+/// Nodes of which it is remembered whose place they may take; those that are gone are forgotten beyond.
+pub const MAX_REMEMBERED_NODES: usize = 4 * MAX_MASTERS;
 
 /// The largest reply that discovery reads, in bytes: `CLUSTER SHARDS` of 1,000 nodes has about 400 KB.
 pub const MAX_CONTROL_REPLY_BYTES: usize = 16 << 20;
@@ -502,8 +517,11 @@ const _: () = assert!(GROUP_BYTES + OWED_BYTES + 2 * 1024 <= CHUNK_BYTES / 2);
 /// asked for once a second.
 pub const SLOT_QUIET_MS: u64 = 1200;
 
+/// When a slot that nobody writes is warned of, and again after so long.
+pub const SLOT_FROZEN_MS: u64 = 60_000;
+
 /// How many slots a lane copies at a time, and how many keys of one at first.
-pub const RECOPIES: usize = 8;
+pub const RECOPIES: usize = 32;
 pub const RECOPY_FIRST_KEYS: usize = 64;
 
 /// How much the values of the keys should take that are copied together.

@@ -19,10 +19,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
 const LOADED_KEYS: usize = 2_000;
 const COMMANDS_PER_SECOND: u64 = 2_000;
+const FEW_COMMANDS_PER_SECOND: u64 = 300;
 /// Commands that are written between two events.
 const COMMANDS_BETWEEN: u64 = 1_500;
 /// Few enough that most slots which are written see commands that must not be repeated.
 const KEY_GROUPS: usize = 40;
+/// With this argument a source that nobody writes to has left nothing in doubt after a second (`limits::QUIET_INTERVALS`).
+const RECORDS_OFTEN: &str = "--checkpoint-every=100";
 /// What slotstream knows of a finished copy is on the target about a second later.
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 
@@ -137,6 +140,13 @@ impl Rig {
         }
     }
 
+    /// It ends when it is asked to, and another begins.
+    fn replace(&mut self, arguments: &[&str]) -> Result<()> {
+        let process = self.sync.take().context("slotstream does not run")?;
+        self.outputs.push(process.stop()?.1);
+        self.start_with(arguments)
+    }
+
     /// Slotstream as it is to be, from now on.
     fn let_be(&mut self, slotstreams: Slotstreams) -> Result<()> {
         match slotstreams {
@@ -165,12 +175,16 @@ impl Rig {
     }
 
     fn write_on(&mut self) -> Result<()> {
+        self.write_at(COMMANDS_PER_SECOND)
+    }
+
+    fn write_at(&mut self, commands_per_second: u64) -> Result<()> {
         self.seed += 1;
         let options = WriterOptions {
             seed: self.seed,
             commands: self.setup.commands,
             threads: 1,
-            commands_per_second: COMMANDS_PER_SECOND,
+            commands_per_second,
             key_groups: KEY_GROUPS,
             ..WriterOptions::default()
         };
@@ -366,6 +380,50 @@ fn a_source_that_failed_over_meanwhile_is_followed_at_the_promoted_node() -> Res
         rig.settle()?;
         // How much was sent beyond the last record is known only roughly, so that the promoted node may seem to have lost some.
         rig.has_taken(Which::Some, &["partial_promoted", "full_copy"])
+    })
+}
+
+/// A replica of the first of two masters takes over, and has everything.
+fn fail_over_the_first(rig: &mut Rig) -> Result<()> {
+    rig.stop_writing()?;
+    fail_over(&rig.source.nodes()[2])?;
+    await_whole(&rig.source, None)?;
+    rig.write_on()?;
+    rig.settle()?;
+    rig.has_taken(Which::Some, &["partial_promoted"])?;
+    rig.has_copied_nothing()
+}
+
+#[test]
+fn where_little_is_written_a_failover_after_a_kill_needs_no_copy() -> Result<()> {
+    let setup = Setup {
+        source: (2, 1),
+        ..Setup::default()
+    };
+    after_a_copy(setup, |rig| {
+        rig.write_at(FEW_COMMANDS_PER_SECOND)?;
+        rig.kill();
+        // More than the records leave in doubt.
+        rig.write_more()?;
+        fail_over_the_first(rig)
+    })
+}
+
+#[test]
+fn where_nothing_is_written_a_failover_after_a_kill_needs_no_copy() -> Result<()> {
+    let setup = Setup {
+        source: (2, 1),
+        ..Setup::default()
+    };
+    after_a_copy(setup, |rig| {
+        rig.write_on()?;
+        rig.stop_writing()?;
+        rig.sync()?.wait_until_caught_up(PATIENCE)?;
+        rig.replace(&[RECORDS_OFTEN])?;
+        rig.sync()?.wait_until_settled(PATIENCE)?;
+        std::thread::sleep(2 * RECORD_PAUSE);
+        rig.kill();
+        fail_over_the_first(rig)
     })
 }
 

@@ -1,10 +1,10 @@
-//! Short rounds of `tools/torture crash`: whatever breaks, everything is on the target exactly once.
+//! Short rounds of `tools/torture`: whatever breaks or changes its place, everything is on the target exactly once.
 //!
 //! A failure prints what differs, where the logs of all processes are, and the command that does the same again, for
 //! as long as one likes.
 
 use anyhow::{Result, ensure};
-use lab::torture::{self, Options, Variant};
+use lab::torture::{self, Options, Summary, Variant};
 use lab::{Family, version_or_skip};
 
 /// Enough keys that a start is more than its first read, few enough to load in a moment.
@@ -12,6 +12,10 @@ const KEYS: usize = 3_000;
 /// A copy of fewer would be over before it can be killed.
 const COPIED_KEYS: usize = 20_000;
 const COMMANDS_PER_SECOND: u64 = 3_000;
+/// Few: some of the ways in which a master is replaced take seconds. The seed differs each time.
+const CHANGES: u64 = 3;
+/// Enough that slots with a few thousand keys move, and some come back.
+const MOVES: u64 = 8;
 
 fn is_exact(variant: Variant, strikes: u64, keys: usize) -> Result<()> {
     let family = Family::Redis70;
@@ -58,4 +62,49 @@ fn of_two_processes_for_one_link_one_gives_way() -> Result<()> {
 #[test]
 fn a_stop_is_clean_and_the_next_start_goes_on_where_it_ended() -> Result<()> {
     is_exact(Variant::Stop, 4, KEYS)
+}
+
+/// The clusters change while they are written to; slotstream goes on, and both are equal in the end.
+fn is_followed(variant: Variant, changes: u64) -> Result<Summary> {
+    let program = env!("CARGO_BIN_EXE_slotstream").into();
+    let seed = u64::from(std::process::id());
+    let summary = torture::run(&Options {
+        strikes: Some(changes),
+        strikes_per_round: changes,
+        keys: KEYS,
+        commands_per_second: COMMANDS_PER_SECOND,
+        ..Options::new(program, variant, Family::Redis70, seed)
+    })?;
+    ensure!(summary.is_clean(), "{summary}");
+    ensure!(
+        summary.comparisons > 0 && summary.strike_count() >= changes,
+        "{summary}"
+    );
+    Ok(summary)
+}
+
+#[test]
+fn nothing_is_lost_or_done_twice_when_masters_of_the_source_are_replaced() -> Result<()> {
+    if version_or_skip(Family::Redis70).is_some() {
+        is_followed(Variant::SourceFailover, CHANGES)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn nothing_is_lost_or_done_twice_when_masters_of_the_target_are_replaced() -> Result<()> {
+    if version_or_skip(Family::Redis70).is_some() {
+        is_followed(Variant::TargetFailover, CHANGES)?;
+    }
+    Ok(())
+}
+
+#[test]
+#[ignore = "slots that move between source masters are not followed exactly"]
+fn nothing_is_lost_or_done_twice_when_slots_of_the_source_move() -> Result<()> {
+    if version_or_skip(Family::Redis70).is_some() {
+        let summary = is_followed(Variant::SourceClassic, MOVES)?;
+        ensure!(summary.moved_keys > 1_000, "{summary}");
+    }
+    Ok(())
 }

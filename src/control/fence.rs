@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::client::Client;
-use super::masters::{Masters, run_id};
+use super::masters::{Masters, run_of};
 use super::service::Service;
 use super::takeover;
 use super::writers::{self, Connected};
@@ -65,12 +65,12 @@ impl Fence {
         takeover::hold(&self.link, self.epoch, &mut self.masters)?;
         let node = &question.node;
         let credentials = &self.endpoint.credentials;
-        let run_id = match Client::connect(Side::Target, &node.address, node.port, credentials) {
+        let run = match Client::connect(Side::Target, &node.address, node.port, credentials) {
             Ok(mut client) => {
                 let writer = (self.epoch, request.lane);
                 self.kill_former(&mut client, writer, question.connected)?;
-                let run_id = run_id(&mut client)?;
-                run_id.filter(|_| question.connected)
+                let run = run_of(&mut client)?;
+                run.filter(|_| question.connected)
             }
             Err(fault) if question.connected => return Err(fault),
             // Nobody executes anything there, and if it comes back the lane has no connection to it.
@@ -86,7 +86,7 @@ impl Fence {
             Some((slot, mark.watermark))
         });
         Ok(FenceAnswer::Clear {
-            run_id,
+            run,
             watermarks: watermarks.collect(),
         })
     }

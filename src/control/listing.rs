@@ -8,6 +8,8 @@
 //! Nobody writes these slots on the target meanwhile. What is written at the source after its list was made, the lane sees in the
 //! stream.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use super::client::{Client, value_text};
@@ -17,7 +19,7 @@ use crate::checkpoint::is_bookkeeping;
 use crate::engine::recopy::{ListAnswer, ListQuestion};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind, Policy, Side};
-use crate::limits::{MEND_ANSWER_BYTES, RECOPY_SLOT_KEYS};
+use crate::limits::{MAX_MASTERS, MEND_ANSWER_BYTES, RECOPY_SLOT_KEYS};
 use crate::mend::Key;
 use crate::slot::{Slot, SlotSet, slot_of};
 use crate::topology::server::replication_position;
@@ -35,25 +37,46 @@ impl ListService {
         source: &Credentials,
         target: &Endpoint,
     ) -> Result<Self, Fault> {
-        let (credentials, target) = (source.clone(), target.clone());
-        let told = Arc::clone(shared);
+        let (_, topology) = shared.target.load();
+        let mut lister = Lister {
+            credentials: source.clone(),
+            sources: HashMap::new(),
+            masters: Masters::new(target, &topology),
+        };
         Self::start(
             "listing",
             shared,
             |shared| &shared.listing,
-            move |request| {
-                let (_, topology) = told.target.load();
-                let mut masters = Masters::new(&target, &topology);
-                answer(&request.question, &credentials, &mut masters)
-            },
+            move |request| lister.answer(&request.question),
         )
     }
 }
 
-fn answer(question: &ListQuestion, credentials: &Credentials, masters: &mut Masters) -> ListAnswer {
-    let listed = of_source(question, credentials).and_then(|(replid, source)| {
+/// Connections to the source masters that were asked, and to the target. Blocks; one question at a time.
+struct Lister {
+    credentials: Credentials,
+    sources: HashMap<(String, u16), Client>,
+    masters: Masters,
+}
+
+impl Lister {
+    fn answer(&mut self, question: &ListQuestion) -> ListAnswer {
+        let listed = self.list(question);
+        listed.unwrap_or_else(|fault| {
+            // Replies may still be on their way.
+            self.sources.clear();
+            self.masters.disconnect();
+            match fault.policy() {
+                Policy::Stop => ListAnswer::Never(fault),
+                _ => ListAnswer::Later(fault.message),
+            }
+        })
+    }
+
+    fn list(&mut self, question: &ListQuestion) -> Result<ListAnswer, Fault> {
+        let (replid, source) = self.of_source(question)?;
         let target = match question.target {
-            true => of_target(&question.slots, masters)?,
+            true => of_target(&question.slots, &mut self.masters)?,
             false => Vec::new(),
         };
         Ok(ListAnswer::Listed {
@@ -61,24 +84,26 @@ fn answer(question: &ListQuestion, credentials: &Credentials, masters: &mut Mast
             source,
             target,
         })
-    });
-    listed.unwrap_or_else(|fault| match fault.policy() {
-        Policy::Stop => ListAnswer::Never(fault),
-        _ => ListAnswer::Later(fault.message),
-    })
-}
+    }
 
-fn of_source(
-    question: &ListQuestion,
-    credentials: &Credentials,
-) -> Result<(String, Vec<Key>), Fault> {
-    let (host, port) = (&question.address, question.port);
-    let mut client = Client::connect(Side::Source, host, port, credentials)?;
-    let keys = of_slots(&mut client, &question.slots)?;
-    let info = value_text(client.call(&["INFO", "replication"])?).unwrap_or_default();
-    let (replid, _) = replication_position(&info)
-        .map_err(|error| client.shape_fault("INFO replication", error))?;
-    Ok((replid, keys))
+    fn of_source(&mut self, question: &ListQuestion) -> Result<(String, Vec<Key>), Fault> {
+        let (host, port) = (&question.address, question.port);
+        if self.sources.len() > MAX_MASTERS {
+            self.sources.clear();
+        }
+        let client = match self.sources.entry((host.clone(), port)) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => {
+                let client = Client::connect(Side::Source, host, port, &self.credentials)?;
+                place.insert(client)
+            }
+        };
+        let keys = of_slots(client, &question.slots)?;
+        let info = value_text(client.call(&["INFO", "replication"])?).unwrap_or_default();
+        let (replid, _) = replication_position(&info)
+            .map_err(|error| client.shape_fault("INFO replication", error))?;
+        Ok((replid, keys))
+    }
 }
 
 fn of_target(slots: &SlotSet, masters: &mut Masters) -> Result<Vec<Key>, Fault> {

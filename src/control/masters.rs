@@ -14,7 +14,7 @@ use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_n
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits::{self, TAKEOVER_BATCH_SLOTS, TAKEOVER_VIEWS};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
-use crate::topology::{Endpoint, Health, Topology, TopologyKind, Value};
+use crate::topology::{Endpoint, Health, ServerRun, Topology, TopologyKind, Value};
 
 /// Connections to all masters of a target.
 #[derive(Debug)]
@@ -192,11 +192,11 @@ impl Masters {
         self.clients.values_mut()
     }
 
-    /// Which run of its server each master is: node id and `run_id`.
-    pub fn runs(&mut self) -> Result<Vec<(String, String)>, Fault> {
+    /// Which run of its server each master is, by node id.
+    pub fn runs(&mut self) -> Result<Vec<(String, ServerRun)>, Fault> {
         let mut runs = Vec::new();
         for (id, client) in &mut self.clients {
-            runs.extend(run_id(client)?.map(|run_id| (id.clone(), run_id)));
+            runs.extend(run_of(client)?.map(|run| (id.clone(), run)));
         }
         Ok(runs)
     }
@@ -340,12 +340,11 @@ impl Masters {
     }
 }
 
-/// The `run_id` of the server behind `client`.
-pub fn run_id(client: &mut Client) -> Result<Option<String>, Fault> {
-    let info = client.text(&["INFO", "server"])?;
-    let mut lines = info.lines();
-    let run_id = lines.find_map(|line| line.strip_prefix("run_id:"));
-    Ok(run_id.map(|run_id| run_id.trim().to_owned()))
+/// Which run of its server is behind `client`.
+pub fn run_of(client: &mut Client) -> Result<Option<ServerRun>, Fault> {
+    let server = client.text(&["INFO", "server"])?;
+    let replication = client.text(&["INFO", "replication"])?;
+    Ok(ServerRun::parse(&(server + &replication)))
 }
 
 /// The error of the command in a script that failed: 6.0 puts it into its own words.

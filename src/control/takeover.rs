@@ -29,7 +29,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::resp::push_command;
 use crate::slot::{Slot, SlotSet};
-use crate::topology::{Endpoint, Topology, Value};
+use crate::topology::{Endpoint, ServerRun, Topology, Value};
 
 /// A link that is ours.
 #[derive(Debug, Clone)]
@@ -38,8 +38,8 @@ pub struct Claim {
     pub bookkeeping: Bookkeeping,
     /// The target as it was when the bookkeeping was read.
     pub topology: Topology,
-    /// Node id and `run_id` of each master before that.
-    pub runs: Vec<(String, String)>,
+    /// Node id and run of each master before that.
+    pub runs: Vec<(String, ServerRun)>,
 }
 
 /// Sets the epoch where it is lower: 1 if so, 0 if it was there, -1 if there is a higher one.

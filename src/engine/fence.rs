@@ -13,7 +13,7 @@
 //!   put old values over new ones.
 //! - Transactions without an answer may have been applied: their watermarks tell.
 //! - A server that was restarted may have lost what it had answered, and so may a replica that was promoted: the lane must
-//!   begin again from the records that are there.
+//!   begin again from the records that are there. The history of its data tells of a promotion that nobody saw.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ use crate::limits;
 use crate::resp::scan;
 use crate::slot::{Slot, slot_of};
 use crate::target::{Form, Unit};
-use crate::topology::{Node, Topology};
+use crate::topology::{Node, ServerRun, Topology};
 
 /// Where the questions wait.
 pub type FenceDesk = Desk<FenceQuestion, FenceAnswer>;
@@ -48,8 +48,8 @@ pub struct FenceQuestion {
 pub enum FenceAnswer {
     /// No other connection of the lane to that master is left.
     Clear {
-        /// `run_id` of the server, if it was asked.
-        run_id: Option<String>,
+        /// Which run of the server it is, if that was asked.
+        run: Option<ServerRun>,
         /// Those that exist.
         watermarks: BTreeMap<Slot, Watermark>,
     },
@@ -126,12 +126,9 @@ impl Lane {
                 }
             }
             FenceAnswer::Failed(fault) => return Err(fault),
-            FenceAnswer::Clear { run_id, watermarks } => {
-                if let Some(run_id) = run_id
-                    && let Some(before) = target.run_id.replace(run_id.clone())
-                    && before != run_id
-                {
-                    return Err(rewound(&target.node, "was restarted"));
+            FenceAnswer::Clear { run, watermarks } => {
+                if let Some(run) = run {
+                    self.targets.check_run(index, run)?;
                 }
                 let chunks = &mut self.chunks;
                 self.targets.resolve(chunks, index, &watermarks);
@@ -147,11 +144,35 @@ impl Lane {
 
 impl Targets {
     /// Which runs of their servers the bookkeeping is of.
-    pub(super) fn note_runs(&mut self, runs: &[(String, String)]) {
-        for (id, run_id) in runs {
+    pub(super) fn note_runs(&mut self, runs: &[(String, ServerRun)]) {
+        for (id, run) in runs {
+            self.histories.insert(run.replid.clone());
             if let Some(target) = self.nodes.iter_mut().find(|target| target.node.id == *id) {
-                target.run_id = Some(run_id.clone());
+                target.run = Some(run.clone());
             }
+        }
+    }
+
+    /// A connection leads to this run of its server. One that is met for the first time has taken a master's place if it
+    /// followed that one's history, whether anybody saw it do so or not.
+    fn check_run(&mut self, index: usize, run: ServerRun) -> Result<(), Fault> {
+        let target = &mut self.nodes[index];
+        let lost = match &target.run {
+            Some(before) => run.lost_since(before),
+            None => {
+                let heir = |id: &String| self.histories.contains(id);
+                let heir = run.followed.as_ref().is_some_and(heir);
+                heir.then_some("was promoted")
+            }
+        };
+        if self.histories.len() >= limits::MAX_TARGET_NODES {
+            self.histories.clear();
+        }
+        self.histories.insert(run.replid.clone());
+        target.run = Some(run);
+        match lost {
+            Some(how) => Err(rewound(&target.node, how)),
+            None => Ok(()),
         }
     }
 
@@ -227,15 +248,13 @@ impl Targets {
     /// Looks for masters that took the place of others: they may lack what those had answered.
     pub(super) fn note_failovers(&mut self, topology: &Topology) {
         for shard in &topology.shards {
+            let id = &shard.master.id;
             let former = self.topology.shards.iter().find(|former| {
-                former.master.id != shard.master.id
-                    && former
-                        .replicas
-                        .iter()
-                        .any(|node| node.id == shard.master.id)
+                former.master.id != *id
+                    && self.topology.same_family(&former.master.id, id)
+                    && !former.slots.is_disjoint(&shard.slots)
             });
             if let Some(former) = former
-                && !former.slots.is_disjoint(&shard.slots)
                 && !former.slots.is_disjoint(&self.slots)
             {
                 self.note_promoted(&shard.master);
@@ -243,12 +262,19 @@ impl Targets {
         }
     }
 
-    /// A redirect leads to this address.
-    pub(super) fn note_redirect(&mut self, host: &str, port: u16) {
-        let shards = self.topology.shards.iter();
-        let mut replicas = shards.flat_map(|shard| &shard.replicas);
-        if let Some(node) = replicas.find(|node| node.is_at(host, port)) {
-            let node = node.clone();
+    /// A redirect of a master leads to this address for good.
+    pub(super) fn note_redirect(&mut self, from: usize, host: &str, port: u16) {
+        let from = &self.nodes[from].node.id;
+        let found = self.topology.nodes().find(|node| node.is_at(host, port));
+        let heir = found.filter(|node| match self.topology.shard_by_id(&node.id) {
+            None => true,
+            // Not yet listed as the replica that it became.
+            Some(shard) => {
+                let family = self.topology.same_family(from, &node.id);
+                family && node.id != *from && shard.slots.is_empty()
+            }
+        });
+        if let Some(node) = heir.cloned() {
             self.note_promoted(&node);
         }
     }

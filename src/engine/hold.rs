@@ -199,6 +199,9 @@ impl Lane {
         self.targets.mark_needed();
         self.targets.answers.clear();
         let mut slots = self.flushed_slots(flush)?;
+        if slots.is_empty() {
+            return Ok(purges);
+        }
         // There it is applied already, and so is what came after it.
         for slot in self.targets.marks.ahead_of(flush.begin) {
             slots.remove(slot);

@@ -66,7 +66,7 @@ use crate::slot::{Slot, SlotSet};
 use crate::source::{self, Event, Session, SourceError};
 use crate::spool::{self, Spool};
 use crate::target;
-use crate::topology::{Node, Topology, TopologyKind};
+use crate::topology::{Node, ServerRun, Topology, TopologyKind};
 
 /// What a lane must know from the start.
 #[derive(Debug, Clone)]
@@ -111,8 +111,8 @@ pub struct LaneConfig {
     pub generations: Option<Generations>,
     /// Where a former process, or lane, stopped.
     pub resume: Option<Resume>,
-    /// Node id of each target master whose bookkeeping was read, and `run_id` of its server before that.
-    pub runs: Vec<(String, String)>,
+    /// Node id of each target master whose bookkeeping was read, and the run of its server before that.
+    pub runs: Vec<(String, ServerRun)>,
     pub spool: spool::Settings,
     /// What a former process left, if the lane goes on with that.
     pub spooled: Option<Spooled>,

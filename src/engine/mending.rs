@@ -251,7 +251,9 @@ impl Mends {
 
     /// For which keys a watermark of this slot does not speak that is now written.
     pub fn name_owed(&mut self, slot: Slot) -> Option<checkpoint::Owed> {
-        let owed = self.by_slot.get_mut(&slot)?;
+        // No record lists a slot that is being copied: what it lacks need not be named.
+        let owed = self.by_slot.get_mut(&slot);
+        let owed = owed.filter(|owed| owed.recopy.is_none())?;
         owed.named = Some(owed.mend.keys().len());
         Some(match owed.all_passed {
             true => checkpoint::Owed::Some,

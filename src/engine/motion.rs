@@ -15,9 +15,11 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::hold::Hold;
 use super::lane::{Lane, LaneConfig};
 use super::recopy::Listings;
-use super::stream::Step;
+use super::status::ErrorCount;
+use super::stream::{Step, cross_slot};
 use super::targets::Targets;
 use crate::command::{self, SlotOf};
 use crate::fault::Fault;
@@ -176,7 +178,9 @@ impl Lane {
     /// Slots that the lane has left for good: nothing of them is on its way, and no record lists them.
     pub fn take_left(&mut self) -> SlotSet {
         let mut left = SlotSet::new();
-        if self.motion.leaving.is_empty() {
+        // A flush may go on removing what was the lane's when it began.
+        let flushes = matches!(self.hold, Some(Hold::Flush(_)));
+        if self.motion.leaving.is_empty() || flushes {
             return left;
         }
         let (leaving, targets) = (&mut self.motion.leaving, &self.targets);
@@ -240,7 +244,6 @@ impl Lane {
     /// Counts commands of slots that the lane does not write. The topology may tell why.
     #[cold]
     pub(super) fn note_dropped(&mut self, commands: u64) {
-        use super::status::ErrorCount;
         self.status.count_many(ErrorCount::OfMovingSlot, commands);
         self.targets.hint = true;
     }
@@ -286,7 +289,6 @@ pub(super) fn split_passing(
     passing: &SlotSet,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<(), Fault> {
-    use super::stream::cross_slot;
     let command = command::find(frame).ok_or_else(|| cross_slot(frame, at))?;
     match command::one_slot(frame, command) {
         Ok(SlotOf::One(slot)) => {

@@ -22,6 +22,8 @@ use crate::topology::{Node, Topology, TopologyKind};
 #[derive(Debug, Default)]
 pub struct Moves {
     frozen: BTreeMap<Slot, State>,
+    /// When slots were last warned of.
+    warned_ms: u64,
 }
 
 #[derive(Debug)]
@@ -78,6 +80,21 @@ impl Moves {
         let frozen = self.frozen.iter();
         let of_it = frozen.filter(|(_, state)| state.by == Some(lane));
         of_it.map(|(slot, _)| *slot).collect()
+    }
+
+    /// Slots that have been on their way for so long that somebody should be told; now and then.
+    pub fn overdue(&mut self, now_ms: u64) -> Option<SlotSet> {
+        let overdue = |state: &State| {
+            let open = state.quiet_since_ms.is_none();
+            open && now_ms >= state.since_ms + limits::SLOT_FROZEN_MS
+        };
+        let slots = self.frozen.iter().filter(|(_, state)| overdue(state));
+        let slots: SlotSet = slots.map(|(slot, _)| *slot).collect();
+        if slots.is_empty() || now_ms < self.warned_ms + limits::SLOT_FROZEN_MS {
+            return None;
+        }
+        self.warned_ms = now_ms;
+        Some(slots)
     }
 
     /// What is frozen, by what it waits for.
@@ -216,7 +233,6 @@ impl Moves {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::roster::Place;
     use crate::topology::{OpenSlot, Shard};
 
     fn shard(id: &str, slots: &str) -> Shard {
@@ -251,7 +267,7 @@ mod tests {
                 now_ms: 0,
             };
             let orders = world.look(topology, 0);
-            world.open(orders);
+            world.open(orders, topology);
             world
         }
 
@@ -261,10 +277,10 @@ mod tests {
             self.moves.look(&mut self.roster, topology, self.now_ms)
         }
 
-        fn open(&mut self, orders: Orders) {
+        fn open(&mut self, orders: Orders, topology: &Topology) {
             for (master, slots) in orders.new {
                 let lane = self.roster.places().len() as u32;
-                self.roster.add(Place::new(lane, master, slots));
+                self.roster.add(lane, master, slots, topology);
             }
         }
 
@@ -345,6 +361,18 @@ mod tests {
         world.look(&cluster(AFTER, &[]), 10);
         let orders = world.look(&cluster(AFTER, &[]), limits::SLOT_QUIET_MS);
         assert_eq!(orders.take[&1].to_string(), "99");
+    }
+
+    #[test]
+    fn a_slot_that_stays_open_is_told_of_once_a_minute() {
+        let open = [(99, "a", "b")];
+        let mut world = World::new(&cluster(BEFORE, &open));
+        let mut told = 0;
+        for _ in 0..25 {
+            world.look(&cluster(BEFORE, &open), limits::SLOT_FROZEN_MS / 10);
+            told += usize::from(world.moves.overdue(world.now_ms).is_some());
+        }
+        assert_eq!(told, 2);
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //! to master 1   SET SET SET | HSET record: acked C, high H | SET SET ...... never past H before the next record is answered
 //! ```
 //!
+//! - The high-water offset is as near as the stream's pace lets it be, and after some seconds without a write right where the
+//!   stream is ([`limits::QUIET_INTERVALS`]): what a crash leaves in doubt is what lies below it. A new one may be lower: from when
+//!   it is written, nothing behind it is sent.
 //! - What a record claims was answered before it was written, and the record travels behind that data: a replica of the master
 //!   that has the record has the data.
 //! - A slot that goes to another master stays listed at the former one until the record of the next is answered: no moment
@@ -27,10 +30,11 @@ use super::targets::Targets;
 use crate::checkpoint::{
     Former, Generation, LinkName, Record, Resume, Start, State, epoch_key, record_key,
 };
+use crate::command::{self, Kind};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::position::{Offset, Position, ReplicationId};
-use crate::resp::push_command;
+use crate::resp::{Frame, push_command, scan};
 use crate::slot::{Slot, SlotSet};
 use crate::source::Continued;
 use crate::target::Form;
@@ -86,14 +90,62 @@ pub(super) struct Records {
     nodes: Vec<Written>,
     promise: Option<Promise>,
     next_ms: u64,
-    /// How far the stream was routed when a record was last written.
-    routed: Offset,
+    pace: Pace,
     /// The last records of a lane that ends are written.
     ending: bool,
     /// Some were refused, or may not have arrived: not again before the next tick.
     blocked: bool,
     /// All masters have the records of this lane.
     was_written: bool,
+}
+
+/// How much the stream brings.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Where the stream was, and how many commands had been handed over, when the last interval began.
+    came_to: Offset,
+    commands: u64,
+    /// What an interval brought lately.
+    bytes: u64,
+    /// Intervals since anything was written.
+    quiet: u32,
+    /// How far ahead the high-water offset was last set.
+    step: usize,
+}
+
+impl Pace {
+    fn beginning_at(came_to: Offset) -> Self {
+        Self {
+            came_to,
+            step: limits::MIN_HIGH_STEP_BYTES,
+            ..Self::default()
+        }
+    }
+
+    /// An interval ends, with the stream here.
+    fn end_interval(&mut self, came_to: Offset, commands: u64) {
+        let brought = came_to.since(self.came_to);
+        let quiet = commands == self.commands && brought <= limits::QUIET_BYTES;
+        self.quiet = if quiet { self.quiet + 1 } else { 0 };
+        let before = (self.bytes / 2).min(limits::REMEMBERED_PACE_BYTES);
+        self.bytes = brought.max(before);
+        (self.came_to, self.commands) = (came_to, commands);
+    }
+
+    /// How far ahead of the stream, which is here with so many bytes yet to be handed over, the high-water offset is set: far enough
+    /// that a record in flight is not waited for, and no farther than need be.
+    fn take_step(&mut self, came_to: Offset, waiting: usize) -> usize {
+        if waiting > 0 {
+            self.quiet = 0;
+        }
+        let bytes = came_to.since(self.came_to).max(self.bytes);
+        let ahead = usize::try_from(bytes.saturating_mul(2)).unwrap_or(usize::MAX);
+        self.step = match self.quiet < limits::QUIET_INTERVALS {
+            true => ahead.clamp(limits::MIN_HIGH_STEP_BYTES, limits::MAX_HIGH_STEP_BYTES),
+            false => 0,
+        };
+        self.step
+    }
 }
 
 /// What one target master was last told, as far as it is answered.
@@ -149,7 +201,7 @@ impl Records {
             nodes: Vec::new(),
             promise: None,
             next_ms: 0,
-            routed: Offset::default(),
+            pace: Pace::beginning_at(Offset::default()),
             ending: false,
             blocked: false,
             was_written: false,
@@ -161,6 +213,7 @@ impl Records {
         self.former = resume.former;
         self.predecessor = resume.predecessor;
         self.databases = vec![(resume.position.offset, resume.database)];
+        self.pace = Pace::beginning_at(resume.position.offset);
         self.told = Some(resume.position.offset);
     }
 
@@ -171,6 +224,7 @@ impl Records {
         self.former = None;
         self.predecessor = None;
         self.databases = vec![(at, 0)];
+        self.pace = Pace::beginning_at(at);
         self.high = Offset::default();
         self.told = None;
         self.promise = None;
@@ -214,14 +268,6 @@ impl Records {
     fn forget_before(&mut self, at: Offset) {
         let later = self.databases.partition_point(|(from, _)| *from <= at);
         self.databases.drain(..later.saturating_sub(1));
-    }
-
-    /// How far ahead of the stream the high-water offset is set: far enough that a record in flight is never waited for, and no
-    /// farther than need be, since after a crash everything below it is uncertain.
-    fn step(&self, routed: Offset) -> usize {
-        let lately = usize::try_from(routed.since(self.routed)).unwrap_or(usize::MAX);
-        let step = lately.saturating_mul(2);
-        step.clamp(limits::MIN_HIGH_STEP_BYTES, limits::MAX_HIGH_STEP_BYTES)
     }
 }
 
@@ -271,6 +317,12 @@ impl LaneConfig {
         }
         self.resume = resume;
     }
+}
+
+/// What a source says while nobody writes, and what is not sent on.
+pub(super) fn is_talk(frame: &Frame<'_>) -> bool {
+    let kind = command::find(frame).map(|command| command.kind);
+    matches!(kind, Some(Kind::Ping | Kind::Replconf))
 }
 
 impl Lane {
@@ -426,6 +478,7 @@ impl Lane {
     /// Writes records when it is time, and takes note of those that are answered. `tick`: the time, at a tick.
     pub(super) fn record_on(&mut self, tick: Option<u64>) {
         self.take_promise();
+        let waiting = self.waiting();
         let Some(records) = &mut self.records else {
             return;
         };
@@ -435,9 +488,8 @@ impl Lane {
             return;
         }
         // A command that is longer than a step waits for a record that reaches beyond it.
-        let waiting = self.intake.rest(&self.chunks).len();
-        let ahead = waiting.max(limits::MIN_HIGH_STEP_BYTES / 2);
-        let near = self.scanned.advanced(ahead) >= records.high;
+        let ahead = waiting.max(records.pace.step / 4);
+        let near = self.scanned.advanced(ahead) > records.high;
         let due = tick.is_some_and(|now_ms| now_ms >= records.next_ms);
         // What they do not tell of is kept in memory, for a spool to begin with.
         let applied = Offset(self.status.acknowledged_offset.load(Relaxed));
@@ -452,22 +504,41 @@ impl Lane {
                 self.write_records(routed, true);
             }
         } else if near || due || behind {
-            self.records_due(tick);
+            self.records_due(tick, waiting);
         }
     }
 
-    fn records_due(&mut self, tick: Option<u64>) {
-        let routed = self.routed();
+    /// How many bytes are yet to be handed over. What a source says while nobody writes is none.
+    fn waiting(&self) -> usize {
+        let mut rest = self.intake.rest(&self.chunks);
+        let waiting = rest.len();
+        let is_quiet = |records: &Records| records.pace.step == 0;
+        if waiting > limits::QUIET_BYTES as usize || !self.records.as_ref().is_some_and(is_quiet) {
+            return waiting;
+        }
+        while let Ok(Some(frame)) = scan(rest) {
+            if !is_talk(&frame) {
+                return waiting;
+            }
+            rest = &rest[frame.bytes().len()..];
+        }
+        0
+    }
+
+    fn records_due(&mut self, tick: Option<u64>, waiting: usize) {
         let Some(records) = &mut self.records else {
             return;
         };
-        let waiting = self.intake.rest(&self.chunks).len();
-        let high = self.scanned.advanced(waiting + records.step(routed));
+        let came_to = self.scanned.advanced(waiting);
         if let Some(now_ms) = tick {
             records.next_ms = now_ms + self.config.record_interval_ms;
-            records.routed = routed;
+            records.pace.end_interval(came_to, self.commands);
         }
-        self.write_records(high, false);
+        let mut step = records.pace.take_step(came_to, waiting);
+        if !self.settled {
+            step = step.max(limits::COPYING_HIGH_STEP_BYTES);
+        }
+        self.write_records(came_to.advanced(step), false);
     }
 
     /// Whether the last records of a lane that stops are answered.
@@ -543,6 +614,9 @@ impl Lane {
         let nothing_to_list = tells.is_some() && self.whole_slots().is_empty();
         if (nothing_to_list || !drafts.is_empty()) && drafts.iter().all(ready) {
             records.ending = ending;
+            // It may be lower than what the last ones promised.
+            self.route_until = self.route_until.min(high);
+            records.high = records.high.min(high);
             let seen = (self.targets.changes, self.targets.records_refused);
             let mut barriers = Vec::new();
             for (index, draft) in &drafts {
@@ -776,5 +850,73 @@ impl Targets {
         }
         let nodes = nodes.into_iter().enumerate();
         nodes.filter(|(_, slots)| !slots.is_empty()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIN: usize = limits::MIN_HIGH_STEP_BYTES;
+
+    /// The steps at the ends of intervals that bring so many bytes of commands each.
+    fn steps(pace: &mut Pace, intervals: &[u64]) -> Vec<usize> {
+        let mut at = pace.came_to;
+        let mut commands = pace.commands;
+        let step = |&bytes: &u64| {
+            at = at.advanced(bytes as usize);
+            commands += u64::from(bytes > 0);
+            pace.end_interval(at, commands);
+            pace.take_step(at, 0)
+        };
+        intervals.iter().map(step).collect()
+    }
+
+    fn pace() -> Pace {
+        Pace::beginning_at(Offset(1 << 40))
+    }
+
+    #[test]
+    fn the_step_is_twice_what_an_interval_brought() {
+        let bytes = MIN as u64;
+        let taken = steps(&mut pace(), &[bytes, 3 * bytes, 10, 1 << 40]);
+        let max = limits::MAX_HIGH_STEP_BYTES;
+        assert_eq!(taken, [2 * MIN, 6 * MIN, 3 * MIN, max]);
+    }
+
+    #[test]
+    fn what_an_interval_brings_at_once_counts_before_it_ends() {
+        let mut pace = pace();
+        let at = pace.came_to.advanced(10 * MIN);
+        assert_eq!(pace.take_step(at, MIN), 20 * MIN);
+    }
+
+    #[test]
+    fn a_load_is_forgotten_by_halves_and_then_a_silence_leaves_no_step() {
+        let mut pace = pace();
+        let quiet = limits::QUIET_INTERVALS as usize;
+        let mut intervals = vec![0; quiet + 1];
+        intervals[0] = 1 << 30;
+        let taken = steps(&mut pace, &intervals);
+        assert_eq!(taken[1], 2 * limits::REMEMBERED_PACE_BYTES as usize);
+        assert!(taken.is_sorted_by(|a, b| a > b || *b == MIN), "{taken:?}");
+        assert_eq!((taken[quiet - 1], taken[quiet]), (MIN, 0));
+        // The next write does not find it so.
+        assert_eq!(pace.take_step(pace.came_to.advanced(10), 10), MIN);
+    }
+
+    #[test]
+    fn a_single_command_ends_a_silence_and_what_the_source_says_does_not() {
+        let mut pace = pace();
+        let quiet = limits::QUIET_INTERVALS;
+        for _ in 0..quiet {
+            let at = pace.came_to.advanced(limits::QUIET_BYTES as usize);
+            pace.end_interval(at, 0);
+        }
+        assert_eq!(pace.take_step(pace.came_to, 0), 0);
+        pace.end_interval(pace.came_to.advanced(1), 1);
+        assert_eq!(pace.take_step(pace.came_to, 0), MIN);
+        pace.end_interval(pace.came_to.advanced(MIN), 1);
+        assert_eq!(pace.quiet, 0, "that were too many bytes");
     }
 }

@@ -68,12 +68,14 @@ impl Targets {
             self.status.count(count);
         }
         let next = match &kind {
-            ErrorKind::Moved { address, .. } => {
-                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Owner))
-            }
-            ErrorKind::Ask { address, .. } => {
-                Some(self.node_at(index, address).map_or(RETRY_SLOT, Next::Ask))
-            }
+            ErrorKind::Moved { address, .. } => Some(
+                self.node_at(index, address, true)
+                    .map_or(RETRY_SLOT, Next::Owner),
+            ),
+            ErrorKind::Ask { address, .. } => Some(
+                self.node_at(index, address, false)
+                    .map_or(RETRY_SLOT, Next::Ask),
+            ),
             ErrorKind::NoAuth | ErrorKind::NoPermission => None,
             ErrorKind::TryAgain => Some(RETRY_SLOT),
             kind => counted_as(kind).map(|_| Next::Retry { slot_only: false }),
@@ -301,8 +303,8 @@ impl Targets {
         ))
     }
 
-    /// The connection that a redirect names, new if it must be.
-    fn node_at(&mut self, from: usize, address: &str) -> Option<usize> {
+    /// The connection that a redirect names, new if it must be; `moved` if for good.
+    fn node_at(&mut self, from: usize, address: &str, moved: bool) -> Option<usize> {
         let (host, port) = address.rsplit_once(':')?;
         let port = port.parse().ok()?;
         // An empty host means: the one that said it.
@@ -310,10 +312,12 @@ impl Targets {
             "" | "?" => self.nodes[from].node.host.clone(),
             host => host.to_owned(),
         };
+        if moved {
+            self.note_redirect(from, &host, port);
+        }
         if let Some(index) = self.nodes.iter().position(|t| t.node.is_at(&host, port)) {
             return Some(index);
         }
-        self.note_redirect(&host, port);
         // Its id will be known with the next topology; until then the address stands for it.
         self.add_node(Node::new(address, host, port))
     }

@@ -17,17 +17,6 @@ pub struct Place {
     replicas: Vec<String>,
 }
 
-impl Place {
-    pub fn new(lane: u32, master: Node, slots: SlotSet) -> Self {
-        Self {
-            lane,
-            master,
-            slots,
-            replicas: Vec::new(),
-        }
-    }
-}
-
 /// All lanes' places.
 #[derive(Debug, Default)]
 pub struct Roster {
@@ -37,8 +26,17 @@ pub struct Roster {
 }
 
 impl Roster {
-    pub fn add(&mut self, place: Place) {
-        self.places.push(place);
+    /// A lane that begins to follow a master of this topology.
+    pub fn add(&mut self, lane: u32, master: Node, slots: SlotSet, topology: &Topology) {
+        let shard = topology.shard_by_id(&master.id);
+        let replicas = shard.into_iter().flat_map(|shard| &shard.replicas);
+        let replicas = replicas.map(|node| node.id.clone()).collect();
+        self.places.push(Place {
+            lane,
+            master,
+            slots,
+            replicas,
+        });
     }
 
     pub fn places(&self) -> &[Place] {
@@ -60,7 +58,7 @@ impl Roster {
     }
 
     /// Removes places, and tells whose they were.
-    pub(super) fn end(&mut self, ends: impl Fn(&Place) -> bool) -> Vec<u32> {
+    pub fn end(&mut self, ends: impl Fn(&Place) -> bool) -> Vec<u32> {
         let (ended, left) = std::mem::take(&mut self.places)
             .into_iter()
             .partition(|place| ends(place));
@@ -79,11 +77,9 @@ impl Roster {
                 .shard_by_id(&place.master.id)
                 .filter(|shard| !shard.slots.is_empty()),
         };
-        // A master that is still one belongs to its lane before any heir is looked for; and one that was a master before is no
-        // heir: a master that has given all its slots away becomes a replica of the one that got the last.
+        // A master that is still one belongs to its lane before any heir is looked for.
         let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
         let were_masters = std::mem::take(&mut self.masters);
-        taken.extend(were_masters.iter().map(String::as_str));
         self.masters = topology
             .shards
             .iter()
@@ -91,7 +87,7 @@ impl Roster {
             .collect();
         for place in &mut self.places {
             let same = own(place);
-            let heir = || place.heir(topology, &taken);
+            let heir = || place.heir(topology, &taken, &were_masters);
             let Some(shard) = same.or_else(heir) else {
                 continue;
             };
@@ -109,16 +105,26 @@ impl Roster {
 
 impl Place {
     /// The shard whose master has taken the place of this one's: a replica of it, or whoever has it as a replica now, or one that
-    /// has everything where nothing is known of this one any more.
-    fn heir<'t>(&self, topology: &'t Topology, taken: &[&str]) -> Option<&'t Shard> {
+    /// has everything where nothing is known of this one any more. The last two may have become that only now: a master that has
+    /// given all its slots away becomes a replica of the one that got the last.
+    fn heir<'t>(
+        &self,
+        topology: &'t Topology,
+        taken: &[&str],
+        were_masters: &[String],
+    ) -> Option<&'t Shard> {
         let free = |shard: &&Shard| !shard.slots.is_empty() && !taken.contains(&id_of(shard));
-        let is_related = |shard: &&Shard| {
+        let shards = topology.shards.iter().filter(free);
+        let was_replica = |shard: &&Shard| self.replicas.contains(&shard.master.id);
+        if let Some(heir) = shards.clone().find(was_replica) {
+            return Some(heir);
+        }
+        let mut shards = shards.filter(|shard| !were_masters.contains(&shard.master.id));
+        let is_followed = |shard: &&Shard| {
             let mut replicas = shard.replicas.iter();
-            self.replicas.contains(&shard.master.id)
-                || replicas.any(|node| node.id == self.master.id)
+            replicas.any(|node| node.id == self.master.id)
         };
-        let mut shards = topology.shards.iter().filter(free);
-        if let Some(heir) = shards.clone().find(is_related) {
+        if let Some(heir) = shards.clone().find(is_followed) {
             return Some(heir);
         }
         let is_known = topology.nodes().any(|node| node.id == self.master.id);
@@ -148,18 +154,18 @@ mod tests {
         Topology::cluster(shards, Vec::new()).expect("valid")
     }
 
-    /// Lanes of `a` with 0-99, and of `b` with the rest; both were looked at once.
+    /// Lanes of `a` with 0-99, and of `b` with the rest.
     fn roster(replicas_of_a: &[&str]) -> Roster {
         let before = cluster(vec![
             shard("a", replicas_of_a, "0-99"),
             shard("b", &[], "100-16383"),
         ]);
         let mut roster = Roster::default();
-        for (lane, shard) in before.shards.iter().enumerate() {
-            let place = Place::new(lane as u32, shard.master.clone(), shard.slots.clone());
-            roster.add(place);
-        }
         assert!(roster.follow(&before).is_empty());
+        for (lane, shard) in before.shards.iter().enumerate() {
+            let (master, slots) = (shard.master.clone(), shard.slots.clone());
+            roster.add(lane as u32, master, slots, &before);
+        }
         roster
     }
 

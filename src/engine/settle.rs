@@ -10,6 +10,7 @@ use super::lease::{Due, GRACE_MS, Owner, Unknown};
 use super::listing::Listing;
 use crate::fault::Fault;
 use crate::limits;
+use crate::position::Offset;
 use crate::resp::{Encoder, Frame};
 use crate::slot::slot_of;
 
@@ -65,6 +66,8 @@ pub(super) struct Settling {
     /// Polls of the source that are not applied yet: offset, and when it was asked for, in milliseconds since the start.
     polls: Vec<(u64, u64)>,
     polls_seen: u64,
+    /// When the lane had its first tick: earlier polls may be older than what a former lane sent.
+    first_tick_ms: Option<u64>,
     /// Everything that the source emitted before is applied: Unix time in milliseconds.
     pub applied_until_ms: u64,
     /// How many commands the stream had brought when it last brought one, and when that was noticed, as Unix time.
@@ -121,7 +124,7 @@ pub(super) fn will_pass(text: &str) -> bool {
 impl Lane {
     /// Looks after deadlines, once a tick.
     pub(super) fn settle_on(&mut self, now_ms: u64) {
-        self.note_polls();
+        self.note_polls(now_ms);
         let now = self.unix_ms_at_zero + now_ms;
         // Behind a copy waits what the source wrote meanwhile.
         if self.settling.commands_seen != self.commands || !self.settled {
@@ -148,11 +151,15 @@ impl Lane {
     }
 
     /// Learns up to when the source's past is applied.
-    fn note_polls(&mut self) {
+    fn note_polls(&mut self, now_ms: u64) {
+        let first_tick_ms = *self.settling.first_tick_ms.get_or_insert(now_ms);
         let poll = self.status.poll();
         let known = self.history.is_some_and(|id| id.as_str() == poll.replid);
         if poll.count != self.settling.polls_seen && known {
             self.settling.polls_seen = poll.count;
+            if poll.asked_ms > first_tick_ms {
+                self.targets.not_sent_from(Offset(poll.offset));
+            }
             // When the target is far behind, the newest few say enough.
             if self.settling.polls.len() >= limits::MAX_OPEN_POLLS {
                 self.settling.polls.pop();

@@ -18,6 +18,7 @@ use super::lane::{Lane, LaneConfig};
 use super::lookup::LookupQuestion;
 use super::motion::Passing;
 use super::options::DatabaseMap;
+use super::records::is_talk;
 use super::status::ErrorCount;
 use super::targets::Targets;
 use crate::command::rewrite::Features;
@@ -180,7 +181,10 @@ impl Lane {
             };
             let length = frame.bytes().len();
             if self.scanned.advanced(length) > self.route_until {
-                return Ok(());
+                // That is no write to wait for.
+                if self.router.open.is_some() || !is_talk(&frame) {
+                    return Ok(());
+                }
             }
             let found = classify(
                 &frame,

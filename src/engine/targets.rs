@@ -9,7 +9,7 @@
 //! Invariant: the units of one slot reach the target in the order in which they were sent here. Each slot has
 //! one connection at a time; it changes only when the former one has answered everything (`redirect`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::fence::Fence;
@@ -29,7 +29,7 @@ use crate::position::Offset;
 use crate::resp::{Frame, push_command, scan};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
 use crate::target::{Form, Greeting, Guard, Outcome, Unit, Writer, WriterError};
-use crate::topology::{Node, Topology, TopologyKind};
+use crate::topology::{Node, ServerRun, Topology, TopologyKind};
 
 /// Marks in `routes` beside indices of `nodes`.
 pub(super) const PARKED: u16 = u16::MAX;
@@ -57,7 +57,7 @@ pub(super) struct Target {
     /// Not to be asked about before, in milliseconds.
     pub fence_again_ms: u64,
     /// Which run of the server was last written to.
-    pub run_id: Option<String>,
+    pub run: Option<ServerRun>,
     /// Transactions that must not be repeated are without an answer, and their watermarks are not known.
     pub uncertain: bool,
     /// What is queued shall go elsewhere as soon as they are.
@@ -124,6 +124,8 @@ pub struct Targets {
     pub(super) fenced: bool,
     /// How many questions the fence was asked.
     pub(super) fences: u64,
+    /// What the masters that were met write: who followed one of these is the heir of its master.
+    pub(super) histories: BTreeSet<String>,
     /// A master took another's place.
     pub(super) rewound: Option<Fault>,
     /// Records that the target refused.
@@ -169,6 +171,7 @@ impl Targets {
             staging: None,
             outcomes: Vec::new(),
             fenced: false,
+            histories: BTreeSet::new(),
             fences: 0,
             rewound: None,
             records_refused: 0,
@@ -235,7 +238,7 @@ impl Targets {
             link: Link::Down { redial_at_ms: 0 },
             fence: Fence::Quiet,
             fence_again_ms: 0,
-            run_id: None,
+            run: None,
             uncertain: false,
             leaving: false,
             gate: Gate::default(),
@@ -263,6 +266,11 @@ impl Targets {
     }
 
     // Sending.
+
+    /// The source's stream ends here, and so does what a former process can have sent, however far ahead its records let it.
+    pub(super) fn not_sent_from(&mut self, end: Offset) {
+        self.repeated_until = self.repeated_until.min(end);
+    }
 
     /// Hands a unit, with one hold on its chunk, to the owner of `slot`.
     #[inline]

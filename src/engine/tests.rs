@@ -26,6 +26,8 @@ const GENERATION: Generation = Generation {
 mod deadlines;
 mod grouping;
 mod mending;
+mod moving;
+mod replaced;
 mod spooled;
 mod stopping;
 

@@ -19,7 +19,7 @@ use crate::engine::lane::{Lane, LaneConfig};
 use crate::engine::moves::{Moves, Orders};
 use crate::engine::options::{Existing, Grouping, OnExisting, OnUnsupported, SyncPlan};
 use crate::engine::records::Generations;
-use crate::engine::roster::{Place, Roster};
+use crate::engine::roster::Roster;
 use crate::engine::shared::Shared;
 use crate::engine::status::{LaneState, LaneStatus};
 use crate::engine::{Spooled, watched};
@@ -29,7 +29,7 @@ use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::spool::{Budget, Settings};
 use crate::target;
-use crate::topology::{Credentials, Node, TopologyKind};
+use crate::topology::{Credentials, Node, Topology, TopologyKind};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -186,12 +186,18 @@ impl Supervisor {
         }
         let now_ms = self.shared.millis_at(Instant::now());
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
-        self.give(orders, known);
+        self.give(orders, &topology, known);
         self.shared.set_frozen(self.moves.frozen());
+        if let Some(slots) = self.moves.overdue(now_ms) {
+            warn!(
+                "source: slots {slots} have been open for long, and what the target has of them stands still: finish their \
+                 migration, or call it off (redis-cli --cluster fix)"
+            );
+        }
     }
 
     /// Tells lanes which slots are theirs.
-    fn give(&mut self, orders: Orders, known: Option<&Claim>) {
+    fn give(&mut self, orders: Orders, topology: &Topology, known: Option<&Claim>) {
         for (lane, slots) in orders.leave {
             info!("source: slots {slots} move; what the target has of them stands still");
             self.order(lane, Order::Leave(slots));
@@ -209,8 +215,8 @@ impl Supervisor {
         for (master, slots) in orders.new {
             let status = self.shared.add_lane(&master.id, &master.name());
             self.statuses.insert(status.id, Arc::clone(&status));
-            let place = Place::new(status.id, master.clone(), slots.clone());
-            self.roster.add(place);
+            let (lane, ours) = (status.id, slots.clone());
+            self.roster.add(lane, master.clone(), ours, topology);
             self.openings.push(Opening {
                 status,
                 master,
@@ -272,8 +278,8 @@ impl Supervisor {
         self.openings = later;
         let due: Vec<Opening> = due;
         for mut opening in due {
-            if !self.is_needed(&opening) {
-                opening.status.set_state(LaneState::Stopped);
+            if opening.slots.is_empty() {
+                self.spare(&opening);
                 continue;
             }
             let found = match opening.known.take() {
@@ -293,11 +299,11 @@ impl Supervisor {
     }
 
     /// A lane that has nothing to write any more is not started: what it has left is written by nobody.
-    fn is_needed(&mut self, opening: &Opening) -> bool {
-        if opening.slots.is_empty() {
-            self.moves.left(opening.status.id, &opening.leaving);
-        }
-        !opening.slots.is_empty()
+    fn spare(&mut self, opening: &Opening) {
+        let lane = opening.status.id;
+        self.moves.left(lane, &opening.leaving);
+        self.roster.end(|place| place.lane == lane);
+        opening.status.set_state(LaneState::Stopped);
     }
 
     /// Shuts former connections of a lane out, and reads what the target knows.

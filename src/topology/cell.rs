@@ -36,8 +36,9 @@ impl TopologyCell {
     }
 
     /// Publishes `topology` unless it equals the current one; whether it did.
-    pub fn store(&self, topology: Topology) -> bool {
+    pub fn store(&self, mut topology: Topology) -> bool {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        topology.remember(&current);
         if **current == topology {
             return false;
         }

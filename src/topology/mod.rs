@@ -6,15 +6,18 @@
 //! - [`nodes`] reads `CLUSTER NODES`, which every version answers, with exact owners and open slots;
 //! - [`shards`] reads `CLUSTER SHARDS` (7.0 and later), for users who may not run the former;
 //! - [`change`] says what differs between two topologies;
+//! - `family` remembers which nodes have been master and replica of each other;
 //! - [`cell`] hands the current one to the lanes;
-//! - [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
+//! - `run` tells whether a server is still the one that it was; [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
 //!
 //! Invariants of a [`Topology`]: no slot belongs to two shards; no node id occurs twice; every shard has exactly
 //! one master.
 
 pub mod cell;
 pub mod change;
+mod family;
 pub mod nodes;
+mod run;
 pub mod server;
 pub mod shards;
 pub mod uri;
@@ -24,6 +27,7 @@ use std::collections::BTreeMap;
 
 pub use cell::TopologyCell;
 pub use change::TopologyChange;
+pub use run::ServerRun;
 pub use server::{Flavour, Role, ServerInfo, Version};
 pub use uri::{Credentials, Endpoint, Secret};
 pub use value::Value;
@@ -93,6 +97,7 @@ pub struct Topology {
     pub open_slots: Vec<OpenSlot>,
     /// Index into `shards` by slot, [`NOBODY`] where no master owns it.
     owners: Box<[u16]>,
+    families: family::Families,
 }
 
 const NOBODY: u16 = u16::MAX;
@@ -148,12 +153,15 @@ impl Topology {
             replicas: Vec::new(),
             slots: SlotSet::all(),
         };
-        Self {
+        let mut topology = Self {
             kind: TopologyKind::Single,
             shards: vec![shard],
             open_slots: Vec::new(),
             owners: vec![0; SLOT_COUNT].into(),
-        }
+            families: family::Families::new(),
+        };
+        topology.sort_into(family::Families::new());
+        topology
     }
 
     /// A cluster of these shards. Failed masters without slots are left out: they were replaced.
@@ -188,12 +196,15 @@ impl Topology {
             }
         }
         open_slots.sort_by_key(|open| open.slot);
-        Ok(Self {
+        let mut topology = Self {
             kind: TopologyKind::Cluster,
             shards,
             open_slots,
             owners: owners.into(),
-        })
+            families: family::Families::new(),
+        };
+        topology.sort_into(family::Families::new());
+        Ok(topology)
     }
 
     /// The shard that owns `slot`, as an index into [`Topology::shards`].

@@ -166,7 +166,7 @@ pub fn replication_position(info: &str) -> Result<(String, u64), InfoError> {
 }
 
 /// The value of `name:value`.
-fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines()
         .filter_map(|line| line.trim_end().split_once(':'))
         .find_map(|(key, value)| (key == name).then_some(value))

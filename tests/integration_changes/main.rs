@@ -360,6 +360,8 @@ family!(
     source_backlog_overrun,
     source_resharding,
     source_resharding_called_off,
+    source_resharding_while_killed,
+    source_slot_of_many_keys,
     source_master_drained,
     target_failover,
     target_resharding,

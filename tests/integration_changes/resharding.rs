@@ -253,3 +253,65 @@ fn owns(line: &str, slot: usize) -> bool {
         range.is_some_and(|(first, last)| (first..=last).contains(&slot))
     })
 }
+
+/// The program is killed; slots move while it is away, and while it is killed again and again. It copies what moved, not all.
+pub fn source_resharding_while_killed(family: Family) -> Result<()> {
+    while_replicating(family, of_source(), |rig| {
+        let slots = written_slots(rig, &rig.source, &rig.source.masters()[0])?;
+        let (away, others) = slots.split_at(slots.len() / 2);
+        rig.sync.kill();
+        for slot in away {
+            let [one, other] = rig.source.masters() else {
+                bail!("the source has two masters");
+            };
+            move_slot(&rig.source, *slot, one, other, || Ok(()))?;
+        }
+        rig.start_again()?;
+        wait_until_copied(rig, away.len() as u64)?;
+        for slot in others {
+            let [one, other] = rig.source.masters() else {
+                bail!("the source has two masters");
+            };
+            open_slot(*slot, one, other)?;
+            move_keys(*slot, one, other, 5)?;
+            rig.sync.kill();
+            rig.start_again()?;
+            let [one, other] = rig.source.masters() else {
+                bail!("the source has two masters");
+            };
+            move_keys(*slot, one, other, usize::MAX)?;
+            assign_slot(&rig.source, *slot, other)?;
+        }
+        rig.write_more()?;
+        wait_until_copied(rig, 0)?;
+        let copies = rig.sum("full_syncs")?;
+        ensure!(copies == 0, "{copies} copies of everything");
+        Ok(())
+    })
+}
+
+/// A slot of many keys, of all sizes, moves at once.
+pub fn source_slot_of_many_keys(family: Family) -> Result<()> {
+    while_replicating(family, of_source(), |rig| {
+        let [one, other] = rig.source.masters() else {
+            bail!("the source has two masters");
+        };
+        let slot = written_slots(rig, &rig.source, one)?[0];
+        let tags = (0..rig.setup.key_groups).map(|group| format!("w{group}"));
+        let mut tags = tags.filter(|tag| slot_of(tag.as_bytes()) == slot);
+        let tag = tags.next().expect("the slot is one of them");
+        let mut batch = Vec::new();
+        for number in 0..10_000 {
+            let key = format!("{{{tag}}}:many{number}");
+            let value = vec![b'v'; if number % 1_000 == 0 { 300_000 } else { 64 }];
+            batch.push(lab::Command::new(&[b"SET", key.as_bytes(), &value]));
+        }
+        for reply in one.connect()?.pipeline(&batch)? {
+            reply.ok()?;
+        }
+        move_slot(&rig.source, slot, one, other, || Ok(()))?;
+        wait_until_copied(rig, 1)?;
+        ensure!(rig.sum("slots.keys")? > 10_000, "keys are missing");
+        rig.copied_once()
+    })
+}

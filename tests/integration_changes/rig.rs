@@ -125,6 +125,13 @@ impl Rig {
         )
     }
 
+    /// Starts the program where another one was killed.
+    pub fn start_again(&mut self) -> Result<()> {
+        let (source, target) = (any_node(&self.source), any_node(&self.target));
+        self.sync = Slotstream::start(program(), &source, &target, &[])?;
+        Ok(())
+    }
+
     pub fn go_on_writing(&mut self) -> Result<()> {
         let options = WriterOptions {
             seed: self.seed,

@@ -22,6 +22,8 @@ pub struct Node {
     pub alive: bool,
     /// How often it was started.
     pub runs: u32,
+    /// The history that it followed before it was promoted.
+    pub followed: Option<String>,
     /// Connections of processes with a lower epoch were ended: nothing of them may be executed any more.
     pub shut_out: u32,
     pub store: Store,
@@ -55,6 +57,8 @@ pub struct Cluster {
     pub on_divergence: OnDivergence,
     pub grouping: Grouping,
     pub counts: Counts,
+    /// Nobody sees who would take a master's place.
+    pub hides_replicas: bool,
     /// Slots whose takers have not heard yet that they own them.
     pub finish_later: Vec<(Slot, usize)>,
     /// The keys of each command that was executed, where somebody wants to know.
@@ -158,6 +162,7 @@ impl Cluster {
             port: 7000 + index as u16,
             alive: true,
             runs: 1,
+            followed: None,
             shut_out: 0,
             store: Store::default(),
             view: owners.clone(),
@@ -179,6 +184,7 @@ impl Cluster {
             on_divergence: OnDivergence::Stop,
             grouping: Grouping::default(),
             counts: Counts::default(),
+            hides_replicas: false,
             finish_later: Vec::new(),
             journal: None,
         }
@@ -199,7 +205,10 @@ impl Cluster {
             let slots = (0..SLOT_COUNT).filter(|&slot| self.owners[slot] == index);
             shards.push(Shard {
                 master: TopologyNode::new(node.id.clone(), "10.0.0.1", node.port),
-                replicas: vec![node.replica()],
+                replicas: match self.hides_replicas {
+                    true => Vec::new(),
+                    false => vec![node.replica()],
+                },
                 slots: slots.map(|slot| slot as Slot).collect(),
             });
         }

@@ -3,12 +3,18 @@
 //! | sequence | rule | where |
 //! |---|---|---|
 //! | [`a_source_that_failed_over_below_the_high_water_offset_is_copied_again`] | what the source lost may be on the target up to the high-water offset | `engine::records` |
+//! | [`a_source_that_failed_over_while_nobody_wrote_is_gone_on_with_after_a_crash`] | and nothing is in doubt where no write is on its way | `engine::records` |
+//! | [`what_a_crash_left_in_doubt_ends_where_the_source_says_that_its_stream_does`] | nobody sent what was not written | `engine::settle` |
+//! | [`few_writes_after_a_crash_are_enough_to_tell_that_none_was_lost`] | little is in doubt where little is written | `engine::records` |
+//! | [`nothing_is_sent_behind_a_lower_high_water_offset_that_is_on_its_way`] | one that is lowered holds before it is answered | `engine::records` |
+//! | [`a_process_that_ends_well_leaves_nothing_in_doubt`] | the last record says that no more was sent than is answered | `engine::records` |
 //! | [`a_command_that_is_refused_is_not_passed_over_by_a_watermark_behind_it`] | a watermark goes out when everything before is answered | `engine::serial` |
 //! | [`a_copy_that_broke_off_is_not_gone_on_with_by_the_record_before_it`] | a record that says `copying` is nothing to go on from | `checkpoint::recovery` |
 //! | [`a_copy_that_was_only_announced_is_forgotten_with_its_process`] | it is one once a record on the target says so | `checkpoint::recovery` |
 //! | [`what_a_record_says_of_another_master_is_not_believed_when_that_lost_it`] | what is applied behind a record shows by its watermarks | `checkpoint::recovery` |
 //! | [`a_target_master_that_is_back_from_an_old_snapshot_gets_what_it_lost`] | another run of a server may lack what it answered | `engine::fence` |
 //! | [`a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has`] | and so may a promoted replica | `engine::fence` |
+//! | [`a_replica_that_nobody_saw_before_it_was_promoted_is_known_by_the_history_that_it_followed`] | though it is listed as any other master | `engine::fence` |
 //! | [`a_record_that_may_have_been_replaced_is_written_again`] | records say up to where anything was sent, whatever became of the last | `engine::records` |
 //! | [`what_may_have_been_applied_does_not_follow_its_slot_before_that_is_known`] | what is on its way stays with its connection until the fence has answered | `engine::redirect` |
 //! | [`a_watermark_that_was_evicted_is_missed`] | a watermark that a record names must be there | `checkpoint::recovery` |
@@ -21,7 +27,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use slotstream::checkpoint::{Record, State, watermark_key};
 use slotstream::engine::options::OnDivergence;
-use slotstream::engine::status::ErrorCount;
+use slotstream::engine::status::{ErrorCount, ResumeStep};
+use slotstream::limits;
 use slotstream::slot::{Slot, SlotSet, slot_of};
 
 use crate::cluster::Cluster;
@@ -154,6 +161,119 @@ fn a_source_that_failed_over_below_the_high_water_offset_is_copied_again() {
     world.count_on(3);
     world.settle_and_compare();
     assert_eq!(world.copies(), 2);
+}
+
+/// Longer than a source must be without writes for nothing to be in doubt.
+const QUIET_MS: u64 = (limits::QUIET_INTERVALS as u64 + 3) * limits::RECORD_INTERVAL_MS;
+
+impl World {
+    /// The process dies, and a replica that has everything takes over before the next one has come.
+    fn crash_and_fail_over(&mut self) {
+        self.cut_source();
+        let replica = self.source.save();
+        self.source.promote(replica, &mut self.tracker);
+        self.crash();
+        self.count_on(3);
+        self.settle_and_compare();
+    }
+
+    fn assert_gone_on_with(&self) {
+        assert_eq!((self.copies(), self.source.partial_syncs), (1, 1));
+        let (step, why) = self.status.resume().expect("it has begun");
+        assert_eq!(step, ResumeStep::PartialPromoted, "{why}");
+    }
+}
+
+#[test]
+fn a_source_that_failed_over_while_nobody_wrote_is_gone_on_with_after_a_crash() {
+    let mut world = world(2);
+    // What it says meanwhile is in nobody's way.
+    for _ in 0..3 {
+        world.run_for(QUIET_MS / 2);
+        world.source.say(&["PING"]);
+        world.run_for(10);
+        world.source.say(&["REPLCONF", "GETACK", "*"]);
+    }
+    world.run_for(QUIET_MS / 2);
+    world.crash_and_fail_over();
+    world.assert_gone_on_with();
+}
+
+#[test]
+fn a_write_after_a_silence_is_in_doubt_again() {
+    let mut world = world(2);
+    world.run_for(QUIET_MS);
+    let replica = world.source.save();
+    world.count_on(1);
+    world.run_until_applied();
+    world.cut_source();
+    world.source.promote(replica, &mut world.tracker);
+    world.crash();
+    world.count_on(3);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 2);
+}
+
+#[test]
+fn what_a_crash_left_in_doubt_ends_where_the_source_says_that_its_stream_does() {
+    let mut world = world(2);
+    world.count_on(10);
+    world.run_until_applied();
+    world.crash();
+    // Nothing more is written.
+    world.settle_and_compare();
+    world.run_for(QUIET_MS);
+    world.crash_and_fail_over();
+    assert_eq!((world.copies(), world.source.partial_syncs), (1, 2));
+}
+
+#[test]
+fn few_writes_after_a_crash_are_enough_to_tell_that_none_was_lost() {
+    let mut world = world(2);
+    // A few hundred bytes in each interval.
+    for _ in 0..20 {
+        world.count_on(2);
+        world.run_for(limits::RECORD_INTERVAL_MS / 2);
+    }
+    world.cut_source();
+    let before = world.source.offset();
+    while world.source.offset() < before + 20_000 {
+        world.count_on(10);
+    }
+    world.crash_and_fail_over();
+    world.assert_gone_on_with();
+}
+
+#[test]
+fn nothing_is_sent_behind_a_lower_high_water_offset_that_is_on_its_way() {
+    let mut world = world(2);
+    world.network.chunk = 1 << 20;
+    let value = vec![b'v'; limits::MIN_HIGH_STEP_BYTES];
+    let write = |world: &mut World, number: usize| {
+        let key = format!("{{a}}{number}").into_bytes();
+        world.write_args(&[b"SET".to_vec(), key, value.clone()]);
+    };
+    (0..30).for_each(|number| write(&mut world, number));
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.frozen = true;
+    world.run_for(limits::RECORD_INTERVAL_MS + 100);
+    // Below the former one.
+    (0..50).for_each(|number| write(&mut world, number));
+    world.run_for(100);
+    world.settle_and_compare();
+}
+
+#[test]
+fn a_process_that_ends_well_leaves_nothing_in_doubt() {
+    let mut world = world(2);
+    world.count_on(50);
+    let begun = world.begun;
+    world.stop();
+    world.run_until(5_000, "its end", |world| world.begun > begun);
+    for record in world.records() {
+        assert_eq!(record.high, record.position.offset);
+    }
 }
 
 #[test]
@@ -313,6 +433,22 @@ fn a_takeover_during_a_failover_of_the_target_goes_on_from_what_the_replica_has(
     world.promote_lagging(&lagging);
     world.publish_view(0);
     world.as_rival(|world| world.publish_view(0));
+    world.count_on(10);
+    world.settle_and_compare();
+    assert_eq!(world.copies(), 1);
+}
+
+#[test]
+fn a_replica_that_nobody_saw_before_it_was_promoted_is_known_by_the_history_that_it_followed() {
+    let mut cluster = Cluster::new(2, false);
+    cluster.hides_replicas = true;
+    let mut world = recording(cluster);
+    let lagging = world.save(1);
+    world.count_on(10);
+    world.settle_and_compare();
+    world.run_until_recorded();
+    world.promote_lagging(&lagging);
+    world.publish_view(0);
     world.count_on(10);
     world.settle_and_compare();
     assert_eq!(world.copies(), 1);

@@ -17,7 +17,7 @@ use slotstream::engine::records::Generations;
 use slotstream::fault::{Fault, FaultKind};
 use slotstream::limits;
 use slotstream::slot::{Slot, slot_of};
-use slotstream::topology::Topology;
+use slotstream::topology::{ServerRun, Topology};
 
 use crate::cluster::Node;
 use crate::model::{Bytes, Store, Value};
@@ -164,9 +164,9 @@ impl World {
     }
 
     /// Which run of its server each master is.
-    pub fn runs(&self) -> Vec<(String, String)> {
+    pub fn runs(&self) -> Vec<(String, ServerRun)> {
         let nodes = self.cluster.nodes.iter();
-        nodes.map(|node| (self.id_of(node), run_id(node))).collect()
+        nodes.map(|node| (self.id_of(node), run_of(node))).collect()
     }
 
     fn id_of(&self, node: &Node) -> String {
@@ -246,11 +246,11 @@ impl World {
         self.forsaken
             .retain(|(session, _)| nodes[session.node].port != port);
         let node = nodes.iter().find(|node| node.port == port && node.alive);
-        let run_id = node.map(run_id);
+        let run = node.map(run_of);
         let marks: BTreeMap<Slot, Watermark> = self.bookkeeping().watermarks;
         let asked = question.slots.iter();
         FenceAnswer::Clear {
-            run_id: run_id.filter(|_| question.connected),
+            run: run.filter(|_| question.connected),
             watermarks: asked
                 .filter_map(|slot| Some((*slot, *marks.get(slot)?)))
                 .collect(),
@@ -268,8 +268,10 @@ impl World {
     pub fn promote_lagging(&mut self, saved: &Saved) {
         let node = saved.node;
         trace::note(|| format!("node {node} fails over to a replica that lags"));
+        let followed = run_of(&self.cluster.nodes[node]).replid;
         self.fall_back(saved);
         self.cluster.fail_over(node);
+        self.cluster.nodes[node].followed = Some(followed);
     }
 
     fn fall_back(&mut self, saved: &Saved) {
@@ -312,8 +314,13 @@ pub fn taken_over() -> Fault {
     Fault::new(FaultKind::TakenOver, "the link was taken over")
 }
 
-fn run_id(node: &Node) -> String {
-    format!("{}-{}", node.id, node.runs)
+fn run_of(node: &Node) -> ServerRun {
+    let run_id = format!("{}-{}", node.id, node.runs);
+    ServerRun {
+        replid: format!("history of {run_id}"),
+        run_id,
+        followed: node.followed.clone(),
+    }
 }
 
 fn text_of(bytes: &[u8]) -> &str {

@@ -358,10 +358,17 @@ impl World {
             world.lane.progress().acknowledged.0 == offset
                 && world.source.acked == offset
                 && world.tracker.open() == 0
+                && world.is_mended()
                 && !world.is_contested()
                 && world.stops_until_ms.is_none()
                 && world.status.state() == LaneState::Streaming
         });
+    }
+
+    /// No offset tells of what the source lost last, when it has written nothing since.
+    fn is_mended(&self) -> bool {
+        let mut nodes = 0..self.cluster.nodes.len();
+        self.lane.keys_owed() == 0 && nodes.all(|node| self.is_drained(node))
     }
 
     /// What the disk may take when all that is left goes through it: a block is written and read back, and may have a segment of

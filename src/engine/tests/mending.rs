@@ -31,7 +31,7 @@ fn dumped(text: &str) -> Vec<u8> {
 }
 
 impl Rig {
-    fn question(&mut self) -> (u64, MendQuestion) {
+    pub(super) fn question(&mut self) -> (u64, MendQuestion) {
         self.wait(limits::MEND_RETRY_MS);
         let mut questions = self.lane.take_mend_questions();
         assert_eq!(questions.len(), 1, "one question");
@@ -39,7 +39,7 @@ impl Rig {
     }
 
     /// Answers a question: the texts of its keys at an offset, in the order of the keys.
-    fn tell(&mut self, ticket: u64, offset: u64, values: &[Option<&str>]) {
+    pub(super) fn tell(&mut self, ticket: u64, offset: u64, values: &[Option<&str>]) {
         let taken = |text: &Option<&str>| {
             text.map(|text| Taken {
                 payload: dumped(text),
@@ -56,18 +56,18 @@ impl Rig {
             .unwrap();
     }
 
-    fn offset(&self) -> u64 {
+    pub(super) fn offset(&self) -> u64 {
         self.lane.progress().received.0
     }
 }
 
-fn names(question: &MendQuestion) -> Vec<&str> {
+pub(super) fn names(question: &MendQuestion) -> Vec<&str> {
     let keys = question.keys.keys.iter();
     keys.map(|(_, key)| std::str::from_utf8(key).unwrap())
         .collect()
 }
 
-fn words(commands: &[u8]) -> Vec<String> {
+pub(super) fn words(commands: &[u8]) -> Vec<String> {
     let mut rest = commands;
     let mut lines = Vec::new();
     while let Ok(Some(frame)) = crate::resp::scan(rest) {
@@ -379,7 +379,7 @@ fn a_mend_that_was_on_its_way_is_sent_again_although_the_slot_was_as_far_before(
         offset: Offset(end),
     };
     let answer = FenceAnswer::Clear {
-        run_id: None,
+        run: None,
         watermarks: [(15495, watermark)].into(),
     };
     rig.lane.fenced(index, number, answer, rig.now_ms).unwrap();

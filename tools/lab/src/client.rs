@@ -74,7 +74,10 @@ impl Endpoint {
 
     /// A connection to one server of the deployment, signed in.
     pub fn connect(&self, address: &str) -> Result<Connection> {
-        let mut connection = Connection::open(address)?;
+        self.sign_in(Connection::open(address)?)
+    }
+
+    fn sign_in(&self, mut connection: Connection) -> Result<Connection> {
         if let Some(password) = &self.password {
             match &self.user {
                 Some(user) => connection.call(&["AUTH", user, password])?,
@@ -108,16 +111,28 @@ pub struct Client {
     owners: Vec<usize>,
     cluster: bool,
     connections: HashMap<String, Connection>,
+    /// How long an answer may take, if not as long as usual.
+    patience: Option<Duration>,
 }
 
 impl Client {
     pub fn connect(endpoint: &Endpoint) -> Result<Client> {
+        Client::start(endpoint, None)
+    }
+
+    /// The same for a deployment in which some servers may never answer.
+    pub fn connect_impatient(endpoint: &Endpoint, patience: Duration) -> Result<Client> {
+        Client::start(endpoint, Some(patience))
+    }
+
+    fn start(endpoint: &Endpoint, patience: Option<Duration>) -> Result<Client> {
         let mut client = Client {
             endpoint: endpoint.clone(),
             masters: Vec::new(),
             owners: Vec::new(),
             cluster: false,
             connections: HashMap::new(),
+            patience,
         };
         client.discover()?;
         Ok(client)
@@ -159,7 +174,11 @@ impl Client {
     /// The connection to one server, opened at its first use.
     pub fn connection(&mut self, address: &str) -> Result<&mut Connection> {
         if !self.connections.contains_key(address) {
-            let connection = self.endpoint.connect(address)?;
+            let connection = Connection::open(address)?;
+            if let Some(patience) = self.patience {
+                connection.set_patience(patience)?;
+            }
+            let connection = self.endpoint.sign_in(connection)?;
             self.connections.insert(address.to_owned(), connection);
         }
         Ok(self
@@ -226,6 +245,11 @@ impl Client {
         &self.masters[if self.cluster { self.owners[slot] } else { 0 }]
     }
 
+    /// The master that a command goes to, as last seen.
+    pub fn owner_of(&self, command: &Command) -> &str {
+        &self.masters[self.owner(command)]
+    }
+
     fn owner(&self, command: &Command) -> usize {
         match command.key() {
             Some(key) if self.cluster => self.owners[slot_of(key)],
@@ -267,6 +291,11 @@ impl Client {
         }
     }
 
+    /// Gives the connection to one server up: what it has not answered yet is nobody's any more.
+    pub fn disconnect(&mut self, address: &str) {
+        self.connections.remove(address);
+    }
+
     /// Gives all connections up, and asks who is there.
     pub fn reconnect(&mut self) -> Result<()> {
         self.connections.clear();
@@ -282,6 +311,8 @@ impl Client {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     self.connections.remove(address);
+                    // The next time others are asked first: this one may cost all the patience again.
+                    self.endpoint.seeds.sort_by_key(|seed| seed == address);
                     reason = Some(error);
                 }
             }
@@ -336,7 +367,8 @@ impl Client {
     }
 }
 
-fn is_redirect(error: &str) -> bool {
+/// Whether a refusal says that another server, or the same one later, takes the command.
+pub fn is_redirect(error: &str) -> bool {
     [
         "MOVED ",
         "ASK ",

@@ -117,6 +117,14 @@ impl Cluster {
         self.nodes[0].endpoint()
     }
 
+    /// The cluster, found through whichever of its nodes lives.
+    pub fn all_nodes(&self) -> Endpoint {
+        Endpoint {
+            seeds: self.nodes.iter().map(Server::address).collect(),
+            ..self.endpoint()
+        }
+    }
+
     /// `redis://...` of the first node.
     pub fn uri(&self) -> String {
         self.nodes[0].uri()
@@ -212,7 +220,7 @@ fn add_slots(connection: &mut Connection, slots: &[RangeInclusive<usize>]) -> Re
 }
 
 /// All slots, in as many runs of equal length as there are masters.
-fn even_slots(masters: usize) -> Vec<Vec<RangeInclusive<usize>>> {
+pub(crate) fn even_slots(masters: usize) -> Vec<Vec<RangeInclusive<usize>>> {
     (0..masters)
         .map(|index| {
             let first = index * SLOT_COUNT / masters;

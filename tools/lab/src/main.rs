@@ -1,8 +1,8 @@
 //! `lab`: the servers of the tests, by hand.
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
-use lab::torture::{self, Variant};
+use clap::{Args, Parser, Subcommand};
+use lab::torture::{self, Kind, Variant};
 use lab::{
     Client, Cluster, ClusterOptions, CompareOptions, Endpoint, Family, LoadOptions, Server,
     ServerOptions, Version, WriterOptions, Writers,
@@ -109,33 +109,81 @@ enum Job {
 enum Torture {
     /// Crash slotstream, its connections to the target, or have two of it; exits with 1 where anything is wrong
     Crash {
-        /// The slotstream program
+        #[command(flatten)]
+        run: Run,
+        /// What breaks: kill, copy, proxy, twice, stop [default: kill]
         #[arg(long)]
-        program: PathBuf,
-        /// What breaks: kill, copy, proxy, twice, stop
-        #[arg(long, default_value = "kill")]
-        variant: Variant,
-        #[arg(long, value_name = "VERSION", default_value = "redis-7.0")]
-        server: Family,
-        /// Of everything random; another each time if not given
-        #[arg(long)]
-        seed: Option<u64>,
-        /// How long things break [default: 60, unless --kills is given]
-        #[arg(long)]
-        seconds: Option<u64>,
+        variant: Option<String>,
         /// How often things break [default: without an end; 10 for copy]
         #[arg(long)]
         kills: Option<u64>,
-        /// In the source before the first copy [default: 10000; 300000 for copy]
-        #[arg(long)]
-        keys: Option<usize>,
-        /// Commands that are written in a second
-        #[arg(long, default_value_t = 5_000)]
-        rate: u64,
-        /// Directory for logs, which stay if anything is wrong [default: a new one for temporary files]
-        #[arg(long)]
-        logs: Option<PathBuf>,
     },
+    /// Move slots between the source's masters; exits with 1 where anything is wrong
+    Reshard {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        change: Change,
+        /// How they move: classic, atomic (Valkey 9); all: everything at once [default: classic]
+        #[arg(long)]
+        variant: Option<String>,
+    },
+    /// Fail masters of the source over; exits with 1 where anything is wrong
+    Failover {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        change: Change,
+        /// failover; all: everything at once [default: failover]
+        #[arg(long)]
+        variant: Option<String>,
+    },
+    /// Fail masters of the target over, and move its slots; exits with 1 where anything is wrong
+    Target {
+        #[command(flatten)]
+        run: Run,
+        #[command(flatten)]
+        change: Change,
+        /// failover; moves: slots move; reshard, atomic (Valkey 9): both; all: everything at once [default: failover]
+        #[arg(long)]
+        variant: Option<String>,
+    },
+}
+
+/// What all kinds of torture are told.
+#[derive(Args)]
+struct Run {
+    /// The slotstream program
+    #[arg(long)]
+    program: PathBuf,
+    #[arg(long, value_name = "VERSION", default_value = "redis-7.0")]
+    server: Family,
+    /// Of everything random; another each time if not given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How long things break [default: 60, unless it is given how often]
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// In the source before the first copy [default: 10000; 300000 for copy]
+    #[arg(long)]
+    keys: Option<usize>,
+    /// Commands that are written in a second
+    #[arg(long, default_value_t = 5_000)]
+    rate: u64,
+    /// Directory for logs, which stay if anything is wrong [default: a new one for temporary files]
+    #[arg(long)]
+    logs: Option<PathBuf>,
+}
+
+/// What those kinds are told that change the clusters.
+#[derive(Args)]
+struct Change {
+    /// Kill slotstream now and then, too
+    #[arg(long)]
+    kills: bool,
+    /// How often things break [default: without an end]
+    #[arg(long)]
+    strikes: Option<u64>,
 }
 
 fn main() -> ExitCode {
@@ -243,30 +291,43 @@ fn run(job: Job) -> Result<ExitCode> {
             })?;
             Ok(ExitCode::SUCCESS)
         }
-        Job::Torture { kind } => crash(kind),
+        Job::Torture { kind } => torture(kind),
     }
 }
 
-fn crash(kind: Torture) -> Result<ExitCode> {
-    let Torture::Crash {
-        program,
-        variant,
-        server,
-        seed,
-        seconds,
-        kills,
-        keys,
-        rate,
-        logs,
-    } = kind;
-    let seed = seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
-    let mut options = torture::Options::new(program, variant, server, seed);
-    let seconds = seconds.or(kills.is_none().then_some(60));
+fn torture(kind: Torture) -> Result<ExitCode> {
+    let (kind, run, variant, strikes, kills) = match kind {
+        Torture::Crash {
+            run,
+            variant,
+            kills,
+        } => (Kind::Crash, run, variant, kills, false),
+        Torture::Reshard {
+            run,
+            change,
+            variant,
+        } => (Kind::Reshard, run, variant, change.strikes, change.kills),
+        Torture::Failover {
+            run,
+            change,
+            variant,
+        } => (Kind::Failover, run, variant, change.strikes, change.kills),
+        Torture::Target {
+            run,
+            change,
+            variant,
+        } => (Kind::Target, run, variant, change.strikes, change.kills),
+    };
+    let variant = Variant::find(kind, variant.as_deref())?;
+    let seed = run.seed.unwrap_or_else(|| fastrand::u64(1..1_000_000));
+    let mut options = torture::Options::new(run.program, variant, run.server, seed);
+    let seconds = run.seconds.or(strikes.is_none().then_some(60));
     options.duration = seconds.map(Duration::from_secs);
-    options.strikes = kills;
-    options.keys = keys.unwrap_or(options.keys);
-    options.commands_per_second = rate;
-    options.logs = logs.unwrap_or(options.logs);
+    options.strikes = strikes;
+    options.kills = kills;
+    options.keys = run.keys.unwrap_or(options.keys);
+    options.commands_per_second = run.rate;
+    options.logs = run.logs.unwrap_or(options.logs);
     options.verbose = true;
     let summary = torture::run(&options)?;
     println!("{summary}");

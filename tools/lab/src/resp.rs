@@ -44,6 +44,11 @@ impl Command {
     pub fn encoded(&self) -> &[u8] {
         &self.encoded
     }
+
+    /// Whether the command consists of this one word.
+    pub fn is_bare(&self, word: &str) -> bool {
+        self.encoded == encode(&[word])
+    }
 }
 
 impl fmt::Debug for Command {
@@ -159,6 +164,13 @@ impl Connection {
 
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// How long an answer may take.
+    pub fn set_patience(&self, patience: Duration) -> Result<()> {
+        self.stream.set_read_timeout(Some(patience))?;
+        self.stream.set_write_timeout(Some(patience))?;
+        Ok(())
     }
 
     /// Queues a command; [`Connection::flush`] sends what is queued.

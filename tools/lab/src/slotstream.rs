@@ -162,9 +162,11 @@ impl Slotstream {
         self.wait(timeout, "all writes to be applied", |sync| {
             let status = sync.status()?;
             let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
-            Ok(written.iter().all(|(source, offset)| {
+            Ok(written.iter().all(|(source, replid, offset)| {
                 lanes.iter().any(|lane| {
                     lane["source"] == source.as_str()
+                        // Offsets of a history that ended in a failover may be larger.
+                        && lane["replid"] == replid.as_str()
                         && lane["acknowledged_offset"].as_u64() >= Some(*offset)
                 })
             }))
@@ -253,16 +255,17 @@ impl Output {
     }
 }
 
-/// The replication offset of each master, by its address.
-fn source_offsets(source: &Endpoint) -> Result<Vec<(String, u64)>> {
+/// Address, replication id and offset of each master.
+fn source_offsets(source: &Endpoint) -> Result<Vec<(String, String, u64)>> {
     let mut client = Client::connect(source)?;
     let masters = client.masters().to_vec();
     masters
         .into_iter()
         .map(|master| {
             let connection = client.connection(&master)?;
+            let replid = info_field(connection, "replication", "master_replid")?;
             let offset = info_field(connection, "replication", "master_repl_offset")?;
-            Ok((master, offset.parse()?))
+            Ok((master, replid, offset.parse()?))
         })
         .collect()
 }

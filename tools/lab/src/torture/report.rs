@@ -24,6 +24,11 @@ pub struct Summary {
     pub incarnations: u64,
     /// Commands that the writers had answered.
     pub commands: u64,
+    /// Commands that they gave up, because masters changed.
+    pub given_up: u64,
+    /// Where slots moved.
+    pub moved_keys: u64,
+    pub moved_slots: u64,
     /// As the source masters count them.
     pub full_syncs: u64,
     /// Of these, those behind the first copy, though nothing was lost from the backlog.
@@ -31,6 +36,8 @@ pub struct Summary {
     pub partial_syncs: u64,
     /// How lanes took up their work, as far as the status page told before the process ended.
     pub resumed: BTreeMap<String, u64>,
+    /// Where the clusters change: why lanes took a full copy, though they had one.
+    pub copied_because: BTreeMap<String, u64>,
     pub comparisons: u64,
     /// Keys of the last comparison.
     pub keys: usize,
@@ -72,13 +79,27 @@ impl fmt::Display for Summary {
         writeln!(formatter, "{}: {:.1} s", self.title, self.seconds)?;
         writeln!(formatter, "  strikes       {}", counts(strikes.collect()))?;
         writeln!(formatter, "  incarnations  {}", self.incarnations)?;
-        writeln!(formatter, "  commands      {} written", self.commands)?;
+        writeln!(
+            formatter,
+            "  commands      {} written, {} given up",
+            self.commands, self.given_up
+        )?;
+        if self.moved_slots > 0 {
+            writeln!(
+                formatter,
+                "  moved         {} keys, {} slots",
+                self.moved_keys, self.moved_slots
+            )?;
+        }
         writeln!(
             formatter,
             "  resyncs       {} full, {} partial",
             self.full_syncs, self.partial_syncs
         )?;
         writeln!(formatter, "  resume steps  {}", counts(resumed.collect()))?;
+        for (why, count) in &self.copied_because {
+            writeln!(formatter, "  full copies   {count}: {why}")?;
+        }
         write!(
             formatter,
             "  comparisons   {}, of {} keys at last: {} differences",

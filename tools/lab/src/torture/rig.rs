@@ -1,17 +1,20 @@
 //! What all variants stand on: two clusters, writers, the process that is tortured, and the comparison.
 
+use super::change::Plan;
+use super::moving::Way;
 use super::report::{Journal, Summary};
+use super::shape::{Outage, Side, make_whole};
 use super::{Options, Variant};
 use crate::Result;
 use crate::client::{Client, Endpoint};
-use crate::cluster::{Cluster, ClusterOptions};
+use crate::cluster::{Cluster, ClusterOptions, even_slots};
 use crate::compare::{CompareOptions, compare};
-use crate::load::{Kind, LoadOptions, key_name, lives_for_seconds, load};
+use crate::load::{FUNCTION_LIBRARY, Kind, LoadOptions, key_name, lives_for_seconds, load};
 use crate::proxy::Proxy;
 use crate::resp::Command;
 use crate::server::{Server, ServerOptions, free_port};
 use crate::slotstream::Slotstream;
-use crate::version::version;
+use crate::version::{Version, version};
 use crate::writers::{WriterOptions, Writers};
 use anyhow::{Context, bail};
 use fastrand::Rng;
@@ -27,9 +30,13 @@ pub const LINK: &str = "torture-rack";
 const BACKLOG: &str = "repl-backlog-size 256mb";
 /// A lane that was away reads all of that at once.
 const NO_BUFFER_LIMIT: &str = "client-output-buffer-limit replica 0 0 0";
+/// A master that is silent for so long is replaced.
+const NODE_TIMEOUT: &str = "cluster-node-timeout 2000";
 /// Sets of keys that are written all the time, and seldom.
-const HOT_GROUPS: usize = 40;
-const COLD_GROUPS: usize = 2_000;
+pub const HOT_GROUPS: usize = 40;
+pub const COLD_GROUPS: usize = 2_000;
+/// Where slots move, keys of each of the hot groups that are tied to each other.
+const TIED_KEYS: usize = 150;
 /// After so long at the latest the writers pause and both sides are compared: what went wrong is then not far back.
 const ROUND: Duration = Duration::from_secs(60);
 /// For everything that ends well in a moment.
@@ -38,17 +45,25 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 const RECORD_PAUSE: Duration = Duration::from_secs(2);
 /// 6.0 sends how long a key still lives, so what waits ends later by as much as it waited.
 const RELATIVE_TTL_TOLERANCE: Duration = Duration::from_secs(60);
-const LISTED_DIFFERENCES: usize = 10;
+/// `MIGRATE` hands over how long a key still lives, so its end comes later by as much as it was on its way.
+const MOVED_TTL_TOLERANCE: Duration = Duration::from_secs(10);
+const LISTED_DIFFERENCES: usize = 40;
 /// After so many nothing more is broken: more would tell nothing more.
 const MAX_FAULTS: usize = 20;
 /// Characters of one of them that are shown: it may hold the output of a process.
 const FAULT_LENGTH: usize = 2_500;
+
+/// Of a log whose process ended by itself.
+const LAST_LINES: usize = 8;
 
 pub struct Rig {
     pub options: Options,
     pub random: Rng,
     pub source: Cluster,
     target: Cluster,
+    plan: Option<Plan>,
+    /// Nodes that are dead or stand still at present.
+    pub outages: Vec<Outage>,
     /// One before each node of the target, in variants that break the network.
     pub proxies: Vec<Proxy>,
     pub journal: Journal,
@@ -67,6 +82,10 @@ pub struct Rig {
     first_copies: u64,
     /// The process that made it whole; later ones need no snapshot.
     copied_by: Option<u64>,
+    /// What was last noted of the lanes.
+    lanes_told: String,
+    /// Lines of the present process's log that were looked at.
+    log_lines_seen: usize,
 }
 
 /// One of the processes, from first to last.
@@ -80,19 +99,27 @@ impl Rig {
     pub fn start(options: &Options) -> Result<Rig> {
         let mut journal = Journal::start(&options.logs, options.verbose)?;
         let version = version(options.family)?;
-        let cluster = |extra: &[&str]| ClusterOptions {
-            server: ServerOptions {
-                extra: extra.iter().map(|line| (*line).to_owned()).collect(),
-                diskless: true,
-                ..ServerOptions::default()
-            },
-            slots: None,
+        let plan = Plan::of(options);
+        let mut random = Rng::with_seed(options.seed);
+        let mut lines = vec![BACKLOG.to_owned(), NO_BUFFER_LIMIT.to_owned()];
+        let source = match &plan {
+            Some(plan) => {
+                lines.extend(lines_for_changes(options, plan, &mut random));
+                changing_source(&version, plan, &lines)?
+            }
+            None => Cluster::start(&version, SOURCE_MASTERS, 0, cluster(&lines))?,
         };
-        let source_options = cluster(&[BACKLOG, NO_BUFFER_LIMIT]);
-        let source = Cluster::start(&version, SOURCE_MASTERS, 0, source_options)?;
-        let (target, proxies) = match options.variant.has_proxies() {
-            true => Cluster::start_behind_proxies(&version, TARGET_MASTERS, 0, cluster(&[]))?,
-            false => {
+        let (target, proxies) = match &plan {
+            Some(plan) => {
+                let replicas = usize::from(plan.target_failovers);
+                let options = cluster(&lines);
+                let target = Cluster::start(&version, TARGET_MASTERS, replicas, options)?;
+                (target, Vec::new())
+            }
+            None if options.variant.has_proxies() => {
+                Cluster::start_behind_proxies(&version, TARGET_MASTERS, 0, cluster(&[]))?
+            }
+            None => {
                 let target = Cluster::start(&version, TARGET_MASTERS, 0, cluster(&[]))?;
                 (target, Vec::new())
             }
@@ -107,20 +134,23 @@ impl Rig {
             remove_short_lived(&mut source.client()?, &loaded)?;
         }
         let summary = Summary {
-            title: format!("{}, {version}, seed {}", options.variant, options.seed),
+            title: format!("{}, {version}, seed {}", options.title(), options.seed),
             ..Summary::default()
         };
         journal.tell(&format!(
-            "{}: {SOURCE_MASTERS} masters to {TARGET_MASTERS}, {} keys; logs in {}",
+            "{}: {} masters to {TARGET_MASTERS}, {} keys; logs in {}",
             summary.title,
+            source.masters().len(),
             report.keys,
             options.logs.display()
         ));
         Ok(Rig {
             options: options.clone(),
-            random: Rng::with_seed(options.seed),
+            random,
             source,
             target,
+            plan,
+            outages: Vec::new(),
             proxies,
             journal,
             summary,
@@ -132,6 +162,8 @@ impl Rig {
             round: 0,
             first_copies: 0,
             copied_by: None,
+            lanes_told: String::new(),
+            log_lines_seen: 0,
         })
     }
 
@@ -145,6 +177,18 @@ impl Rig {
             self.fault(format!("{copies} snapshots of {SOURCE_MASTERS} masters"));
         }
         self.journal.tell("the first copy is there");
+        self.go_round(strike)
+    }
+
+    /// The same where the source's nodes change places, so that their own counts of snapshots tell nothing.
+    pub fn changing_rounds(&mut self, strike: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
+        self.launch()?;
+        self.settle()?;
+        self.journal.tell("the first copy is there");
+        self.go_round(strike)
+    }
+
+    fn go_round(&mut self, strike: impl Fn(&mut Rig) -> Result<()>) -> Result<()> {
         let end = self
             .options
             .duration
@@ -165,9 +209,45 @@ impl Rig {
                 self.tell_progress();
             }
             self.stop_writers()?;
+            if self.plan.is_some() {
+                make_whole(self)?;
+            }
             self.settle_and_compare()?;
         }
         Ok(())
+    }
+
+    pub fn cluster(&self, side: Side) -> &Cluster {
+        match side {
+            Side::Source => &self.source,
+            Side::Target => &self.target,
+        }
+    }
+
+    pub fn cluster_mut(&mut self, side: Side) -> &mut Cluster {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Target => &mut self.target,
+        }
+    }
+
+    /// Whether a node is dead or frozen.
+    pub fn is_out(&self, side: Side, node: usize) -> bool {
+        let mut outages = self.outages.iter();
+        outages.any(|outage| outage.side == side && outage.node == node)
+    }
+
+    /// Shards that own slots at all times.
+    pub fn shards_with_slots(&self, side: Side) -> usize {
+        match side {
+            Side::Source => SOURCE_MASTERS,
+            Side::Target => TARGET_MASTERS,
+        }
+    }
+
+    /// Whether a master may lose all its slots: one with a replica takes that along when it becomes one itself.
+    pub fn may_drain(&self, side: Side) -> bool {
+        side == Side::Source && self.source.nodes().len() == self.source.masters().len()
     }
 
     pub fn start_writers(&mut self) -> Result<()> {
@@ -179,9 +259,14 @@ impl Rig {
             key_groups: HOT_GROUPS,
             cold_groups: COLD_GROUPS,
             loaded: Some(self.loaded.clone()),
+            forgiving: self.plan.is_some(),
+            tied_keys: match &self.plan {
+                Some(plan) if plan.moves_slots() => TIED_KEYS,
+                _ => 0,
+            },
             ..WriterOptions::default()
         };
-        self.writers = Some(Writers::start(&self.source.endpoint(), &options)?);
+        self.writers = Some(Writers::start(&self.source.all_nodes(), &options)?);
         Ok(())
     }
 
@@ -190,6 +275,7 @@ impl Rig {
             let report = writers.stop()?;
             self.journal.note("the writers have stopped");
             self.summary.commands += report.commands;
+            self.summary.given_up += report.given_up;
             if !report.errors.is_empty() {
                 bail!("the writers met errors, so this run shows nothing: {report}");
             }
@@ -211,17 +297,18 @@ impl Rig {
     fn start_process(&mut self, other: Option<&Incarnation>) -> Result<Incarnation> {
         self.incarnations += 1;
         let number = self.incarnations;
+        self.log_lines_seen = 0;
         let log = self.journal.file(&format!("slotstream-{number:05}.log"));
         let target = match self.proxies.first() {
             Some(proxy) => Endpoint::at(proxy.address()),
-            None => self.target.endpoint(),
+            None => self.target.all_nodes(),
         };
         let mut addresses = self.status_addresses.iter();
         let taken = other.map(|other| other.process.status_address());
         let address = addresses.find(|address| Some(address.as_str()) != taken);
         let process = Slotstream::start_logged(
             &self.options.program,
-            &self.source.endpoint(),
+            &self.source.all_nodes(),
             &target,
             &["--link", LINK],
             address.context("each of the addresses is taken")?,
@@ -249,7 +336,10 @@ impl Rig {
         std::thread::sleep(self.random_time(milliseconds));
         if let Some(status) = self.sync()?.ended()? {
             let output = self.sync()?.output();
-            bail!("slotstream ended by itself ({status}): {output}");
+            bail!(
+                "slotstream ended by itself ({status}): ... {}",
+                end_of(&output)
+            );
         }
         Ok(())
     }
@@ -285,12 +375,17 @@ impl Rig {
         let status = incarnation.process.status().ok()?;
         self.journal
             .note(&format!("incarnation {number}: {status}"));
+        if self.plan.is_some() {
+            self.count_resumptions(&incarnation.process.output());
+        }
         let copies_allowed = self.copied_by.is_none_or(|last| number <= last);
         let mut wrong = Vec::new();
         for lane in status["lanes"].as_array().into_iter().flatten() {
             let source = lane["source"].as_str().unwrap_or_default();
             let resume = &lane["resume"];
-            if let Some(step) = resume["step"].as_str() {
+            if let Some(step) = resume["step"].as_str()
+                && self.plan.is_none()
+            {
                 *self.summary.resumed.entry(step.to_owned()).or_default() += 1;
             }
             let copies = lane["full_syncs"].as_u64().unwrap_or(0);
@@ -307,6 +402,30 @@ impl Rig {
             self.fault(format!("incarnation {number}: {}", wrong.join(", ")));
         }
         Some(status)
+    }
+
+    /// Counts in the log of a process how lanes went on, from where the last look at it ended.
+    fn count_resumptions(&mut self, log: &str) {
+        const STEPS: [&str; 5] = [
+            "spool",
+            "partial_same",
+            "partial_promoted",
+            "partial_rewound",
+            "full_copy",
+        ];
+        let lines = log.lines().skip(self.log_lines_seen);
+        for line in lines {
+            self.log_lines_seen += 1;
+            for step in STEPS {
+                if let Some((_, why)) = line.split_once(&format!(": {step}: ")) {
+                    *self.summary.resumed.entry(step.to_owned()).or_default() += 1;
+                    if step == "full_copy" {
+                        let why = why.to_owned();
+                        *self.summary.copied_because.entry(why).or_default() += 1;
+                    }
+                }
+            }
+        }
     }
 
     pub fn fault(&mut self, text: String) {
@@ -357,12 +476,17 @@ impl Rig {
             }
         }
         settled?;
+        let moves_classic = |plan: &Plan| plan.target_moves.contains(&Way::Classic);
         let options = CompareOptions {
             listed: LISTED_DIFFERENCES,
+            ttl_tolerance: match &self.plan {
+                Some(plan) if moves_classic(plan) => MOVED_TTL_TOLERANCE,
+                _ => Duration::ZERO,
+            },
             relative_ttl_tolerance: RELATIVE_TTL_TOLERANCE,
             ..CompareOptions::default()
         };
-        let diff = compare(&self.source.endpoint(), &self.target.endpoint(), &options)?;
+        let diff = compare(&self.source.all_nodes(), &self.target.all_nodes(), &options)?;
         self.summary.comparisons += 1;
         self.summary.keys = diff.keys;
         let differences =
@@ -373,6 +497,31 @@ impl Rig {
             _ => self.fault(format!("round {}: {diff}", self.round)),
         }
         Ok(())
+    }
+
+    /// Notes how lanes went on since the last look.
+    pub fn look_at_lanes(&mut self) {
+        let Some(sync) = &self.sync else { return };
+        let Ok(status) = sync.process.status() else {
+            return;
+        };
+        let mut told = String::new();
+        for lane in status["lanes"].as_array().into_iter().flatten() {
+            let of = |name: &str| lane[name].to_string();
+            told += &format!(
+                "; {} {} {}, {} full and {} partial resyncs, {}",
+                of("source"),
+                of("state"),
+                of("resume"),
+                of("full_syncs"),
+                of("partial_syncs"),
+                of("message")
+            );
+        }
+        if told != self.lanes_told {
+            self.journal.note(&format!("lanes{told}"));
+            self.lanes_told = told;
+        }
     }
 
     pub fn tell_progress(&mut self) {
@@ -389,14 +538,20 @@ impl Rig {
 
     /// Ends everything and sums up.
     pub fn finish(mut self) -> Result<Summary> {
-        drop(self.sync.take());
+        if let Some(last) = self.sync.take()
+            && self.plan.is_some()
+        {
+            self.count_resumptions(&last.process.output());
+        }
         let writers = self.writers.take().map(Writers::stop);
         if let Some(Ok(report)) = writers {
             self.summary.commands += report.commands;
         }
         self.summary.incarnations = self.incarnations;
-        self.summary.full_syncs = self.source_count("sync_full")?;
-        self.summary.partial_syncs = self.source_count("sync_partial_ok")?;
+        if self.plan.is_none() {
+            self.summary.full_syncs = self.source_count("sync_full")?;
+            self.summary.partial_syncs = self.source_count("sync_partial_ok")?;
+        }
         self.summary.seconds = self.journal.elapsed().as_secs_f64();
         if self.summary.is_clean() {
             self.journal.discard();
@@ -408,9 +563,78 @@ impl Rig {
             );
             let summary = self.summary.to_string();
             self.journal.note(&summary);
+            for (name, cluster) in [("source", &self.source), ("target", &self.target)] {
+                for (index, node) in cluster.nodes().iter().enumerate() {
+                    let file = self.journal.file(&format!("{name}-{index}.log"));
+                    std::fs::write(file, node.log())?;
+                }
+            }
         }
         Ok(self.summary)
     }
+}
+
+/// The last lines of a log, which tell why it ended.
+fn end_of(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    lines[lines.len().saturating_sub(LAST_LINES)..].join("\n")
+}
+
+/// Nodes with these lines in their configuration.
+fn cluster(lines: &[String]) -> ClusterOptions {
+    ClusterOptions {
+        server: ServerOptions {
+            extra: lines.to_vec(),
+            diskless: true,
+            ..ServerOptions::default()
+        },
+        slots: None,
+    }
+}
+
+/// What nodes that change places are told; where people choose differently, chance does.
+fn lines_for_changes(options: &Options, plan: &Plan, random: &mut Rng) -> Vec<String> {
+    let yes_no = |yes: bool| if yes { "yes" } else { "no" };
+    let whole = yes_no(random.bool());
+    // A master that is drained becomes a replica of its heir, or does not. One that comes back to find its slots with
+    // others must do so.
+    let failovers = plan.source_failovers || plan.target_failovers;
+    let stepping_down = random.bool() || failovers;
+    let mut lines = vec![
+        NODE_TIMEOUT.to_owned(),
+        // However long a replica's master has been away, it takes over.
+        "cluster-replica-validity-factor 0".to_owned(),
+        // No replica leaves its shard by itself.
+        "cluster-migration-barrier 100".to_owned(),
+        format!("cluster-require-full-coverage {whole}"),
+    ];
+    if options.family.has_redis_7_commands() {
+        let line = format!("cluster-allow-replica-migration {}", yes_no(stepping_down));
+        lines.push(line);
+    }
+    lines
+}
+
+/// The source of a run in which it changes: one master without slots where they move.
+fn changing_source(version: &Version, plan: &Plan, lines: &[String]) -> Result<Cluster> {
+    let mut options = cluster(lines);
+    let replicas = usize::from(plan.source_failovers);
+    let mut masters = SOURCE_MASTERS;
+    if !plan.source_moves.is_empty() {
+        let mut slots = even_slots(SOURCE_MASTERS);
+        slots.push(Vec::new());
+        options.slots = Some(slots);
+        masters += 1;
+    }
+    let source = Cluster::start(version, masters, replicas, options)?;
+    if version.family().has_redis_7_commands() {
+        // What fills the cluster does not know of a master without slots.
+        for master in &source.masters()[SOURCE_MASTERS..] {
+            let words = ["FUNCTION", "LOAD", "REPLACE", FUNCTION_LIBRARY];
+            master.connect()?.call(&words)?;
+        }
+    }
+    Ok(source)
 }
 
 /// Removes what lives for seconds: a copy is whole only when that has ended.

@@ -25,6 +25,7 @@ pub struct Mix {
     loaded: Vec<Kind>,
     loaded_keys: usize,
     short_lives: bool,
+    tied_keys: usize,
 }
 
 /// The commands under construction for one group of keys.
@@ -95,6 +96,7 @@ impl Mix {
             loaded: Kind::of(family, loaded.is_some_and(|loaded| loaded.vector_sets)),
             loaded_keys: loaded.map_or(0, |loaded| loaded.keys),
             short_lives: options.short_lives,
+            tied_keys: options.tied_keys,
         }
     }
 
@@ -103,6 +105,15 @@ impl Mix {
         let (family, kinds) = (self.family, self.kinds);
         if kinds == Commands::All && self.loaded_keys > 0 && self.random.u8(0..8) == 0 {
             return self.touch_loaded(commands);
+        }
+        if self.tied_keys > 0 && self.random.u8(0..4) == 0 {
+            let mut group = Group {
+                tag: format!("{{w{}}}", self.random.usize(0..self.groups)),
+                short_lives: self.short_lives,
+                random: &mut self.random,
+                commands,
+            };
+            return tied(&mut group, self.tied_keys);
         }
         let tag = match self.cold_groups {
             cold @ 1.. if self.random.u8(0..4) == 0 => {
@@ -526,6 +537,52 @@ fn keys(group: &mut Group, family: Family) {
         _ => format!("TOUCH {a}"),
     };
     group.send(&line);
+}
+
+/// The name of a number that [`tied`] works on.
+pub fn tied_key(tag: &str, number: usize) -> String {
+    format!("{tag}:tied{number}")
+}
+
+/// What ties keys of one slot to each other, on numbers that are there or not.
+fn tied(group: &mut Group, count: usize) {
+    const MOVE: &str = "local n = redis.call('GET', KEYS[1])\n\
+        if not n then return 0 end\n\
+        redis.call('INCRBY', KEYS[2], ARGV[1])\n\
+        redis.call('DECRBY', KEYS[1], ARGV[1])\n\
+        return 1";
+    let mut key = || tied_key(&group.tag, group.random.usize(0..count));
+    let (a, b, c) = (key(), key(), key());
+    let number = group.number();
+    let transaction: &[String] = match group.random.u8(0..11) {
+        0 => &[format!("RENAME {a} {b}")],
+        1 => &[format!("RENAMENX {a} {b}")],
+        2 => &[format!("MSET {a} {number} {b} {number} {c} 0")],
+        3 => &[format!("MSETNX {a} {number} {b} 1")],
+        4 => &[format!("DEL {a} {b}")],
+        5 => &[format!("INCRBY {a} {number}")],
+        6 => &[format!("SET {a} {number}")],
+        7 => {
+            let words = ["EVAL", MOVE, "2", &a, &b, "3"];
+            return group.send_words(&words.map(str::as_bytes));
+        }
+        8 => &[format!("RENAME {a} {b}"), format!("SET {a} {number}")],
+        _ => &[
+            format!("INCR {a}"),
+            format!("DECR {b}"),
+            format!("SET {c} {number}"),
+        ],
+    };
+    let several = transaction.len() > 1;
+    if several {
+        group.send("MULTI");
+    }
+    for line in transaction {
+        group.send(line);
+    }
+    if several {
+        group.send("EXEC");
+    }
 }
 
 /// A lock that is taken for a moment, renewed by whoever holds it, and given back.

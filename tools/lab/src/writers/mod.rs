@@ -2,8 +2,10 @@
 //!
 //! Each thread has its own connections and its own random numbers, all threads share the keys, so the
 //! order in which the servers execute the commands matters. One more thread waits in blocking commands for
-//! what the others push. The mix is in [`mix`], narrower ones in [`plain`].
+//! what the others push. The mix is in [`mix`], narrower ones in [`plain`]; how a cluster is written to whose masters
+//! change is in [`forgiving`].
 
+mod forgiving;
 mod mix;
 mod plain;
 
@@ -13,6 +15,7 @@ use crate::load::LoadOptions;
 use crate::resp::Command;
 use anyhow::anyhow;
 use fastrand::Rng;
+use forgiving::Sender;
 use mix::Mix;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -53,6 +56,12 @@ pub struct WriterOptions {
     /// Keys and fields that live for fractions of a second, and writes to loaded keys that live for a few.
     /// Whoever applies these writes late can find a key gone that was prolonged in time.
     pub short_lives: bool,
+    /// Masters die and change places meanwhile: commands that get no answer, or a refusal for such a reason, are
+    /// given up.
+    pub forgiving: bool,
+    /// Keys of each of the `key_groups` beside what the mix has: numbers, which are renamed, copied and counted, also in
+    /// transactions, so that many keys of one slot are tied to each other.
+    pub tied_keys: usize,
 }
 
 impl Default for WriterOptions {
@@ -66,6 +75,8 @@ impl Default for WriterOptions {
             cold_groups: 0,
             loaded: None,
             short_lives: true,
+            forgiving: false,
+            tied_keys: 0,
         }
     }
 }
@@ -76,6 +87,8 @@ pub struct WriterReport {
     pub commands: u64,
     /// Error replies that the mix is expected to earn now and then, such as RENAME of a missing key.
     pub expected_errors: u64,
+    /// Commands without an answer, or refused because masters changed: whether they were executed is not known.
+    pub given_up: u64,
     /// All others, by what they say.
     pub errors: BTreeMap<String, u64>,
 }
@@ -84,6 +97,7 @@ impl WriterReport {
     fn add(&mut self, other: WriterReport) {
         self.commands += other.commands;
         self.expected_errors += other.expected_errors;
+        self.given_up += other.given_up;
         for (error, count) in other.errors {
             *self.errors.entry(error).or_default() += count;
         }
@@ -136,12 +150,16 @@ impl Writers {
         for index in first..=options.threads {
             let mut client = Client::connect(target)?;
             let mix = Mix::new(client.family()?, random.fork(), options);
+            let way = match options.forgiving {
+                true => Way::Forgiving(Sender::connect(target)?),
+                false => Way::Strict(client),
+            };
             let stop = writers.stop.clone();
             let written = writers.written.clone();
             let pause = batch_pause(options);
             writers.threads.push(std::thread::spawn(move || {
                 let worker = Worker {
-                    client,
+                    way,
                     mix,
                     stop,
                     written,
@@ -188,8 +206,14 @@ fn batch_pause(options: &WriterOptions) -> Duration {
     Duration::from_secs_f64(options.threads as f64 / batches_per_second.max(0.01))
 }
 
+/// How commands are sent.
+enum Way {
+    Strict(Client),
+    Forgiving(Sender),
+}
+
 struct Worker {
-    client: Client,
+    way: Way,
     mix: Mix,
     stop: Arc<AtomicBool>,
     written: Arc<AtomicU64>,
@@ -220,24 +244,33 @@ impl Worker {
     fn block(mut self) -> Result<WriterReport> {
         while !self.stop.load(Ordering::Relaxed) {
             let command = self.mix.next_blocking();
-            // A master that steps back ends the connections of those that wait.
-            if self.send(&[command]).is_err() {
-                self.client.reconnect()?;
+            let sent = self.send(&[command]);
+            if let (Err(_), Way::Strict(client)) = (sent, &mut self.way) {
+                // A master that steps back ends the connections of those that wait.
+                client.reconnect()?;
             }
         }
         Ok(self.report)
     }
 
     fn send(&mut self, commands: &[Command]) -> Result<()> {
-        let replies = self.client.pipeline(commands)?;
-        let count = commands.len() as u64;
-        self.report.commands += count;
-        self.written.fetch_add(count, Ordering::Relaxed);
+        let replies = match &mut self.way {
+            Way::Strict(client) => client.pipeline(commands)?.into_iter().map(Some).collect(),
+            Way::Forgiving(sender) => sender.send(commands),
+        };
         for (command, reply) in commands.iter().zip(&replies) {
+            let Some(reply) = reply else {
+                self.report.given_up += 1;
+                continue;
+            };
+            self.report.commands += 1;
+            self.written.fetch_add(1, Ordering::Relaxed);
             let within = reply.array().iter().filter_map(|inner| inner.error());
             for error in reply.error().into_iter().chain(within) {
                 if EXPECTED_ERRORS.iter().any(|known| error.starts_with(known)) {
                     self.report.expected_errors += 1;
+                } else if matches!(self.way, Way::Forgiving(_)) && forgiving::is_passing(error) {
+                    self.report.given_up += 1;
                 } else {
                     let text = format!("{error} (answer to {command:?})");
                     *self.report.errors.entry(text).or_default() += 1;
