@@ -14,7 +14,7 @@ use slotstream::engine::moves::{Moves, Orders};
 use slotstream::engine::options::Existing;
 use slotstream::engine::recopy::{ListAnswer, ListQuestion};
 use slotstream::engine::records::Generations;
-use slotstream::engine::roster::{Place, Roster};
+use slotstream::engine::roster::Roster;
 use slotstream::engine::status::LaneState;
 use slotstream::fault::{Fault, FaultKind, Policy};
 use slotstream::limits;
@@ -156,8 +156,9 @@ impl Process {
             let lane = self.lanes;
             self.lanes += 1;
             trace::note(|| format!("lane {lane} is for {} with {slots}", master.id));
-            let place = Place::new(lane, master.clone(), slots.clone());
-            self.roster.add(place);
+            let topology = Arc::clone(&self.view.1);
+            self.roster
+                .add(lane, master.clone(), slots.clone(), &topology);
             self.openings.push(Opening {
                 lane,
                 node: master,
@@ -342,7 +343,10 @@ impl Sim {
         let due: Vec<Opening> = due;
         for mut opening in due {
             if opening.slots.is_empty() {
+                // It has nothing to write any more: what it has left is written by nobody.
                 self.process.moves.left(opening.lane, &opening.leaving);
+                let roster = &mut self.process.roster;
+                roster.end(|place| place.lane == opening.lane);
             } else if self.plan.trouble && self.rng.once_in(10) {
                 // The target could not be asked.
                 opening.not_before_ms = now_ms + 300;
