@@ -131,7 +131,10 @@ fn keys_end_as_at_the_source_whatever_a_seed_makes_happen() {
 
 #[test]
 fn slots_of_the_source_move_whatever_a_seed_makes_happen() {
-    run_seeds(moves::chaos::run, "slots_of_the_source");
+    if run_seeds(moves::chaos::run, "slots_of_the_source").is_some() {
+        let copied = moves::chaos::COPIED.load(Relaxed);
+        assert!(copied > 0, "no slot was copied from its new owner");
+    }
 }
 
 /// `name`: what the test that runs them can be told by. Gives what they made of the disk, if it were many.
