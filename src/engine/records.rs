@@ -795,7 +795,7 @@ impl Records {
         for (index, written) in self.promise.take().into_iter().flat_map(|p| p.written) {
             let node = &mut self.nodes[index];
             node.unsure = true;
-            if node.record.is_none() {
+            if node.record.is_none() && written.record.is_some() {
                 node.slot = written.slot;
             }
         }

@@ -142,7 +142,7 @@ impl Process {
         }
     }
 
-    fn give(&mut self, orders: Orders, topology: &Topology, now_ms: u64) {
+    fn give(&mut self, orders: Orders, now_ms: u64) {
         for (lane, slots) in orders.leave {
             self.order(lane, Order::Leave(slots));
         }
@@ -156,8 +156,9 @@ impl Process {
             let lane = self.lanes;
             self.lanes += 1;
             trace::note(|| format!("lane {lane} is for {} with {slots}", master.id));
-            let (node, ours) = (master.clone(), slots.clone());
-            self.roster.add(lane, node, ours, topology);
+            let topology = Arc::clone(&self.view.1);
+            self.roster
+                .add(lane, master.clone(), slots.clone(), &topology);
             self.openings.push(Opening {
                 lane,
                 node: master,
@@ -185,7 +186,7 @@ impl Process {
             }
         }
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
-        self.give(orders, &topology, now_ms);
+        self.give(orders, now_ms);
     }
 
     fn begin_again(&mut self, now_ms: u64) {
@@ -342,7 +343,10 @@ impl Sim {
         let due: Vec<Opening> = due;
         for mut opening in due {
             if opening.slots.is_empty() {
+                // It has nothing to write any more: what it has left is written by nobody.
                 self.process.moves.left(opening.lane, &opening.leaving);
+                let roster = &mut self.process.roster;
+                roster.end(|place| place.lane == opening.lane);
             } else if self.plan.trouble && self.rng.once_in(10) {
                 // The target could not be asked.
                 opening.not_before_ms = now_ms + 300;
