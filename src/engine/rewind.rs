@@ -18,6 +18,11 @@
 //!
 //! A snapshot comes instead where the keys cannot be told: the stream is not kept as far back, or holds what concerns more keys
 //! than it names; another process handed it over; the copy is not finished; what the values are cannot be asked.
+//!
+//! Of what a process that died handed over behind the shared offset nobody can tell the keys: the source has lost it, what it has in
+//! that place is something else, and a spool that has some of it is not read for this. So the doubt is kept small ([`super::records`]):
+//! it reaches to the high-water offset, and no farther than the source's stream came when the next process asked (unless that was lost
+//! before it could ask). A shared offset at or behind that needs no snapshot.
 
 use std::collections::{BTreeMap, BTreeSet};
 
