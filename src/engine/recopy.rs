@@ -159,13 +159,14 @@ impl Recopy {
         false
     }
 
-    /// The keys that come next.
+    /// The keys that come next: of one slot, since the source answers for no more than one at a time.
     fn next(&mut self) -> Vec<Key> {
-        let mut keys = Vec::new();
-        while keys.len() < self.at_a_time
-            && let Some(key) = self.todo.pop_first()
-        {
-            keys.push(key);
+        let first = self.todo.first().map(|key| slot_of(&key.1));
+        let together = |key: &&Key| Some(slot_of(&key.1)) == first;
+        let keys = self.todo.iter().filter(together).take(self.at_a_time);
+        let keys: Vec<Key> = keys.cloned().collect();
+        for key in &keys {
+            self.todo.remove(key);
         }
         keys
     }
@@ -556,8 +557,11 @@ mod tests {
         assert!(!recopy.judge(vec![key("a"), key("other")], Offset(6), nothing));
         assert_eq!(recopy.owes_from, Some(Offset(6)));
         assert!(!recopy.judge(vec![key("other")], Offset(7), nothing));
-        let keys = recopy.next();
-        recopy.copied(keys.into_iter(), 100);
+        for _ in 0..2 {
+            let keys = recopy.next();
+            assert_eq!(keys.len(), 1, "of one slot");
+            recopy.copied(keys.into_iter(), 100);
+        }
         assert_eq!(recopy.owes_from, None);
         assert!(recopy.judge(vec![key("a"), key("other")], Offset(8), nothing));
     }

@@ -1,8 +1,14 @@
 //! Slots that move between masters, of the source and of the target.
 
-use super::rig::{PATIENCE, Rig, Setup, while_replicating};
-use anyhow::{Result, bail, ensure};
-use lab::{Cluster, Commands, Family, Server, client::slot_of, wait_until};
+use super::rig::{
+    COMMANDS_BETWEEN, COMMANDS_PER_SECOND, PATIENCE, Rig, Setup, loaded, must_be_equal, program,
+    stop, while_replicating,
+};
+use anyhow::{Context, Result, bail, ensure};
+use lab::{
+    Cluster, ClusterOptions, Commands, Family, Server, ServerOptions, Slotstream, WriterOptions,
+    Writers, client::slot_of, load, version_or_skip, wait_until,
+};
 
 /// Slots move between masters of the target, key by key.
 pub fn target_resharding(family: Family) -> Result<()> {
@@ -314,4 +320,55 @@ pub fn source_slot_of_many_keys(family: Family) -> Result<()> {
         ensure!(rig.sum("slots.keys")? > 10_000, "keys are missing");
         rig.copied_once()
     })
+}
+
+/// The same into a single server, which is one slot to the program.
+#[test]
+fn slots_of_the_source_move_while_a_single_server_is_the_target() -> Result<()> {
+    let Some(version) = version_or_skip(Family::Redis70) else {
+        return Ok(());
+    };
+    let source = Cluster::start(&version, 2, 0, ClusterOptions::default())?;
+    let target = Server::start(&version, ServerOptions::default())?;
+    load(&mut source.client()?, &loaded())?;
+    let options = WriterOptions {
+        seed: u64::from(std::process::id()),
+        threads: 1,
+        commands_per_second: COMMANDS_PER_SECOND,
+        key_groups: 24,
+        short_lives: false,
+        ..WriterOptions::default()
+    };
+    let writers = Writers::start(&source.endpoint(), &options)?;
+    let mut sync = Slotstream::start(program(), &source.endpoint(), &target.endpoint(), &[])?;
+    let mut act = || -> Result<()> {
+        sync.wait_until_caught_up(PATIENCE)?;
+        let [one, other] = source.masters() else {
+            bail!("the source has two masters");
+        };
+        let client = source.client()?;
+        let tags = (0..24).map(|group| format!("w{group}"));
+        let mut slots: Vec<usize> = tags.map(|tag| slot_of(tag.as_bytes())).collect();
+        slots.retain(|slot| client.owner_of_slot(*slot) == one.address());
+        for slot in &slots {
+            move_slot(&source, *slot, one, other, || Ok(()))?;
+        }
+        let goal = writers.commands_so_far() + COMMANDS_BETWEEN;
+        wait_until(PATIENCE, "more writes", || {
+            Ok(writers.commands_so_far() >= goal)
+        })?;
+        wait_until(PATIENCE, "the slots that moved to be copied", || {
+            let status = sync.status()?;
+            let copied = status["lanes"].as_array().into_iter().flatten();
+            let copied = copied.filter_map(|lane| lane["slots"]["copied"].as_u64());
+            Ok(copied.sum::<u64>() >= slots.len() as u64)
+        })
+    };
+    let acted = act();
+    let stopped = stop(writers);
+    acted
+        .and_then(|()| sync.wait_until_settled(PATIENCE))
+        .and_then(|()| must_be_equal(&source.endpoint(), &target.endpoint()))
+        .with_context(|| format!("writers' seed {}: {}", options.seed, sync.output()))?;
+    stopped
 }

@@ -151,12 +151,7 @@ impl Rig {
         let Some(writers) = self.writers.take() else {
             return Ok(());
         };
-        let report = writers.stop()?;
-        // What a node says that has just become a replica.
-        let of_a_failover = ["UNBLOCKED", "EXECABORT", "ERR EXEC without MULTI"];
-        let unexpected = |error: &&String| !of_a_failover.iter().any(|e| error.starts_with(e));
-        ensure!(!report.errors.keys().any(|e| unexpected(&e)), "{report}");
-        Ok(())
+        stop(writers)
     }
 
     /// Waits until some more commands are written.
@@ -209,6 +204,15 @@ impl Rig {
         );
         Ok(())
     }
+}
+
+/// Ends writers, who may have met nodes that have just become replicas, or slots that were about to move.
+pub fn stop(writers: Writers) -> Result<()> {
+    let report = writers.stop()?;
+    let of_a_change = ["UNBLOCKED", "EXECABORT", "ERR EXEC without MULTI"];
+    let unexpected = |error: &&String| !of_a_change.iter().any(|e| error.starts_with(e));
+    ensure!(!report.errors.keys().any(|e| unexpected(&e)), "{report}");
+    Ok(())
 }
 
 pub fn program() -> &'static Path {
