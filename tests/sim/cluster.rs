@@ -296,6 +296,17 @@ impl Cluster {
         self.owners[usize::from(slot)] = to;
     }
 
+    /// All of a move at once.
+    pub fn move_slot(&mut self, slot: Slot, to: usize) {
+        let from = self.owners[usize::from(slot)];
+        self.begin_move(slot, to);
+        for key in self.keys_in(from, slot) {
+            self.move_key(&key, from, to);
+        }
+        self.finish_at_taker(slot, to);
+        self.finish_at_giver(slot, from, to);
+    }
+
     pub fn refuse(&mut self, node: usize, error: String, until_ms: u64) {
         let node = &mut self.nodes[node];
         node.refusal = Some((error, until_ms));

@@ -90,10 +90,6 @@ impl World {
         nodes.any(|node| node.store.keys.contains_key(&key))
     }
 
-    fn owner(&self, slot: Slot) -> usize {
-        self.cluster.owners[usize::from(slot)]
-    }
-
     /// Runs until so many commands have been handed to the network, with the target standing still.
     pub fn send_without_answers(&mut self) {
         self.frozen = true;
@@ -102,13 +98,7 @@ impl World {
     }
 
     pub fn move_slot(&mut self, slot: Slot, to: usize) {
-        let from = self.owner(slot);
-        self.cluster.begin_move(slot, to);
-        for key in self.cluster.keys_in(from, slot) {
-            self.cluster.move_key(&key, from, to);
-        }
-        self.cluster.finish_at_taker(slot, to);
-        self.cluster.finish_at_giver(slot, from, to);
+        self.cluster.move_slot(slot, to);
     }
 
     pub fn connection_to(&self, node: usize) -> usize {

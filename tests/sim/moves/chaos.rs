@@ -40,6 +40,8 @@ struct Trouble {
     cut_target: usize,
     slow: usize,
     sleep: usize,
+    /// A slot moves between masters of the target.
+    target: usize,
 }
 
 fn plan_of(rng: &mut Rng) -> (Plan, Trouble, usize) {
@@ -63,6 +65,7 @@ fn plan_of(rng: &mut Rng) -> (Plan, Trouble, usize) {
         cut_target: often(40, 30, 400),
         slow: often(50, 50, 400),
         sleep: often(30, 50, 400),
+        target: often(30, 50, 500),
     };
     let network = |rng: &mut Rng| Network {
         chunk: *rng.pick(&[40, 200, 2_000, 100_000]),
@@ -203,7 +206,28 @@ fn stir(sim: &mut Sim, trouble: &Trouble, workload: &Workload, former: &mut Vec<
     if due(sim, trouble.crash) {
         sim.crash();
     }
+    if due(sim, trouble.target) {
+        move_at_target(sim, workload);
+    }
     trouble_of_links(sim, trouble);
+}
+
+/// A slot moves at once between masters of the target; the lanes hear of it at one time or another.
+fn move_at_target(sim: &mut Sim, workload: &Workload) {
+    let group = sim.rng.pick(&workload.groups);
+    let slot = slot_of(&group[0]);
+    let masters = sim.cluster.nodes.len();
+    let to = sim.rng.below(masters);
+    if sim.cluster.owners[usize::from(slot)] == to {
+        return;
+    }
+    trace::note(|| format!("slot {slot} goes to node {to} of the target"));
+    sim.cluster.move_slot(slot, to);
+    sim.cluster.gossip();
+    for place in 0..sim.process.links.len() {
+        let delay_ms = sim.rng.below(1_500) as u64;
+        sim.with_link(place, |world| world.publish_view(delay_ms));
+    }
 }
 
 fn trouble_of_links(sim: &mut Sim, trouble: &Trouble) {

@@ -426,6 +426,60 @@ fn a_record_whose_slot_went_to_another_target_master_does_not_keep_a_lane_from_l
     sim.settle_and_compare();
 }
 
+#[test]
+fn a_slot_is_not_given_on_before_no_record_lists_it() {
+    let mut sim = sim();
+    // Nothing of the giver's lane gets as far as the network, so that its records stay as they are.
+    let mut network = sim.plan.networks[0].clone();
+    network.stall_percent = 100;
+    sim.link(GIVER).quicken(network);
+    sim.shards.move_all(SLOT_A, TAKER, false);
+    sim.show();
+    sim.run_for(3_000);
+    sim.write("SET {a}passing value");
+    sim.count();
+    sim.run_for(2_000);
+    // What the slot's lane does not hear of, the giver's stream does not tell.
+    sim.sleep(TAKER, 1_000);
+    sim.write("DEL {a}passing");
+    sim.shards.move_all(SLOT_A, GIVER, false);
+    sim.show();
+    sim.step();
+    sim.crash();
+    sim.count();
+    sim.settle_and_compare();
+}
+
+#[test]
+fn a_lane_that_has_nothing_left_at_a_target_master_tells_it_so_although_the_connection_broke() {
+    let mut sim = sim();
+    let slot = slot_of(b"{b}1");
+    let other = slot_of(b"{c}1");
+    assert!(slot < 8192 && other < 8192, "both are at the first master");
+    sim.shards.move_all(slot, GIVER, false);
+    sim.settle_and_compare();
+    sim.run_until_recorded();
+    sim.sleep(GIVER, 1_000);
+    sim.shards.move_all(slot, TAKER, false);
+    sim.show();
+    sim.run_for(500);
+    let place = sim.place(GIVER);
+    sim.with_link(place, |world| {
+        // Another view of the target has it look again at which masters it needs.
+        world.cluster.fail_over(1);
+        world.publish_view(0);
+        world.cut_targets_of(0);
+        world.cut_targets_of(1);
+    });
+    let place = sim.place(TAKER);
+    sim.with_link(place, |world| {
+        world.publish_view(0);
+        world.cut_targets_of(1);
+    });
+    sim.count();
+    sim.settle_and_compare();
+}
+
 impl Sim {
     fn target_has(&self, key: &str) -> Option<crate::model::Value> {
         let key = (0, key.as_bytes().to_vec());
