@@ -159,14 +159,12 @@ impl Recopy {
         false
     }
 
-    /// The keys that come next.
+    /// The keys that come next. They are of one slot: no node of a cluster tells of several in one transaction.
     fn next(&mut self) -> Vec<Key> {
-        let mut keys = Vec::new();
-        while keys.len() < self.at_a_time
-            && let Some(key) = self.todo.pop_first()
-        {
-            keys.push(key);
-        }
+        let slot = self.todo.first().map(|(_, name)| slot_of(name));
+        let of_it = self.todo.iter().filter(|(_, n)| Some(slot_of(n)) == slot);
+        let keys: Vec<Key> = of_it.take(self.at_a_time).cloned().collect();
+        keys.iter().for_each(|key| _ = self.todo.remove(key));
         keys
     }
 
@@ -556,8 +554,13 @@ mod tests {
         assert!(!recopy.judge(vec![key("a"), key("other")], Offset(6), nothing));
         assert_eq!(recopy.owes_from, Some(Offset(6)));
         assert!(!recopy.judge(vec![key("other")], Offset(7), nothing));
-        let keys = recopy.next();
-        recopy.copied(keys.into_iter(), 100);
+        // They are asked for by their slots.
+        for _ in 0..2 {
+            let keys = recopy.next();
+            assert_eq!(keys.len(), 1);
+            assert!(recopy.owes_from.is_some());
+            recopy.copied(keys.into_iter(), 100);
+        }
         assert_eq!(recopy.owes_from, None);
         assert!(recopy.judge(vec![key("a"), key("other")], Offset(8), nothing));
     }

@@ -386,6 +386,25 @@ fn what_gathers_behind_an_unanswered_command_is_answered_before_its_slot_is_left
 }
 
 #[test]
+fn the_keys_of_slots_that_come_to_a_single_target_together_are_asked_for_by_their_slots() {
+    let mut sim = sim_of(Cluster::new(1, true));
+    let tags: Vec<u32> = (0..20).collect();
+    for tag in &tags {
+        sim.write(&format!("SET {{m{tag}}}one value"));
+        sim.write(&format!("INCR {{m{tag}}}two"));
+    }
+    for tag in &tags {
+        let slot = slot_of(format!("m{tag}").as_bytes());
+        let to = 1 - sim.shards.owner(slot);
+        sim.shards.move_all(slot, to, false);
+    }
+    sim.show();
+    sim.count();
+    sim.settle_and_compare();
+    assert!(sim.copied() >= 20);
+}
+
+#[test]
 fn a_flush_does_not_remove_keys_of_a_slot_that_has_left_its_lane_meanwhile() {
     // One target master: what is flushed is looked for key by key.
     let mut sim = sim_of(Cluster::new(1, false));
