@@ -232,15 +232,11 @@ impl Toy {
         let end = self.stream.len() as u64;
         let mut owned = resume.owned;
         for slot in resume.recopy.iter() {
-            self.copy_slot(slot, end);
             let watermark = Watermark {
                 generation: resume.generation,
                 offset: Offset(end),
             };
-            self.write(self.owner(slot), |content| {
-                let data = content.slots.get_mut(&slot).expect("owned");
-                data.watermark = Some(watermark);
-            });
+            self.copy_slot(slot, end, Some(watermark));
             owned.insert(slot);
         }
         let applied = |slot: Slot| match resume.recopy.contains(slot) {
@@ -303,15 +299,15 @@ impl Toy {
             self.record(master, State::Copying);
         }
         for slot in 0..SLOTS {
-            self.copy_slot(slot, end);
+            self.copy_slot(slot, end, None);
         }
         for master in 0..MASTERS {
             self.record(master, State::Streaming);
         }
     }
 
-    /// Everything of a slot up to `end`, the end of the stream.
-    fn copy_slot(&mut self, slot: Slot, end: u64) {
+    /// Everything of a slot up to `end`, the end of the stream; with a watermark where its keys are copied by themselves.
+    fn copy_slot(&mut self, slot: Slot, end: u64, watermark: Option<Watermark>) {
         let mut commands = self.stream.iter();
         let last = commands.rposition(|(of, repeatable)| *of == slot && !repeatable);
         let last = last.map_or(0, |at| at as u64 + 1);
@@ -319,6 +315,7 @@ impl Toy {
             let data = content.slots.get_mut(&slot).expect("owned");
             data.applied = end;
             data.unrepeatable = last;
+            data.watermark = watermark.or(data.watermark);
         });
     }
 

@@ -79,6 +79,8 @@ pub(super) struct Recopy {
     owes_from: Option<Offset>,
     /// How many keys were written.
     keys: u64,
+    /// All is written: what is on its way, and must be answered before records may list the slots.
+    ending: Option<Vec<(usize, u64)>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,7 +94,7 @@ enum Stage {
     Copying,
 }
 
-/// Questions on their way, and what is counted.
+/// Questions that nobody has taken yet, and the number of the last.
 #[derive(Debug, Default)]
 pub(super) struct Listings {
     ticket: u64,
@@ -110,6 +112,7 @@ impl Recopy {
             restarts: 0,
             owes_from: None,
             keys: 0,
+            ending: None,
         }
     }
 
@@ -130,6 +133,7 @@ impl Recopy {
     /// From the list again: what is copied may not be what it seems.
     fn restart(&mut self, ask_at_ms: u64) {
         self.stage = Stage::Unlisted { ask_at_ms };
+        self.ending = None;
         self.done.clear();
         self.todo
             .retain(|key| !self.slots.contains(slot_of(&key.1)));
@@ -350,6 +354,7 @@ impl Lane {
                 Ok(false)
             }
             Stage::Copying if !recopy.todo.is_empty() && !flushing => {
+                recopy.ending = None;
                 let keys = recopy.next();
                 owed.mend = Mend::new(routed);
                 let joined = owed.mend.join(keys, routed);
@@ -364,19 +369,39 @@ impl Lane {
         }
     }
 
-    /// Everything of a slot is copied.
+    /// Everything of a slot is written. When it is answered as well, records may list it: one of them could reach its master
+    /// although a value was refused there, because the slot moves on the target.
     fn end_recopy(&mut self, place: Slot) {
-        let routed = self.routed();
-        let owed = self.targets.mends.by_slot.remove(&place);
-        let recopy = owed.and_then(|owed| owed.recopy).expect("it is there");
-        // Whatever watermark another lane left there speaks of another stream.
-        for slot in recopy.slots.iter() {
-            let place = if self.targets.is_single() { 0 } else { slot };
-            self.write_watermark(place, routed);
-            if self.targets.is_single() {
-                break;
+        let is_parked = self.targets.parked.contains_key(&place);
+        let targets = &self.targets;
+        let answered =
+            |&(index, number): &(usize, u64)| targets.nodes[index].writer.answered_to() >= number;
+        let owed = targets.mends.by_slot.get(&place);
+        let ending = owed.and_then(|owed| owed.recopy.as_ref()?.ending.as_ref());
+        let ended = match ending {
+            Some(fence) if !is_parked => Some(fence.iter().all(answered)),
+            _ => None,
+        };
+        match ended {
+            Some(true) => self.finish_recopy(place),
+            Some(false) => {}
+            None => {
+                // Whatever watermark another lane left there speaks of another stream.
+                let fence = (!is_parked).then(|| {
+                    let routed = self.routed();
+                    self.write_watermark(place, routed);
+                    self.targets.fence()
+                });
+                let owed = self.targets.mends.by_slot.get_mut(&place);
+                let recopy = owed.and_then(|owed| owed.recopy.as_mut());
+                recopy.expect("it is there").ending = fence;
             }
         }
+    }
+
+    fn finish_recopy(&mut self, place: Slot) {
+        let owed = self.targets.mends.by_slot.remove(&place);
+        let recopy = owed.and_then(|owed| owed.recopy).expect("it is there");
         self.motion.end(&recopy.slots, recopy.keys);
         let copied = recopy.slots.len() as u64;
         self.status.slots_copied.fetch_add(copied, Relaxed);

@@ -67,6 +67,11 @@ fn plan_of(rng: &mut Rng) -> (Plan, Trouble, usize) {
         sleep: often(30, 50, 400),
         target: often(30, 50, 500),
     };
+    // A flush that is passed on as it came relies on the lane's view of who owns what at the target.
+    let trouble = Trouble {
+        target: if trouble.flush > 0 { 0 } else { trouble.target },
+        ..trouble
+    };
     let network = |rng: &mut Rng| Network {
         chunk: *rng.pick(&[40, 200, 2_000, 100_000]),
         stall_percent: *rng.pick(&[0, 10, 50, 80]),
@@ -276,12 +281,10 @@ fn begin(sim: &mut Sim, trouble: &Trouble, workload: &Workload) {
 
 fn carry(sim: &mut Sim, slot: Slot, trouble: &Trouble) {
     if sim.shards.is_carried(slot) {
-        let moving = &sim.shards.moving[&slot];
-        let (from, to) = (moving.from, moving.to);
+        let from = sim.shards.moving[&slot].from;
         sim.shards.finish(slot);
         if trouble.hasty && sim.rng.percent(50) {
             let whole = sim.rng.percent(trouble.whole);
-            debug_assert!(from != to);
             sim.shards.begin(slot, from, whole);
         }
         return;

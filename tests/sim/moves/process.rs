@@ -92,7 +92,7 @@ pub struct Process {
     existing: Existing,
     /// Which lane was the last to write a slot.
     writers: BTreeMap<Slot, u32>,
-    /// Full copies and copies of slots that were made, for tests that want them.
+    /// Slots that lanes which are gone had copied, for tests that want some to be.
     pub copied_slots: u64,
 }
 
