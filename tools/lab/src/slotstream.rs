@@ -162,11 +162,16 @@ impl Slotstream {
         self.wait(timeout, "all writes to be applied", |sync| {
             let status = sync.status()?;
             let lanes = status["lanes"].as_array().cloned().unwrap_or_default();
-            Ok(written.iter().all(|(source, replid, offset)| {
+            // Offsets of a history that ended in a failover may be larger; and the first replica begins one.
+            let now = source_offsets(&sync.source)?;
+            let is_of_now = |lane: &Value, source: &str| {
+                let replid = now.iter().find(|(other, ..)| other == source);
+                replid.is_some_and(|(_, replid, _)| lane["replid"] == replid.as_str())
+            };
+            Ok(written.iter().all(|(source, _, offset)| {
                 lanes.iter().any(|lane| {
                     lane["source"] == source.as_str()
-                        // Offsets of a history that ended in a failover may be larger.
-                        && lane["replid"] == replid.as_str()
+                        && is_of_now(lane, source)
                         && lane["acknowledged_offset"].as_u64() >= Some(*offset)
                 })
             }))
