@@ -16,9 +16,6 @@
 //!    not written anywhere: no record names it, it has none of another master that is gone, and is the only such owner of
 //!    slots that the record lists.
 //!
-//! Slots that no record of the lane's generation speaks for, while most are spoken for, came to it from another source master and
-//! are not copied yet, or were recorded by another lane: they are copied by themselves.
-//!
 //! This relies on the writer of records:
 //!
 //! - a record goes out after what it claims, on the connection of the data; a lane that goes on writes one on every owner before
@@ -109,8 +106,6 @@ pub struct Resume {
     /// Keys, by the slot of their watermark, for which [`Resume::passed`] and `position` do not speak: whoever goes on has to
     /// mend them, since commands on them were left out.
     pub owed: BTreeMap<Slot, Owed>,
-    /// Slots that this says nothing about: their keys have to be copied.
-    pub recopy: SlotSet,
     pub exclusive: bool,
     pub leases: bool,
     pub held: bool,
@@ -176,16 +171,7 @@ impl Bookkeeping {
         let listing = heard.listing.iter().map(|&index| &self.records[index]);
         let exclusive = listing.clone().all(|found| found.record.exclusive);
         let held = listing.clone().any(|found| found.record.held);
-        let resumed = self.resume(&heard, slots, single).or_else(|why| {
-            let (most, others) = self.without_others(&heard, slots).ok_or(why)?;
-            let whole = slots.difference(&others);
-            let resume = self.resume(&most, &whole, single).map_err(|_| why)?;
-            Ok(Resume {
-                recopy: others,
-                ..resume
-            })
-        });
-        match resumed {
+        match self.resume(&heard, slots, single) {
             Ok(resume) => Start::Resume(Box::new(resume)),
             Err(why) => Start::Copy {
                 why,
@@ -193,30 +179,6 @@ impl Bookkeeping {
                 held,
             },
         }
-    }
-
-    /// What is said by the generation that speaks for most of these slots, and the other slots, if they are few.
-    fn without_others(&self, heard: &Heard, slots: &SlotSet) -> Option<(Heard, SlotSet)> {
-        let mut spoken: BTreeMap<Generation, SlotSet> = BTreeMap::new();
-        for (&index, said) in &heard.speaking {
-            let of_one = spoken.entry(self.records[index].generation).or_default();
-            *of_one = of_one.union(said);
-        }
-        let (&generation, said) = spoken.iter().max_by_key(|(_, said)| said.len())?;
-        let others = slots.difference(said);
-        if others.len() * FEW_SLOTS >= slots.len() {
-            return None;
-        }
-        let of_it = |index: &usize| self.records[*index].generation == generation;
-        let speaking = heard.speaking.iter().filter(|(index, _)| of_it(index));
-        let most = Heard {
-            listing: heard.listing.iter().copied().filter(of_it).collect(),
-            speaking: speaking
-                .map(|(index, said)| (*index, said.clone()))
-                .collect(),
-            silent: None,
-        };
-        Some((most, others))
     }
 
     /// The fields `(slot of the key, generation)` that no slot's decision needs: those of generations of which every slot has a
@@ -344,7 +306,6 @@ impl Bookkeeping {
             passed: BTreeMap::new(),
             owned: SlotSet::new(),
             owed: BTreeMap::new(),
-            recopy: SlotSet::new(),
             exclusive: speaking.iter().all(|found| found.record.exclusive),
             leases: speaking.iter().any(|found| found.record.leases),
             held: speaking.iter().any(|found| found.record.held),
@@ -406,9 +367,6 @@ impl Resume {
         }
     }
 }
-
-/// Slots are copied by themselves if they are fewer than one in so many: a snapshot is cheaper for more.
-const FEW_SLOTS: usize = 4;
 
 /// What records say about a lane's slots, as indexes.
 #[derive(Debug, Default)]

@@ -191,7 +191,7 @@ impl Toy {
         let mut read = self.read();
         let start = read.start(&Self::all(), owner, false);
         if let Start::Resume(resume) = &start {
-            for slot in Self::all().difference(&resume.recopy).iter() {
+            for slot in 0..SLOTS {
                 let passed = resume.passed.get(&slot);
                 let from = passed.map_or(resume.position.offset.0, |passed| passed.0);
                 let data = self.data(slot);
@@ -229,22 +229,9 @@ impl Toy {
 
     fn resume(&mut self, resume: Resume) {
         self.resumed += 1;
-        let end = self.stream.len() as u64;
-        let mut owned = resume.owned;
-        for slot in resume.recopy.iter() {
-            let watermark = Watermark {
-                generation: resume.generation,
-                offset: Offset(end),
-            };
-            self.copy_slot(slot, end, Some(watermark));
-            owned.insert(slot);
-        }
-        let applied = |slot: Slot| match resume.recopy.contains(slot) {
-            true => end,
-            false => {
-                let passed = resume.passed.get(&slot);
-                passed.unwrap_or(&resume.position.offset).0
-            }
+        let applied = |slot: Slot| {
+            let passed = resume.passed.get(&slot);
+            passed.unwrap_or(&resume.position.offset).0
         };
         let slots = (0..SLOTS).map(|slot| (slot, (self.owner(slot), applied(slot))));
         self.lane = Some(Lane {
@@ -254,7 +241,7 @@ impl Toy {
             slots: slots.collect(),
             listed: vec![SlotSet::new(); MASTERS],
             left: BTreeMap::new(),
-            owned,
+            owned: resume.owned,
         });
         let mut own = Vec::new();
         for master in 0..MASTERS {
@@ -299,24 +286,18 @@ impl Toy {
             self.record(master, State::Copying);
         }
         for slot in 0..SLOTS {
-            self.copy_slot(slot, end, None);
+            let mut commands = self.stream.iter();
+            let last = commands.rposition(|(of, repeatable)| *of == slot && !repeatable);
+            let last = last.map_or(0, |at| at as u64 + 1);
+            self.write(self.owner(slot), |content| {
+                let data = content.slots.get_mut(&slot).expect("owned");
+                data.applied = end;
+                data.unrepeatable = last;
+            });
         }
         for master in 0..MASTERS {
             self.record(master, State::Streaming);
         }
-    }
-
-    /// Everything of a slot up to `end`, the end of the stream; with a watermark where its keys are copied by themselves.
-    fn copy_slot(&mut self, slot: Slot, end: u64, watermark: Option<Watermark>) {
-        let mut commands = self.stream.iter();
-        let last = commands.rposition(|(of, repeatable)| *of == slot && !repeatable);
-        let last = last.map_or(0, |at| at as u64 + 1);
-        self.write(self.owner(slot), |content| {
-            let data = content.slots.get_mut(&slot).expect("owned");
-            data.applied = end;
-            data.unrepeatable = last;
-            data.watermark = watermark.or(data.watermark);
-        });
     }
 
     /// Writes the lane's record of a master; the slot of its key, unless there is nothing to write.

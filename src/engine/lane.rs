@@ -202,7 +202,6 @@ pub struct Lane {
 impl Lane {
     pub fn new(mut config: LaneConfig, target: Arc<Topology>, status: Arc<LaneStatus>) -> Self {
         let resume = config.resume.take();
-        let to_copy = resume.as_ref().map(|resume| resume.recopy.clone());
         let mut chunks = Chunks::new(limits::CHUNK_BYTES, limits::SPARE_CHUNKS);
         let single = target.kind == TopologyKind::Single;
         let marks = Marks::new(
@@ -256,7 +255,7 @@ impl Lane {
             arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
-            motion: Motion::new(&config, to_copy.unwrap_or_default()),
+            motion: Motion::new(&config),
             route_until: match config.generations {
                 Some(_) => Offset::default(),
                 None => Offset(u64::MAX),

@@ -54,11 +54,11 @@ struct Leaving {
 }
 
 impl Motion {
-    pub fn new(config: &LaneConfig, waiting: SlotSet) -> Self {
+    pub fn new(config: &LaneConfig) -> Self {
         Self {
             is_on: config.source_has_slots,
-            passing: config.slots.difference(&waiting),
-            waiting,
+            passing: config.slots.clone(),
+            waiting: SlotSet::new(),
             recopying: SlotSet::new(),
             listings: Listings::default(),
             leaving: Vec::new(),

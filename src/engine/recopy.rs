@@ -15,8 +15,9 @@
 //! - A command all of whose keys are copied is sent. Any other is left out, and its keys are copied (again) later: so a key
 //!   that is created after the listing is not missed, and nothing meets a value that it did not meet at the source.
 //! - A key counts as copied from the offset on at which its value held. Before, commands on it are part of the value.
-//! - No record lists the slot before all is copied: after a crash it is copied again. So what is left out is not owed, and the
-//!   acknowledged offset does not wait for it.
+//! - No record lists the slot before all is copied: after a crash its lane takes a full copy. So what is left out is not owed, and
+//!   the acknowledged offset does not wait for it. (A process that copied such slots alone, and went on with the others in their
+//!   generation, was tried: records of other generations that list the slot can be believed later, and commands are repeated.)
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;

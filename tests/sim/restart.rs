@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use slotstream::checkpoint::{
-    Bookkeeping, CopyReason, Found, Record, Start, Watermark, bookkeeping_of, is_bookkeeping,
+    Bookkeeping, Found, Record, Watermark, bookkeeping_of, is_bookkeeping,
 };
 use slotstream::engine::Spooled;
 use slotstream::engine::fence::{FenceAnswer, FenceQuestion};
@@ -111,19 +111,7 @@ impl World {
         let bookkeeping = self.bookkeeping();
         let topology = self.cluster.topology();
         let owner = |slot: Slot| topology.master_of(slot).map(|node| node.id.as_str());
-        let mut start = bookkeeping.start(&self.cluster.lane, owner, self.cluster.single);
-        // The tracker expects every command, and slots that are copied by themselves leave some out: see `moves`.
-        if let Start::Resume(resume) = &start
-            && !resume.recopy.is_empty()
-            && !self.tracker.looks_away
-        {
-            let slot = resume.recopy.iter().next().expect("it is not empty");
-            start = Start::Copy {
-                why: CopyReason::SlotWithoutRecord(slot),
-                exclusive: resume.exclusive,
-                held: resume.held,
-            };
-        }
+        let start = bookkeeping.start(&self.cluster.lane, owner, self.cluster.single);
         trace::note(|| format!("the lane begins with {start:?}"));
         let mut config = self.config.clone();
         config.generations = Some(self.generations.clone());

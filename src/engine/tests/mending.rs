@@ -404,7 +404,6 @@ fn resumed(passed: usize, owed: Option<Owed>, policy: OnDivergence) -> Rig {
         passed: passed.clone(),
         owned: SlotSet::new(),
         owed: owed.into_iter().map(|owed| (15495, owed)).collect(),
-        recopy: SlotSet::new(),
         exclusive: true,
         held: true,
         leases: false,

@@ -81,7 +81,6 @@ fn resume_at(offset: u64, id: ReplicationId, predecessor: Option<Position>) -> R
         passed: BTreeMap::new(),
         owned: SlotSet::new(),
         owed: BTreeMap::new(),
-        recopy: SlotSet::new(),
         exclusive: true,
         held: true,
         leases: false,
