@@ -5,6 +5,7 @@
 //! (`lanes[].resume`, with the reason). Writers send every kind of command, so what is done twice or left out shows.
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::changes::{fail_over, move_slot};
 use lab::{
     Client, Cluster, ClusterOptions, Command, Commands, CompareOptions, Connection, Endpoint,
     Family, LoadOptions, Server, ServerOptions, Slotstream, WriterOptions, Writers,
@@ -12,11 +13,9 @@ use lab::{
     wait_until,
 };
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A manual failover is given up by the server after 5 s.
-const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
 const LOADED_KEYS: usize = 2_000;
 const COMMANDS_PER_SECOND: u64 = 2_000;
 const FEW_COMMANDS_PER_SECOND: u64 = 300;
@@ -294,23 +293,6 @@ fn own_keys(connection: &mut Connection, kind: char) -> Result<Vec<String>> {
     let pattern = format!("{{*}}slotstream:{kind}:*");
     let keys = connection.call(&["KEYS", &pattern])?;
     Ok(keys.array().iter().map(lab::Value::text).collect())
-}
-
-/// A replica in step takes its master's place by `CLUSTER FAILOVER`.
-fn fail_over(replica: &Server) -> Result<()> {
-    let mut node = replica.connect()?;
-    wait_until(PATIENCE, "the replica to be in step", || {
-        Ok(info_field(&mut node, "replication", "master_link_status")? == "up")
-    })?;
-    // The masters may not have voted for it in time: then it asks again.
-    let mut asked = None;
-    wait_until(PATIENCE, "the replica to take over", || {
-        if asked.is_none_or(|at: Instant| at.elapsed() > FAILOVER_PATIENCE) {
-            node.call(&["CLUSTER", "FAILOVER"])?;
-            asked = Some(Instant::now());
-        }
-        Ok(info_field(&mut node, "replication", "role")? == "master")
-    })
 }
 
 /// Cuts a replica off from its master, so that it misses what is written from now on.
@@ -789,36 +771,9 @@ fn slots_that_moved_on_the_target_meanwhile_are_exact_all_the_same() -> Result<(
         let slots = keys.map(|key| slot_of(key.as_bytes()));
         let slots = slots.filter(|slot| client.owner_of_slot(*slot) == giver.address());
         for slot in slots.take(10) {
-            move_slot(giver, taker, slot)?;
+            move_slot(&rig.target, slot, giver, taker)?;
         }
         rig.write_more()?;
         Ok(())
     })
-}
-
-/// Moves one slot as `redis-cli --cluster reshard` does.
-fn move_slot(giver: &Server, taker: &Server, slot: usize) -> Result<()> {
-    let (mut from, mut to) = (giver.connect()?, taker.connect()?);
-    let from_id = from.call(&["CLUSTER", "MYID"])?.text();
-    let to_id = to.call(&["CLUSTER", "MYID"])?.text();
-    let (slot, port) = (slot.to_string(), taker.port().to_string());
-    to.call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
-    loop {
-        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-        let Some(key) = keys.array().first().and_then(lab::Value::bytes) else {
-            break;
-        };
-        from.call(&[
-            b"MIGRATE",
-            &b"127.0.0.1"[..],
-            port.as_bytes(),
-            key,
-            b"0",
-            b"5000",
-        ])?;
-    }
-    to.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    Ok(())
 }

@@ -1,8 +1,9 @@
 //! Taking a link over on real targets: epochs, former writers, and what is read behind them.
 
 use anyhow::{Context, Result, bail, ensure};
+use lab::changes::{assign_slot, move_keys, move_slot, node_id, open_slot};
 use lab::{
-    Client, Cluster, ClusterOptions, Connection, Family, Server, ServerOptions, Value,
+    Client, Cluster, ClusterOptions, Connection, Family, Server, ServerOptions, Value, family,
     server::info_field, version_or_skip, wait_until,
 };
 use slotstream::checkpoint::{
@@ -113,37 +114,8 @@ fn cluster(family: Family, masters: usize, replicas: usize) -> Result<Option<Clu
     Cluster::start(&version, masters, replicas, ClusterOptions::default()).map(Some)
 }
 
-fn node_id(server: &Server) -> Result<String> {
-    Ok(server.connect()?.call(&["CLUSTER", "MYID"])?.text())
-}
-
 fn first_slot(index: usize, masters: usize) -> Slot {
     (index * SLOT_COUNT / masters) as Slot
-}
-
-/// Moves one slot as `redis-cli --cluster reshard` does; `half_way` comes when the keys have moved and the owner has not.
-fn move_slot(
-    giver: &Server,
-    taker: &Server,
-    slot: Slot,
-    half_way: impl FnOnce() -> Result<()>,
-) -> Result<()> {
-    let (mut from, mut to) = (giver.connect()?, taker.connect()?);
-    let (from_id, to_id) = (node_id(giver)?, node_id(taker)?);
-    let (slot, port) = (slot.to_string(), taker.port().to_string());
-    to.call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id])?;
-    loop {
-        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-        let Some(key) = keys.array().first().map(Value::text) else {
-            break;
-        };
-        from.call(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"])?;
-    }
-    half_way()?;
-    to.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    from.call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id])?;
-    Ok(())
 }
 
 /// Former writers lose their connections, and nobody else does; the epoch stands once on each master.
@@ -244,10 +216,11 @@ fn slots_that_moved_are_read_where_they_are(family: Family) -> Result<()> {
         Ok(())
     };
     // While it is open the keys are at one node and the slot is the other's.
-    move_slot(giver, taker, 0, || {
-        check(&claimed(&target.uri(), "a")?, 2, giver)?;
-        check(&reclaimed(&target.uri(), 2, 0)??, 2, giver)
-    })?;
+    open_slot(0, giver, taker)?;
+    move_keys(0, giver, taker, usize::MAX)?;
+    check(&claimed(&target.uri(), "a")?, 2, giver)?;
+    check(&reclaimed(&target.uri(), 2, 0)??, 2, giver)?;
+    assign_slot(&target, 0, taker)?;
     let claim = claimed(&target.uri(), "a")?;
     check(&claim, 3, taker)?;
     client.discover()?;
@@ -256,8 +229,8 @@ fn slots_that_moved_are_read_where_they_are(family: Family) -> Result<()> {
     ensure!(held == expected, "{held:?}");
     // A view from before the move does no harm.
     let (endpoint, before) = found(&target.uri())?;
-    move_slot(taker, giver, 0, || Ok(()))?;
-    move_slot(giver, taker, 1, || Ok(()))?;
+    move_slot(&target, 0, taker, giver)?;
+    move_slot(&target, 1, giver, taker)?;
     let claim = slotstream::control::takeover::claim(&link("a"), &endpoint, &before)?;
     check(&claim, 4, giver)?;
     client.discover()?;
@@ -376,7 +349,7 @@ fn claims_succeed_while_slots_move(family: Family) -> Result<()> {
             while moving.load(Ordering::Relaxed) || moved == 0 {
                 for (from, to) in [(giver, taker), (taker, giver)] {
                     for slot in 0..4 {
-                        move_slot(from, to, slot, || Ok(()))?;
+                        move_slot(&target, slot, from, to)?;
                         moved += 1;
                         std::thread::sleep(Duration::from_millis(200));
                     }
@@ -564,21 +537,6 @@ fn a_right_that_is_missing_is_named_as_a_rule() -> Result<()> {
         ensure!(fault.message.contains(named), "{fault}");
     }
     Ok(())
-}
-
-/// Some of the tests for one family.
-macro_rules! family {
-    ($name:ident, $family:expr, $($test:ident),+ $(,)?) => {
-        mod $name {
-            use super::*;
-            $(
-                #[test]
-                fn $test() -> Result<()> {
-                    super::$test($family)
-                }
-            )+
-        }
-    };
 }
 
 family!(

@@ -9,20 +9,18 @@ mod resharding;
 mod rig;
 
 use anyhow::{Context, Result, ensure};
+use lab::changes::fail_over;
 use lab::{
     Client, Cluster, ClusterOptions, Commands, Connection, Endpoint, Family, Proxy, Server,
     ServerOptions, Slotstream, WriterOptions, Writers, client::slot_of, cluster::cluster_info,
-    load, server::info_field, version_or_skip, wait_until,
+    family, load, version_or_skip, wait_until,
 };
 use resharding::*;
 use rig::{
     COMMANDS_BETWEEN, COMMANDS_PER_SECOND, PATIENCE, Rig, Setup, loaded, must_be_equal, program,
     while_replicating,
 };
-use std::time::{Duration, Instant};
-
-/// A manual failover is given up by the server after 5 s.
-const FAILOVER_PATIENCE: Duration = Duration::from_secs(6);
+use std::time::Duration;
 
 /// The master whose replica `replica` is.
 fn master_of<'a>(cluster: &'a Cluster, replica: &Server) -> Result<&'a Server> {
@@ -32,23 +30,10 @@ fn master_of<'a>(cluster: &'a Cluster, replica: &Server) -> Result<&'a Server> {
     master.next().context("a replica without a master")
 }
 
-/// A replica in step takes its master's place by `CLUSTER FAILOVER`.
-fn fail_over(cluster: &Cluster, replica: &Server) -> Result<()> {
-    let mut node = replica.connect()?;
-    wait_until(PATIENCE, "the replica to be in step", || {
-        Ok(info_field(&mut node, "replication", "master_link_status")? == "up")
-    })?;
+/// A replica takes over, and its master knows of that.
+fn replace_master(cluster: &Cluster, replica: &Server) -> Result<()> {
     let master = master_of(cluster, replica)?;
-    // The masters may not have voted for it in time: then it asks again.
-    let mut asked = None;
-    wait_until(PATIENCE, "the replica to take over", || {
-        if asked.is_none_or(|at: Instant| at.elapsed() > FAILOVER_PATIENCE) {
-            node.call(&["CLUSTER", "FAILOVER"])?;
-            asked = Some(Instant::now());
-        }
-        Ok(info_field(&mut node, "replication", "role")? == "master")
-    })
-    .with_context(|| format!("log of {}: {}", replica.address(), replica.log()))?;
+    fail_over(replica)?;
     wait_until(PATIENCE, "the former master to step back", || {
         Ok(master.info("replication", "role")? == "slave")
     })
@@ -64,7 +49,7 @@ fn source_failover(family: Family) -> Result<()> {
         let (former, heir) = (&rig.source.nodes()[0], &rig.source.nodes()[2]);
         for promoted in [heir, former] {
             let resumed = rig.sum("partial_syncs")?;
-            fail_over(&rig.source, promoted)?;
+            replace_master(&rig.source, promoted)?;
             rig.wait_for_sum("partial_syncs", resumed)?;
             rig.write_more()?;
         }
@@ -116,7 +101,7 @@ fn target_failover(family: Family) -> Result<()> {
         let (former, heir) = (&rig.target.nodes()[0], &rig.target.nodes()[2]);
         for promoted in [heir, former] {
             let commands = rig.sum("commands")?;
-            fail_over(&rig.target, promoted)?;
+            replace_master(&rig.target, promoted)?;
             rig.write_more()?;
             rig.wait_for_sum("commands", commands + COMMANDS_BETWEEN / 2)?;
         }
@@ -327,21 +312,6 @@ fn a_target_behind_a_network_that_breaks_misses_nothing() -> Result<()> {
     ensure!(report.errors.is_empty(), "{report}");
     ensure!(proxy.connections() > 8, "it was never cut");
     Ok(())
-}
-
-/// Some of the tests for one family.
-macro_rules! family {
-    ($name:ident, $family:expr, $($test:ident),+ $(,)?) => {
-        mod $name {
-            use super::*;
-            $(
-                #[test]
-                fn $test() -> Result<()> {
-                    super::$test($family)
-                }
-            )+
-        }
-    };
 }
 
 family!(

@@ -5,6 +5,7 @@ use super::rig::{
     stop, while_replicating,
 };
 use anyhow::{Context, Result, bail, ensure};
+use lab::changes::{assign_slot, close_slot, move_keys, move_slot, node_id, open_slot};
 use lab::{
     Cluster, ClusterOptions, Commands, Family, Server, ServerOptions, Slotstream, WriterOptions,
     Writers, client::slot_of, load, version_or_skip, wait_until,
@@ -30,7 +31,12 @@ pub fn target_resharding(family: Family) -> Result<()> {
                 0 => rig.wait_for_hint(),
                 _ => Ok(()),
             };
-            move_slot(&rig.target, slot, giver, taker, || met(rig))?;
+            open_slot(slot, giver, taker)?;
+            let moved = move_keys(slot, giver, taker, 5)?;
+            ensure!(moved == 5, "slot {slot} had but {moved} keys");
+            met(rig)?;
+            move_keys(slot, giver, taker, usize::MAX)?;
+            assign_slot(&rig.target, slot, taker)?;
         }
         rig.write_more()?;
         rig.copied_once()
@@ -45,70 +51,6 @@ fn written_slots(rig: &Rig, cluster: &Cluster, node: &Server) -> Result<Vec<usiz
     slots.retain(|slot| client.owner_of_slot(*slot) == node.address());
     ensure!(slots.len() > 1, "no group of keys is with the giver");
     Ok(slots)
-}
-
-/// Moves one slot as `redis-cli --cluster reshard` does; `half_way` is called when five keys have moved.
-fn move_slot(
-    cluster: &Cluster,
-    slot: usize,
-    giver: &Server,
-    taker: &Server,
-    half_way: impl Fn() -> Result<()>,
-) -> Result<()> {
-    open_slot(slot, giver, taker)?;
-    let moved = move_keys(slot, giver, taker, 5)?;
-    ensure!(moved == 5, "slot {slot} had but {moved} keys");
-    half_way()?;
-    move_keys(slot, giver, taker, usize::MAX)?;
-    assign_slot(cluster, slot, taker)
-}
-
-fn id_of(node: &Server) -> Result<String> {
-    Ok(node.connect()?.call(&["CLUSTER", "MYID"])?.text())
-}
-
-fn open_slot(slot: usize, giver: &Server, taker: &Server) -> Result<()> {
-    let slot = slot.to_string();
-    let (from, to) = (id_of(giver)?, id_of(taker)?);
-    let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from];
-    taker.connect()?.call(&importing)?;
-    let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to];
-    giver.connect()?.call(&migrating)?;
-    Ok(())
-}
-
-/// Moves so many keys of an open slot, or all that are there; gives their number.
-fn move_keys(slot: usize, giver: &Server, taker: &Server, most: usize) -> Result<usize> {
-    let mut from = giver.connect()?;
-    let (slot, port) = (slot.to_string(), taker.port().to_string());
-    let mut moved = 0;
-    while moved < most {
-        let keys = from.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-        let Some(key) = keys.array().first().and_then(lab::Value::bytes) else {
-            break;
-        };
-        let [host, database, patience] = ["127.0.0.1", "0", "5000"].map(str::as_bytes);
-        let (port, replace) = (port.as_bytes(), b"REPLACE");
-        from.call(&[b"MIGRATE", host, port, key, database, patience, replace])?;
-        moved += 1;
-    }
-    Ok(moved)
-}
-
-/// The slot is this node's: told to it first, then to all other masters.
-fn assign_slot(cluster: &Cluster, slot: usize, taker: &Server) -> Result<()> {
-    let (slot, id) = (slot.to_string(), id_of(taker)?);
-    let others = cluster.masters().iter();
-    let others = others.filter(|node| node.address() != taker.address());
-    for node in [taker].into_iter().chain(others) {
-        // One that has given all its slots away has become a replica.
-        if node.info("replication", "role")? != "master" {
-            continue;
-        }
-        let assign = ["CLUSTER", "SETSLOT", &slot, "NODE", &id];
-        node.connect()?.call(&assign)?;
-    }
-    Ok(())
 }
 
 /// What a lane's slots are copied by, not by a snapshot.
@@ -136,7 +78,7 @@ pub fn source_resharding(family: Family) -> Result<()> {
         let slots = written_slots(rig, &rig.source, one)?;
         for (giver, taker, times) in [(one, other, 1), (other, one, 2)] {
             for slot in &slots {
-                move_slot(&rig.source, *slot, giver, taker, || Ok(()))?;
+                move_slot(&rig.source, *slot, giver, taker)?;
             }
             rig.write_more()?;
             wait_until_copied(rig, times * slots.len() as u64)?;
@@ -165,8 +107,7 @@ pub fn source_resharding_called_off(family: Family) -> Result<()> {
                 if back {
                     move_keys(*slot, other, one, usize::MAX)?;
                 }
-                let stable = ["CLUSTER", "SETSLOT", &slot.to_string(), "STABLE"];
-                node.connect()?.call(&stable)?;
+                close_slot(*slot, node)?;
             }
             rig.write_more()?;
         }
@@ -205,10 +146,10 @@ pub fn source_master_drained(family: Family) -> Result<()> {
         rig.write_more()?;
         wait_until_copied(rig, 0)?;
         for slot in &written {
-            move_slot(&rig.source, *slot, fresh, other, || Ok(()))?;
+            move_slot(&rig.source, *slot, fresh, other)?;
         }
         for slot in &large[..5] {
-            move_slot(&rig.source, *slot, other, fresh, || Ok(()))?;
+            move_slot(&rig.source, *slot, other, fresh)?;
         }
         rig.write_more()?;
         wait_until_copied(rig, 5)?;
@@ -224,7 +165,7 @@ pub fn source_resharding_as_a_whole(family: Family) -> Result<()> {
         };
         let slots = written_slots(rig, &rig.source, one)?;
         for (giver, taker, times) in [(one, other, 1), (other, one, 2)] {
-            let id = id_of(taker)?;
+            let id = node_id(taker)?;
             for slot in &slots {
                 let slot = slot.to_string();
                 let migrate = [
@@ -271,7 +212,7 @@ pub fn source_resharding_while_killed(family: Family) -> Result<()> {
             let [one, other] = rig.source.masters() else {
                 bail!("the source has two masters");
             };
-            move_slot(&rig.source, *slot, one, other, || Ok(()))?;
+            move_slot(&rig.source, *slot, one, other)?;
         }
         rig.start_again()?;
         rig.sync.wait_until_caught_up(PATIENCE)?;
@@ -316,7 +257,7 @@ pub fn source_slot_of_many_keys(family: Family) -> Result<()> {
         for reply in one.connect()?.pipeline(&batch)? {
             reply.ok()?;
         }
-        move_slot(&rig.source, slot, one, other, || Ok(()))?;
+        move_slot(&rig.source, slot, one, other)?;
         wait_until_copied(rig, 1)?;
         ensure!(rig.sum("slots.keys")? > 10_000, "keys are missing");
         rig.copied_once()
@@ -352,7 +293,7 @@ fn slots_of_the_source_move_while_a_single_server_is_the_target() -> Result<()> 
         let mut slots: Vec<usize> = tags.map(|tag| slot_of(tag.as_bytes())).collect();
         slots.retain(|slot| client.owner_of_slot(*slot) == one.address());
         for slot in &slots {
-            move_slot(&source, *slot, one, other, || Ok(()))?;
+            move_slot(&source, *slot, one, other)?;
         }
         let goal = writers.commands_so_far() + COMMANDS_BETWEEN;
         wait_until(PATIENCE, "more writes", || {

@@ -18,6 +18,7 @@
 //! Everything that is random comes from a seed. Everything that is started dies with the process that
 //! started it, also when that is killed.
 
+pub mod changes;
 pub mod client;
 pub mod cluster;
 pub mod compare;
