@@ -267,7 +267,7 @@ mod tests {
                 now_ms: 0,
             };
             let orders = world.look(topology, 0);
-            world.open(orders, topology);
+            world.open(orders);
             world
         }
 
@@ -277,10 +277,10 @@ mod tests {
             self.moves.look(&mut self.roster, topology, self.now_ms)
         }
 
-        fn open(&mut self, orders: Orders, topology: &Topology) {
+        fn open(&mut self, orders: Orders) {
             for (master, slots) in orders.new {
                 let lane = self.roster.places().len() as u32;
-                self.roster.add(lane, master, slots, topology);
+                self.roster.add(lane, master, slots);
             }
         }
 

@@ -13,29 +13,23 @@ pub struct Place {
     pub master: Node,
     /// What the lane writes.
     pub slots: SlotSet,
-    /// Node ids of the master's replicas, as they were last seen.
-    replicas: Vec<String>,
 }
 
 /// All lanes' places.
 #[derive(Debug, Default)]
 pub struct Roster {
     places: Vec<Place>,
-    /// Node ids of all masters of the view before.
-    masters: Vec<String>,
+    /// The view that was followed last.
+    before: Option<Topology>,
 }
 
 impl Roster {
-    /// A lane that begins to follow a master of this topology.
-    pub fn add(&mut self, lane: u32, master: Node, slots: SlotSet, topology: &Topology) {
-        let shard = topology.shard_by_id(&master.id);
-        let replicas = shard.into_iter().flat_map(|shard| &shard.replicas);
-        let replicas = replicas.map(|node| node.id.clone()).collect();
+    /// A lane that begins to follow a master.
+    pub fn add(&mut self, lane: u32, master: Node, slots: SlotSet) {
         self.places.push(Place {
             lane,
             master,
             slots,
-            replicas,
         });
     }
 
@@ -79,47 +73,42 @@ impl Roster {
         };
         // A master that is still one belongs to its lane before any heir is looked for.
         let mut taken: Vec<&str> = self.places.iter().filter_map(own).map(id_of).collect();
-        let were_masters = std::mem::take(&mut self.masters);
-        self.masters = topology
-            .shards
-            .iter()
-            .map(|s| id_of(s).to_owned())
-            .collect();
         for place in &mut self.places {
             let same = own(place);
-            let heir = || place.heir(topology, &taken, &were_masters);
+            let heir = || place.heir(topology, &taken, self.before.as_ref()?);
             let Some(shard) = same.or_else(heir) else {
                 continue;
             };
             taken.push(id_of(shard));
-            let replicas = shard.replicas.iter().map(|node| node.id.clone());
-            place.replicas = replicas.collect();
             if shard.master != place.master {
                 moved.push((place.lane, shard.master.clone()));
                 place.master = shard.master.clone();
             }
         }
+        self.before = Some(topology.clone());
         moved
     }
 }
 
 impl Place {
-    /// The shard whose master has taken the place of this one's: a replica of it, or whoever has it as a replica now, or one that
-    /// has everything where nothing is known of this one any more. The last two may have become that only now: a master that has
-    /// given all its slots away becomes a replica of the one that got the last.
+    /// The shard whose master has taken the place of this one's: a node of its family, whoever has it as a replica now, or one
+    /// that has everything where nothing is known of this one any more. None of them was a master before: one that has
+    /// given all its slots away becomes a replica of the master that got the last.
     fn heir<'t>(
         &self,
         topology: &'t Topology,
         taken: &[&str],
-        were_masters: &[String],
+        before: &Topology,
     ) -> Option<&'t Shard> {
-        let free = |shard: &&Shard| !shard.slots.is_empty() && !taken.contains(&id_of(shard));
-        let shards = topology.shards.iter().filter(free);
-        let was_replica = |shard: &&Shard| self.replicas.contains(&shard.master.id);
-        if let Some(heir) = shards.clone().find(was_replica) {
+        let may_be = |shard: &&Shard| {
+            let id = id_of(shard);
+            !shard.slots.is_empty() && !taken.contains(&id) && before.shard_by_id(id).is_none()
+        };
+        let mut shards = topology.shards.iter().filter(may_be);
+        let is_of_family = |shard: &&Shard| before.same_family(&self.master.id, id_of(shard));
+        if let Some(heir) = shards.clone().find(is_of_family) {
             return Some(heir);
         }
-        let mut shards = shards.filter(|shard| !were_masters.contains(&shard.master.id));
         let is_followed = |shard: &&Shard| {
             let mut replicas = shard.replicas.iter();
             replicas.any(|node| node.id == self.master.id)
@@ -164,7 +153,7 @@ mod tests {
         assert!(roster.follow(&before).is_empty());
         for (lane, shard) in before.shards.iter().enumerate() {
             let (master, slots) = (shard.master.clone(), shard.slots.clone());
-            roster.add(lane as u32, master, slots, &before);
+            roster.add(lane as u32, master, slots);
         }
         roster
     }

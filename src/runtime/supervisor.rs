@@ -29,7 +29,7 @@ use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::spool::{Budget, Settings};
 use crate::target;
-use crate::topology::{Credentials, Node, Topology, TopologyKind};
+use crate::topology::{Credentials, Node, TopologyKind};
 
 /// The running lanes.
 pub struct RuntimeHandle {
@@ -186,7 +186,7 @@ impl Supervisor {
         }
         let now_ms = self.shared.millis_at(Instant::now());
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
-        self.give(orders, &topology, known);
+        self.give(orders, known);
         self.shared.set_frozen(self.moves.frozen());
         if let Some(slots) = self.moves.overdue(now_ms) {
             warn!(
@@ -197,7 +197,7 @@ impl Supervisor {
     }
 
     /// Tells lanes which slots are theirs.
-    fn give(&mut self, orders: Orders, topology: &Topology, known: Option<&Claim>) {
+    fn give(&mut self, orders: Orders, known: Option<&Claim>) {
         for (lane, slots) in orders.leave {
             info!("source: slots {slots} move; what the target has of them stands still");
             self.order(lane, Order::Leave(slots));
@@ -216,7 +216,7 @@ impl Supervisor {
             let status = self.shared.add_lane(&master.id, &master.name());
             self.statuses.insert(status.id, Arc::clone(&status));
             let (lane, ours) = (status.id, slots.clone());
-            self.roster.add(lane, master.clone(), ours, topology);
+            self.roster.add(lane, master.clone(), ours);
             self.openings.push(Opening {
                 status,
                 master,

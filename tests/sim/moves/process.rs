@@ -156,9 +156,7 @@ impl Process {
             let lane = self.lanes;
             self.lanes += 1;
             trace::note(|| format!("lane {lane} is for {} with {slots}", master.id));
-            let topology = Arc::clone(&self.view.1);
-            self.roster
-                .add(lane, master.clone(), slots.clone(), &topology);
+            self.roster.add(lane, master.clone(), slots.clone());
             self.openings.push(Opening {
                 lane,
                 node: master,
