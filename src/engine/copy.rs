@@ -12,7 +12,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, LaneConfig, SourceLink};
 use super::lease::Leases;
-use super::motion::Motion;
 use super::options::Destination;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::Router;
@@ -29,7 +28,7 @@ use crate::rdb::{
     Decoder, Item, LeftOut, Options, Part, Problem, RdbError, TargetFormat, Unsupported, Value,
 };
 use crate::resp::push_command;
-use crate::slot::slot_of;
+use crate::slot::{SlotSet, slot_of};
 use crate::source::Framing;
 
 /// A snapshot under way.
@@ -189,7 +188,7 @@ impl Lane {
             chunks: &mut self.chunks,
             targets: &mut self.targets,
             sweep: self.sweep.as_deref_mut(),
-            passing: self.motion.is_on.then_some(&self.motion),
+            to_copy: &self.motion.to_copy,
             deadlines: &mut self.rebuild.deadlines,
             lost_deadlines: &mut copy.lost_deadlines,
             field_deadlines: &mut copy.field_deadlines,
@@ -246,8 +245,8 @@ struct Writing<'a> {
     chunks: &'a mut Chunks,
     targets: &'a mut Targets,
     sweep: Option<&'a mut Sweep>,
-    /// Which keys are the lane's, if there are others.
-    passing: Option<&'a Motion>,
+    /// Slots that are copied by themselves later.
+    to_copy: &'a SlotSet,
     deadlines: &'a mut Leases,
     lost_deadlines: &'a mut bool,
     field_deadlines: &'a mut Vec<u64>,
@@ -321,8 +320,8 @@ impl Writing<'_> {
     /// Whether a key is in a slot that the lane does not write, or that is copied by itself later.
     #[inline]
     fn is_of_others(&self, key: &[u8]) -> bool {
-        let motion = self.passing;
-        motion.is_some_and(|motion| !motion.is_whole(slot_of(key)))
+        let is_ours = |slot| self.config.slots.contains(slot) && !self.to_copy.contains(slot);
+        self.config.source_has_slots && !is_ours(slot_of(key))
     }
 
     fn function(&mut self, code: &[u8]) -> Result<(), Fault> {

@@ -255,7 +255,7 @@ impl Lane {
             arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
-            motion: Motion::new(&config),
+            motion: Motion::default(),
             route_until: match config.generations {
                 Some(_) => Offset::default(),
                 None => Offset(u64::MAX),
@@ -471,8 +471,7 @@ impl Lane {
         self.settled = false;
         self.unswept = false;
         self.targets.abandon(&mut self.chunks);
-        self.motion.suspend();
-        self.motion.pass_all();
+        self.motion.to_copy.clear();
         self.targets.set_generation(self.config.generation);
         self.intake.begin(&mut self.chunks, Offset::default());
         self.spool.clear();

@@ -22,7 +22,6 @@
 //! watermark was written again with the key's name: one or two round trips.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering::Relaxed;
 
 use super::desk::Desk;
 use super::lane::{Lane, SourceLink};
@@ -31,16 +30,15 @@ use super::recopy::Recopy;
 use super::redirect::is_never_applied;
 use super::status::ErrorCount;
 use super::targets::Targets;
-use crate::checkpoint::{self, mend_key};
+use super::values::Last;
+use crate::checkpoint;
 use crate::chunk::Chunks;
-use crate::command::rewrite::{Deadlines, Lack};
 use crate::fault::{Fault, FaultKind};
 use crate::limits;
 use crate::mend::{self, Key, Mend, Stage, Touched, Verdict};
 use crate::position::Offset;
-use crate::resp::push_command;
-use crate::slot::{Slot, SlotSet};
-use crate::target::{Form, Guard, Unit};
+use crate::slot::{Slot, SlotSet, slot_of};
+use crate::target::{Guard, Unit};
 
 /// Questions of lanes about keys, and the answers.
 pub type MendDesk = Desk<MendQuestion, MendAnswer>;
@@ -90,25 +88,18 @@ pub(super) struct Owed {
     /// What on its way may have carried the difference on is to be looked through.
     spreads: bool,
     /// What is on its way: connections, and the run numbers below which each must have answered.
-    fence: Vec<(usize, u64)>,
+    pub(super) fence: Vec<(usize, u64)>,
     /// Everything that had been received when the source was asked.
     received: Offset,
     ask_at_ms: u64,
     /// The transaction at the end, once what comes before it is sent.
-    last: Option<Last>,
+    pub(super) last: Option<Last>,
     /// The slot's watermark may stand behind the difference; how many of the keys it names.
     named: Option<usize>,
     /// Commands before this are not sent but looked through: a former process sent them. 0: there are no more.
     passed: Offset,
     /// All keys of those are owed.
     all_passed: bool,
-}
-
-#[derive(Debug)]
-struct Last {
-    database: u32,
-    commands: Vec<u8>,
-    frames: usize,
 }
 
 impl Owed {
@@ -211,6 +202,12 @@ impl Mends {
         held
     }
 
+    /// Whether anything of a slot is held back.
+    pub fn holds(&self, slot: Slot) -> bool {
+        let owed = self.by_slot.get(&slot);
+        owed.is_some_and(|owed| owed.mend.held().next().is_some())
+    }
+
     /// All keys that are owed.
     pub fn all_keys(&self) -> BTreeSet<Key> {
         self.single_mends()
@@ -245,7 +242,7 @@ impl Mends {
                 return true;
             }
             owed.named = owed.named.map(|_| 0);
-            !owed.mend.flushed(&gone)
+            !owed.mend.forget(&gone)
         });
     }
 
@@ -427,10 +424,16 @@ impl Targets {
     pub(super) fn owe(
         &mut self,
         slot: Slot,
-        keys: Vec<Key>,
+        mut keys: Vec<Key>,
         from: Offset,
         message: &str,
     ) -> Result<(), Fault> {
+        let is_ours = |key: &Key| self.slots.contains(slot_of(&key.1));
+        if !keys.is_empty() && !keys.iter().any(is_ours) {
+            // The slots have left: another lane writes them, and mends what it must.
+            return Ok(());
+        }
+        keys.retain(is_ours);
         if self.copy_again(slot, &keys, from, message)? {
             return Ok(());
         }
@@ -494,7 +497,11 @@ impl Targets {
         if self.mends.by_slot[&slot].recopy.is_some() {
             return self.judge_copied(chunks, slot, unit);
         }
-        let touched = self.touched_by(chunks.get(unit.range), unit.database);
+        let mut touched = self.touched_by(chunks.get(unit.range), unit.database);
+        if let Touched::Keys(keys) = &mut touched {
+            // Slots may have left the lane since it was held.
+            keys.retain(|key| self.slots.contains(slot_of(&key.1)));
+        }
         let owed = self.mends.by_slot.get_mut(&slot).expect("it is watched");
         match owed.mend.judge(&touched, unit.begin) {
             Ok(Verdict::Send) => self.deliver(chunks, slot, unit),
@@ -574,13 +581,12 @@ impl Lane {
     /// When they are too many.
     pub fn mend(&mut self, keys: Vec<Key>) -> Result<(), Fault> {
         let from = self.routed();
-        let mut by_slot: BTreeMap<Slot, BTreeSet<Key>> = BTreeMap::new();
-        for key in keys {
+        let mut by_slot: BTreeMap<Slot, Vec<Key>> = BTreeMap::new();
+        for key in keys.into_iter().collect::<BTreeSet<Key>>() {
             let slot = self.targets.slot_of(&key.1);
-            by_slot.entry(slot).or_default().insert(key);
+            by_slot.entry(slot).or_default().push(key);
         }
         for (slot, keys) in by_slot {
-            let keys: Vec<Key> = keys.into_iter().collect();
             self.targets.owe(slot, keys, from, "keys may differ")?;
             if let Some(owed) = self.targets.mends.by_slot.get_mut(&slot) {
                 owed.named.get_or_insert(0);
@@ -741,35 +747,9 @@ impl Lane {
         let held = owed.mend.held().find(|unit| unit.begin < unit.end);
         let until = held.map_or(routed, |unit| unit.begin.min(routed));
         let until = until.max(self.targets.marks.passed_in(slot));
-        let mut last = Last {
-            database: 0,
-            commands: Vec::new(),
-            frames: 3,
-        };
         let names = self.targets.mends.name_owed(slot);
-        push_command(&mut last.commands, &[b"MULTI"]);
-        let marks = &mut self.targets.marks;
-        marks.write(slot, until, names, &mut last.commands);
-        push_command(&mut last.commands, &[b"EXEC"]);
-        self.send_last(slot, from, &last);
+        self.write_watermark(slot, from, until, names);
         true
-    }
-
-    /// Sends a transaction that sets a watermark, of a slot that nothing is on its way for.
-    fn send_last(&mut self, slot: Slot, from: Offset, last: &Last) {
-        let unit = self.targets.built_unit(
-            &mut self.chunks,
-            Form::Transaction,
-            from,
-            last.database,
-            &last.commands,
-            last.frames,
-        );
-        let unit = Unit {
-            guard: Guard::Given,
-            ..unit
-        };
-        self.targets.send_given(&mut self.chunks, slot, unit);
     }
 
     /// Asks the source for the values of a slot's keys.
@@ -805,145 +785,5 @@ impl Lane {
         };
         mends.questions.push((mends.ticket, question));
         Ok(())
-    }
-
-    /// Everything of the slot before `until` is answered: writes the values of that offset.
-    fn write_mend(&mut self, slot: Slot, until: Offset) -> Result<(), Fault> {
-        let owed = self.targets.mends.by_slot.get_mut(&slot);
-        let owed = owed.expect("it is there");
-        let last = match owed.last.take() {
-            Some(last) => last,
-            None => {
-                let (last, parts) = self.build_mend(slot, until)?;
-                if parts {
-                    // The name changes hands only when the value is known to be whole.
-                    let fence = self.targets.fence();
-                    let owed = self.targets.mends.by_slot.get_mut(&slot);
-                    let owed = owed.expect("it is there");
-                    owed.fence = fence;
-                    owed.last = Some(last);
-                    return Ok(());
-                }
-                last
-            }
-        };
-        let from = self.stands_at(slot);
-        let owed = self.targets.mends.by_slot.remove(&slot);
-        let owed = owed.expect("it is there");
-        let (values, held) = owed.mend.finish();
-        self.send_last(slot, from, &last);
-        let Some(recopy) = owed.recopy else {
-            self.status.mends.fetch_add(values.len() as u64, Relaxed);
-            for (_, unit) in held {
-                self.targets.deliver(&mut self.chunks, slot, unit);
-            }
-            return Ok(());
-        };
-        self.go_on_copying(slot, recopy, values, held);
-        Ok(())
-    }
-
-    /// Where in the stream what is written for a mend stands: until it is answered, nothing behind that counts as applied.
-    fn stands_at(&self, slot: Slot) -> Offset {
-        let owed = &self.targets.mends.by_slot[&slot];
-        match &owed.recopy {
-            Some(recopy) => recopy.owes_from().unwrap_or(self.routed()),
-            None => owed.mend.owed_from(),
-        }
-    }
-
-    /// Has the watermark of a slot say that everything before `until` is applied.
-    pub(super) fn write_watermark(&mut self, slot: Slot, until: Offset) {
-        let mut last = Last {
-            database: 0,
-            commands: Vec::new(),
-            frames: 3,
-        };
-        push_command(&mut last.commands, &[b"MULTI"]);
-        let marks = &mut self.targets.marks;
-        marks.write(slot, until, None, &mut last.commands);
-        push_command(&mut last.commands, &[b"EXEC"]);
-        self.send_last(slot, until, &last);
-    }
-
-    /// The transaction that gives the keys their values. Whether anything was sent that it needs.
-    fn build_mend(&mut self, slot: Slot, until: Offset) -> Result<(Last, bool), Fault> {
-        let from = self.stands_at(slot);
-        let owed = &self.targets.mends.by_slot[&slot];
-        let values: Vec<_> = owed
-            .mend
-            .values()
-            .map(|(key, taken)| (key.clone(), taken.clone()))
-            .collect();
-        let database = values.first().map_or(0, |((database, _), _)| *database);
-        let mut last = Last {
-            database,
-            commands: Vec::new(),
-            frames: 2,
-        };
-        let mut selected = database;
-        let mut parts = false;
-        push_command(&mut last.commands, &[b"MULTI"]);
-        for (number, ((of, key), taken)) in values.into_iter().enumerate() {
-            select(&mut last, &mut selected, of);
-            let Some(taken) = taken else {
-                push_command(&mut last.commands, &[b"UNLINK", &key]);
-                last.frames += 1;
-                continue;
-            };
-            self.rebuild.deadlines.database = of;
-            let deadlines = &mut self.rebuild.deadlines;
-            let write = mend::Write {
-                key: &key,
-                temporary: &mend_key(&self.targets.marks.link, slot, number),
-                payload: &taken.payload,
-                expire_at_ms: taken.expire_at_ms.map(|at| deadlines.of_key(&key, at)),
-                format: self.config.format,
-            };
-            let (targets, chunks) = (&mut self.targets, &mut self.chunks);
-            let written = write.write(|commands, frames| {
-                parts = true;
-                let form = match commands.starts_with(super::serial::MULTI) {
-                    true => Form::Transaction,
-                    false => Form::Command,
-                };
-                let unit = targets.built_unit(chunks, form, from, of, commands, frames);
-                targets.deliver(chunks, slot, unit);
-            });
-            last.commands.extend_from_slice(&written.commands);
-            last.frames += written.frames;
-            self.note_losses(&key, &written)?;
-        }
-        select(&mut last, &mut selected, 0);
-        let marks = &mut self.targets.marks;
-        marks.write(slot, until, None, &mut last.commands);
-        last.frames += 1;
-        select(&mut last, &mut selected, database);
-        push_command(&mut last.commands, &[b"EXEC"]);
-        Ok((last, parts))
-    }
-
-    /// What of a value the target cannot take: left out, or a fault, as in a copy.
-    fn note_losses(&self, key: &[u8], written: &mend::Written) -> Result<(), Fault> {
-        if written.lost_deadlines {
-            let what = || format!("the expiry of fields of '{}'", key.escape_ascii());
-            self.config.leave_out(&self.status, Lack::FieldTtl, what)?;
-        }
-        for what in &written.left_out {
-            self.config.leave_out_beside(&self.status, *what)?;
-        }
-        match written.problem {
-            Some(problem) => self.config.leave_out_of_key(&self.status, problem, key),
-            None => Ok(()),
-        }
-    }
-}
-
-fn select(last: &mut Last, selected: &mut u32, database: u32) {
-    if *selected != database {
-        *selected = database;
-        let commands = &mut last.commands;
-        push_command(commands, &[b"SELECT", database.to_string().as_bytes()]);
-        last.frames += 1;
     }
 }

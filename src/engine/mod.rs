@@ -27,6 +27,7 @@ pub mod mending;
 mod motion;
 pub mod moves;
 pub mod options;
+mod pace;
 mod parked;
 mod rebuild;
 pub mod recopy;
@@ -46,6 +47,7 @@ mod targets;
 #[cfg(test)]
 mod tests;
 mod touched;
+mod values;
 
 pub use copy::remedy;
 pub use rebuild::{Omissions, release, watched};

@@ -15,8 +15,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::hold::Hold;
-use super::lane::{Lane, LaneConfig};
+use super::lane::Lane;
 use super::recopy::Listings;
 use super::status::ErrorCount;
 use super::stream::{Step, cross_slot};
@@ -27,17 +26,11 @@ use crate::position::Offset;
 use crate::resp::{Frame, scan};
 use crate::slot::{Slot, SlotSet, slot_of};
 
-/// Which slots a lane writes.
-#[derive(Debug)]
+/// Slots that come and go. All that are the lane's are in its configuration.
+#[derive(Debug, Default)]
 pub(super) struct Motion {
-    /// The source has slots: else everything passes.
-    pub is_on: bool,
-    /// Slots whose commands go to the target, or are looked at by their copy.
-    pub passing: SlotSet,
-    /// Slots that were given to the lane and are to be copied when their turn comes.
-    pub waiting: SlotSet,
-    /// Slots that are being copied.
-    pub recopying: SlotSet,
+    /// Slots that were given to the lane and are not copied yet. Commands of those whose copy has begun are looked at by it.
+    pub to_copy: SlotSet,
     pub listings: Listings,
     leaving: Vec<Leaving>,
     /// What was copied since it was last told of.
@@ -54,58 +47,27 @@ struct Leaving {
 }
 
 impl Motion {
-    pub fn new(config: &LaneConfig) -> Self {
-        Self {
-            is_on: config.source_has_slots,
-            passing: config.slots.clone(),
-            waiting: SlotSet::new(),
-            recopying: SlotSet::new(),
-            listings: Listings::default(),
-            leaving: Vec::new(),
-            story: (SlotSet::new(), 0),
-        }
-    }
-
-    /// The copy of slots that waited begins.
-    pub fn begin(&mut self, slots: &SlotSet) {
-        self.waiting = self.waiting.difference(slots);
-        self.recopying = self.recopying.union(slots);
-        self.passing = self.passing.union(slots);
-    }
-
-    /// They are copied.
+    /// Slots are copied.
     pub fn end(&mut self, slots: &SlotSet, keys: u64) {
-        self.recopying = self.recopying.difference(slots);
+        self.to_copy = self.to_copy.difference(slots);
         self.story.0 = self.story.0.union(slots);
         self.story.1 += keys;
     }
 
-    /// What is being copied waits again.
-    pub fn suspend(&mut self) {
-        self.passing = self.passing.difference(&self.recopying);
-        self.waiting = self.waiting.union(&self.recopying);
-        self.recopying.clear();
-    }
-
-    /// A snapshot will bring everything.
-    pub fn pass_all(&mut self) {
-        self.passing = self.passing.union(&self.waiting);
-        self.waiting.clear();
+    /// Whether commands of a slot, if it is one of `ours`, go to the target or are looked at by its copy.
+    #[inline]
+    pub fn passes(&self, ours: &SlotSet, targets: &Targets, slot: Slot) -> bool {
+        ours.contains(slot) && (!self.to_copy.contains(slot) || targets.is_copying(slot))
     }
 
     /// Whether all slots of the lane are copied.
     pub fn is_settled(&self) -> bool {
-        self.waiting.is_empty() && self.recopying.is_empty()
+        self.to_copy.is_empty()
     }
 
     /// The slots that were copied, and how many keys, since this was last asked.
     pub fn take_story(&mut self) -> (SlotSet, u64) {
         std::mem::take(&mut self.story)
-    }
-
-    /// Whether the keys of a slot are what the source's are at the lane's offset.
-    pub fn is_whole(&self, slot: Slot) -> bool {
-        self.passing.contains(slot) && !self.recopying.contains(slot)
     }
 }
 
@@ -136,10 +98,9 @@ impl Lane {
         self.config.slots = self.config.slots.union(&slots);
         self.targets.slots = self.config.slots.clone();
         self.targets.mark_needed();
-        match self.history.is_none() {
-            // The snapshot will bring them.
-            true => self.motion.passing = self.motion.passing.union(&slots),
-            false => self.motion.waiting = self.motion.waiting.union(&slots),
+        // Where there is no history yet, the snapshot will bring them.
+        if self.history.is_some() {
+            self.motion.to_copy = self.motion.to_copy.union(&slots);
         }
     }
 
@@ -148,14 +109,7 @@ impl Lane {
         let ours = slots.intersection(&self.config.slots);
         self.config.slots = self.config.slots.difference(&ours);
         self.targets.slots = self.config.slots.clone();
-        let motion = &mut self.motion;
-        for set in [
-            &mut motion.passing,
-            &mut motion.waiting,
-            &mut motion.recopying,
-        ] {
-            *set = set.difference(&ours);
-        }
+        self.motion.to_copy = self.motion.to_copy.difference(&ours);
         self.targets.drop_owed(&mut self.chunks, &ours);
         if let Some(hold) = &mut self.hold {
             hold.leave(&ours);
@@ -178,9 +132,7 @@ impl Lane {
     /// Slots that the lane has left for good: nothing of them is on its way, and no record lists them.
     pub fn take_left(&mut self) -> SlotSet {
         let mut left = SlotSet::new();
-        // A flush may go on removing what was the lane's when it began.
-        let flushes = matches!(self.hold, Some(Hold::Flush(_)));
-        if self.motion.leaving.is_empty() || flushes {
+        if self.motion.leaving.is_empty() {
             return left;
         }
         let (leaving, targets) = (&mut self.motion.leaving, &self.targets);
@@ -199,17 +151,21 @@ impl Lane {
 
     /// The slots that records list: those whose keys are as the stream has them.
     pub(super) fn whole_slots(&self) -> SlotSet {
-        let motion = &self.motion;
-        self.config
-            .slots
-            .difference(&motion.waiting.union(&motion.recopying))
+        self.config.slots.difference(&self.motion.to_copy)
+    }
+
+    #[inline]
+    pub(super) fn passes(&self, slot: Slot) -> bool {
+        let ours = &self.config.slots;
+        self.motion.passes(ours, &self.targets, slot)
     }
 
     /// Whether the command at the cursor is none of this lane's: of slots that it does not write. Then it is dropped.
     #[inline]
     pub(super) fn is_of_others(&self, frame: &Frame<'_>, step: &Step) -> bool {
         match *step {
-            Step::Slot(slot) if !self.targets.is_single() => !self.motion.passing.contains(slot),
+            _ if !self.config.source_has_slots => false,
+            Step::Slot(slot) if !self.targets.is_single() => !self.passes(slot),
             Step::Slot(_) | Step::Several => self.passing_of(frame) == Some(Passing::Nothing),
             _ => false,
         }
@@ -232,7 +188,7 @@ impl Lane {
         let command = command::find(frame).or_else(|| self.targets.learned.get(frame.verb()))?;
         let mut passing = None;
         for key in command::keys(frame, command).ok()? {
-            let of_one = match self.motion.passing.contains(slot_of(key)) {
+            let of_one = match self.passes(slot_of(key)) {
                 true => Passing::All,
                 false => Passing::Nothing,
             };
@@ -250,16 +206,24 @@ impl Lane {
 
     /// Tells how many slots wait for their copy.
     pub(super) fn publish_motion(&self) {
-        let waits = self.motion.waiting.len() + self.motion.recopying.len();
+        let waits = self.motion.to_copy.len();
         self.status.slots_to_copy.store(waits as u64, Relaxed);
     }
 }
 
 impl Targets {
+    /// Whether the copy of a slot has begun.
+    fn is_copying(&self, slot: Slot) -> bool {
+        let place = if self.is_single() { 0 } else { slot };
+        self.mends.is_copying(place, slot)
+    }
+
     /// Whether nothing of slots that were taken from the lane is on its way any more.
     fn is_clear_of(&self, leaving: &mut Leaving) -> bool {
-        let waits =
-            |slot: Slot| self.parked.contains_key(&slot) || self.serial.target_of(slot).is_some();
+        let waits = |slot: Slot| {
+            let sent = self.parked.contains_key(&slot) || self.serial.target_of(slot).is_some();
+            sent || self.mends.holds(slot)
+        };
         let waits = match self.is_single() {
             true => waits(0),
             false => leaving.slots.iter().any(waits),
@@ -286,13 +250,13 @@ impl Targets {
 pub(super) fn split_passing(
     frame: &Frame<'_>,
     at: Offset,
-    passing: &SlotSet,
+    passes: &dyn Fn(Slot) -> bool,
     mut sink: impl FnMut(&[u8]),
 ) -> Result<(), Fault> {
     let command = command::find(frame).ok_or_else(|| cross_slot(frame, at))?;
     match command::one_slot(frame, command) {
         Ok(SlotOf::One(slot)) => {
-            if passing.contains(slot) {
+            if passes(slot) {
                 sink(frame.bytes());
             }
             return Ok(());
@@ -304,7 +268,7 @@ pub(super) fn split_passing(
         _ => {}
     }
     command::split_by_slot(frame, command, |slot, part| {
-        if passing.contains(slot) {
+        if passes(slot) {
             sink(part);
         }
     })

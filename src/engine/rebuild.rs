@@ -29,7 +29,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::position::Offset;
 use crate::rdb::Lineage;
 use crate::resp::{Frame, push_command, scan};
-use crate::slot::{Slot, SlotSet};
+use crate::slot::Slot;
 use crate::topology::{Flavour, ServerInfo};
 
 /// What a lane knows of rebuilding.
@@ -293,14 +293,19 @@ impl Lane {
                 status: &self.status,
                 omissions: &self.config.omissions,
             };
-            let passing = self.motion.is_on.then_some(&self.motion.passing);
+            let (ours, motion, targets) = (&self.config.slots, &self.motion, &self.targets);
+            let passes = |slot: Slot| motion.passes(ours, targets, slot);
+            let passes: Option<&dyn Fn(Slot) -> bool> = match self.config.source_has_slots {
+                true => Some(&passes),
+                false => None,
+            };
             if !look || self.rebuild.look(&frame, command, &context)? == Verdict::Same {
-                place(&self.targets, passing, &frame, at, &mut groups)?;
+                place(targets, passes, &frame, at, &mut groups)?;
                 continue;
             }
             let mut built = &self.rebuild.built[..];
             while let Ok(Some(frame)) = scan(built) {
-                place(&self.targets, passing, &frame, at, &mut groups)?;
+                place(targets, passes, &frame, at, &mut groups)?;
                 built = &built[frame.bytes().len()..];
             }
         }
@@ -329,7 +334,7 @@ struct Group {
 /// Adds a command, or its parts, to the groups of their slots; of those slots of the source that pass, if they are told.
 fn place(
     targets: &Targets,
-    passing: Option<&SlotSet>,
+    passes: Option<&dyn Fn(Slot) -> bool>,
     frame: &Frame<'_>,
     at: Offset,
     groups: &mut Vec<Group>,
@@ -346,8 +351,8 @@ fn place(
         }),
     };
     if targets.is_single() {
-        return match passing {
-            Some(passing) => split_passing(frame, at, passing, |part| add(0, part)),
+        return match passes {
+            Some(passes) => split_passing(frame, at, passes, |part| add(0, part)),
             None => {
                 add(0, frame.bytes());
                 Ok(())
@@ -355,7 +360,7 @@ fn place(
         };
     }
     let mut add = |slot: Slot, part: &[u8]| {
-        if passing.is_none_or(|passing| passing.contains(slot)) {
+        if passes.is_none_or(|passes| passes(slot)) {
             add(slot, part);
         }
     };

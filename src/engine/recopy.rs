@@ -291,25 +291,25 @@ impl Lane {
     pub(super) fn start_recopies(&mut self) {
         let quiet = self.hold.is_none() && self.rewind.is_none() && self.sweep.is_none();
         let streams = matches!(self.link, SourceLink::Streaming) && self.settled;
-        if self.motion.waiting.is_empty() || !quiet || !streams || self.stopping || self.unswept {
+        let to_copy = &self.motion.to_copy;
+        if to_copy.is_empty() || !quiet || !streams || self.stopping || self.unswept {
             return;
         }
         let routed = self.routed();
-        let single = self.targets.is_single();
-        while self.motion.recopying.len() < limits::RECOPIES {
-            let Some(first) = self.motion.waiting.iter().next() else {
-                return;
-            };
-            let (place, slots) = match single {
-                true => (0, self.motion.waiting.clone()),
-                false => (first, SlotSet::from_iter([first])),
-            };
-            if self.targets.mends.watches(place) {
-                return;
+        let mut turns: Vec<(Slot, SlotSet)> = match self.targets.is_single() {
+            true => vec![(0, to_copy.clone())],
+            false => {
+                let alone = |slot| (slot, SlotSet::from_iter([slot]));
+                to_copy.iter().map(alone).collect()
             }
-            self.motion.begin(&slots);
+        };
+        let mends = &mut self.targets.mends;
+        // What is mended there first, comes first.
+        turns.retain(|(place, _)| !mends.watches(*place));
+        let room = limits::RECOPIES.saturating_sub(mends.recopies().count());
+        for (place, slots) in turns.into_iter().take(room) {
             let owed = Owed::of_recopy(routed, Recopy::new(slots));
-            self.targets.mends.by_slot.insert(place, owed);
+            mends.by_slot.insert(place, owed);
         }
     }
 
@@ -323,7 +323,6 @@ impl Lane {
                 self.chunks.release(unit.range.chunk);
             }
         }
-        self.motion.suspend();
     }
 
     /// Does what can be done about a slot that is being copied and has no keys under way. Whether there is more to do.
@@ -390,7 +389,7 @@ impl Lane {
                 // Whatever watermark another lane left there speaks of another stream.
                 let fence = (!is_parked).then(|| {
                     let routed = self.routed();
-                    self.write_watermark(place, routed);
+                    self.write_watermark(place, routed, routed, None);
                     self.targets.fence()
                 });
                 let owed = self.targets.mends.by_slot.get_mut(&place);
@@ -506,6 +505,12 @@ impl super::mending::Mends {
         owed.filter_map(|(place, owed)| Some((*place, owed.recopy.as_ref()?)))
     }
 
+    /// Whether a slot is among those that are copied at a place.
+    pub fn is_copying(&self, place: Slot, slot: Slot) -> bool {
+        let recopy = self.by_slot.get(&place).and_then(|o| o.recopy.as_ref());
+        recopy.is_some_and(|recopy| recopy.slots.contains(slot))
+    }
+
     fn listing_by(&mut self, ticket: u64) -> Option<&mut Recopy> {
         let mut recopies = self.by_slot.values_mut().filter_map(|o| o.recopy.as_mut());
         recopies.find(|recopy| recopy.stage == Stage::Listing(ticket))
@@ -535,9 +540,12 @@ impl Owed {
 
     /// These slots are another lane's from now on.
     pub(super) fn leave(&mut self, slots: &SlotSet, now_ms: u64) {
-        if let Some(recopy) = &mut self.recopy
-            && !recopy.slots.is_disjoint(slots)
-        {
+        let Some(recopy) = &mut self.recopy else {
+            // With no key left it ends by itself, and what it held goes its way.
+            self.mend.forget(|key| slots.contains(slot_of(&key.1)));
+            return;
+        };
+        if !recopy.slots.is_disjoint(slots) {
             recopy.slots = recopy.slots.difference(slots);
             self.copy_again(now_ms);
         }

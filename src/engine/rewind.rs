@@ -221,7 +221,6 @@ impl Lane {
         // Commands that were left out for a key count once it is mended.
         let owed_from = self.targets.mends.begin().unwrap_or(shared).min(shared);
         self.targets.mends.abandon(&mut self.chunks);
-        self.motion.suspend();
         self.begin_records(shared);
         if let Some(records) = &mut self.records {
             records.stand_at(shared, database);

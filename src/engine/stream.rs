@@ -18,7 +18,7 @@ use super::lane::{Lane, LaneConfig};
 use super::lookup::LookupQuestion;
 use super::motion::Passing;
 use super::options::DatabaseMap;
-use super::records::is_talk;
+use super::pace::is_talk;
 use super::status::ErrorCount;
 use super::targets::Targets;
 use crate::command::rewrite::Features;
@@ -207,7 +207,7 @@ impl Lane {
                 self.skip_passed(&step, length);
                 continue;
             }
-            if self.motion.is_on && self.is_of_others(&frame, &step) {
+            if self.is_of_others(&frame, &step) {
                 self.drop_moving(run, length);
                 continue;
             }
@@ -492,7 +492,7 @@ impl Lane {
         let bytes = self.intake.rest(&self.chunks)[..length].to_vec();
         let begin = self.scanned;
         self.split_into_slots(&bytes, begin, |lane, slot, part| {
-            if lane.motion.is_on && !lane.motion.passing.contains(slot) {
+            if !lane.passes(slot) {
                 return lane.note_dropped(1);
             }
             let database = lane.router.target_database.unwrap_or(0);
@@ -651,7 +651,7 @@ impl Lane {
             return Ok(());
         };
         debug_assert!(run.is_none(), "a run ends before a transaction opens");
-        if self.motion.is_on && self.is_of_moving(&open) {
+        if self.is_of_moving(&open) {
             let bytes = { self.chunks.get(self.intake.open_range()).to_vec() };
             self.intake.close();
             self.note_dropped(u64::from(data));
@@ -704,7 +704,7 @@ impl Lane {
     /// Whether slots in a transaction have left the lane, by now.
     fn is_of_moving(&self, open: &Open) -> bool {
         let whole = open.slot.filter(|_| !self.targets.is_single());
-        let left = whole.is_some_and(|slot| !self.motion.passing.contains(slot));
+        let left = whole.is_some_and(|slot| !self.passes(slot));
         open.moving || left
     }
 }

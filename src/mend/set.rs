@@ -259,8 +259,9 @@ impl<U> Mend<U> {
         self.held.front().is_none_or(|(begin, _)| *begin >= until)
     }
 
-    /// Keys are removed at the source and the target alike, at an offset before the values. Whether none is left.
-    pub fn flushed(&mut self, gone: impl Fn(&Key) -> bool) -> bool {
+    /// Keys need not be mended any more: they are removed at the source and the target alike, at an offset before the values; or
+    /// somebody else takes care of them. Whether none is left.
+    pub fn forget(&mut self, gone: impl Fn(&Key) -> bool) -> bool {
         self.keys.retain(|key| !gone(key));
         self.values.retain(|key, _| !gone(key));
         self.keys.is_empty()
@@ -448,12 +449,12 @@ mod tests {
     #[test]
     fn flushed_keys_need_no_mending() {
         let mut mend = catching(&["a", "b"], 10, 100);
-        assert!(!mend.flushed(|key| key.1 == b"a"));
+        assert!(!mend.forget(|key| key.1 == b"a"));
         assert!(mend.reached(Offset(100)) && mend.wants_fence());
         let (values, _) = mend.finish();
         assert_eq!(values.keys().cloned().collect::<Vec<_>>(), [key("b")]);
         let mut all = catching(&["a"], 10, 100);
-        assert!(all.flushed(|_| true));
+        assert!(all.forget(|_| true));
     }
 
     #[test]

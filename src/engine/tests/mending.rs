@@ -11,7 +11,8 @@ use crate::mend::{Snapshot, Taken};
 use crate::position::{Offset, Position, ReplicationId};
 use crate::rdb::Payload;
 
-const WRONG: &[u8] = b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
+pub(super) const WRONG: &[u8] =
+    b"-WRONGTYPE Operation against a key holding the wrong kind of value\r\n";
 
 fn mending(target: Topology) -> Rig {
     let mut rig = Rig::streaming(target);

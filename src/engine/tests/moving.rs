@@ -1,8 +1,9 @@
 //! Slots that leave a lane and come to it, with what the streams say of them meanwhile.
 
+use super::super::mending::MendAnswer;
 use super::super::recopy::{ListAnswer, ListQuestion};
 use super::super::records::Generations;
-use super::mending::words;
+use super::mending::{WRONG, names, words};
 use super::*;
 use crate::mend::Key;
 use crate::slot::slot_of;
@@ -262,4 +263,35 @@ fn keys_of_a_snapshot_that_are_in_others_slots_are_not_written() {
     rig.hear(format!("${}\r\n", snapshot.len()).as_bytes());
     rig.hear(&snapshot);
     assert_eq!(words(&rig.sent(0)), ["RESTORE a"]);
+}
+
+#[test]
+fn keys_of_a_slot_that_leaves_are_not_asked_for_any_more_and_what_they_held_up_on_a_single_target_goes_on()
+ {
+    let config = LaneConfig {
+        slots: slots(&["a", "b"]),
+        ..config()
+    };
+    let mut rig = Rig::streaming_with(config, Topology::single("h", 1));
+    rig.lane.targets.mends.policy = OnDivergence::Mend;
+    rig.hear(&command("HSET b f v"));
+    rig.sent(0);
+    rig.reply(0, WRONG);
+    let (ticket, question) = rig.question();
+    assert_eq!(names(&question), ["b"]);
+    rig.hear(&commands(&["HSET b f w", "SET a 1"]));
+    assert!(rig.sent(0).is_empty(), "a single target has one order");
+    rig.lane.leave(&slots(&["b"]));
+    assert!(rig.lane.take_left().is_empty(), "some of it is held back");
+    let moved = MendAnswer::Later("MOVED".into());
+    rig.lane.mend_answered(ticket, moved).unwrap();
+    rig.wait(limits::MEND_RETRY_MS);
+    assert!(rig.lane.take_mend_questions().is_empty());
+    assert_eq!(words(&rig.sent(0)), ["HSET b", "SET a"]);
+    assert!(rig.lane.take_left().is_empty(), "it is on its way");
+    rig.reply(0, WRONG);
+    rig.reply(0, b"+OK\r\n");
+    assert_eq!(rig.lane.take_left(), slots(&["b"]));
+    assert_eq!(rig.lane.keys_owed(), 0);
+    assert_eq!(rig.acknowledged(), rig.lane.received().0);
 }
