@@ -16,6 +16,12 @@
 //!    not written anywhere: no record names it, it has none of another master that is gone, and is the only such owner of
 //!    slots that the record lists.
 //!
+//! Slots that none of these records speaks for, or that have a watermark of a later generation, came from another source master
+//! and are not copied yet, or moved while nobody wrote. Where they are few they are copied by themselves, and the lane goes on with
+//! the others. Before the first key of such a slot is written, the lane has begun a generation that is newer than whatever was
+//! ever said of it, and has set the slot's watermark to it: from then on no older record is believed, wherever it turns up. The
+//! new generation names the one before as its [`Former`], of the same history.
+//!
 //! This relies on the writer of records:
 //!
 //! - a record goes out after what it claims, on the connection of the data; a lane that goes on writes one on every owner before
@@ -106,6 +112,10 @@ pub struct Resume {
     /// Keys, by the slot of their watermark, for which [`Resume::passed`] and `position` do not speak: whoever goes on has to
     /// mend them, since commands on them were left out.
     pub owed: BTreeMap<Slot, Owed>,
+    /// Slots that this says nothing about: their keys have to be copied.
+    pub recopy: SlotSet,
+    /// Slots that records of this generation list and that are not the lane's any more: it has to leave them.
+    pub foreign: SlotSet,
     pub exclusive: bool,
     pub leases: bool,
     pub held: bool,
@@ -157,28 +167,82 @@ impl Bookkeeping {
 
     /// How the lane begins that replicates `slots` of the source. `owner`: node id of the target master that owns a slot, for
     /// every slot of the cluster. `single`: the target is one server without slots, so `slots` say which lane a record is of,
-    /// and nothing about where data is.
+    /// and nothing about where data is. `known`: the histories that the source master goes on with; empty where it cannot be
+    /// asked, and then nothing is copied by itself.
     pub fn start<'o>(
         &self,
         slots: &SlotSet,
         owner: impl Fn(Slot) -> Option<&'o str>,
         single: bool,
+        known: &[ReplicationId],
     ) -> Start {
-        let heard = self.hear(slots, &owner, single);
+        let current = self.current(known);
+        let heard = self.hear(slots, &owner, single, known, current.as_ref());
         if heard.listing.is_empty() {
             return Start::First;
         }
         let listing = heard.listing.iter().map(|&index| &self.records[index]);
         let exclusive = listing.clone().all(|found| found.record.exclusive);
         let held = listing.clone().any(|found| found.record.held);
-        match self.resume(&heard, slots, single) {
-            Ok(resume) => Start::Resume(Box::new(resume)),
+        let resumed = self.resume(&heard, slots, single).or_else(|why| {
+            let current = current.filter(|_| !single).ok_or(why)?;
+            let (most, others) = self.without_others(&heard, slots, &current).ok_or(why)?;
+            let whole = slots.difference(&others);
+            let resume = self.resume(&most, &whole, single).map_err(|_| why)?;
+            Ok(Resume {
+                recopy: others,
+                ..resume
+            })
+        });
+        match resumed {
+            Ok(mut resume) => {
+                if known.contains(&resume.position.id) {
+                    resume.foreign = self.foreign(slots, &resume);
+                }
+                Start::Resume(Box::new(resume))
+            }
             Err(why) => Start::Copy {
                 why,
                 exclusive,
                 held,
             },
         }
+    }
+
+    /// The newest generation of the source master's own history, and its former one.
+    fn current(&self, known: &[ReplicationId]) -> Option<Current> {
+        let own = self.records.iter();
+        let own = own.filter(|found| known.contains(&found.record.position.id));
+        let newest = own.map(|found| found.generation).max()?;
+        let of_it = self.records.iter().filter(|f| f.generation == newest);
+        let former = of_it.filter_map(|found| found.record.former);
+        Some(Current {
+            newest,
+            former: former.map(|former| former.generation).collect(),
+        })
+    }
+
+    /// What the current generation says, and its former one; and the other slots, if they are few. On a single target one
+    /// watermark stands for all slots, so there it is all or none.
+    fn without_others(
+        &self,
+        heard: &Heard,
+        slots: &SlotSet,
+        current: &Current,
+    ) -> Option<(Heard, SlotSet)> {
+        let counts = |index: &usize| current.has(self.records[*index].generation);
+        let speaking = heard.speaking.iter().filter(|(index, _)| counts(index));
+        let speaking: BTreeMap<usize, SlotSet> = speaking
+            .map(|(index, said)| (*index, said.clone()))
+            .collect();
+        let said = speaking.values().fold(SlotSet::new(), |a, b| a.union(b));
+        let others = slots.difference(&said);
+        let most = Heard {
+            listing: speaking.keys().copied().collect(),
+            speaking,
+            silent: None,
+        };
+        (others.len() * FEW_SLOTS < slots.len()).then_some((most, others))
     }
 
     /// The fields `(slot of the key, generation)` that no slot's decision needs: those of generations of which every slot has a
@@ -200,6 +264,19 @@ impl Bookkeeping {
                 needed.insert(found.generation);
             }
         }
+        // While there are older ones of the same history, a newer one tells that these are void, or still count.
+        for found in &self.records {
+            let is_older = |other: &Found| {
+                let former = found.record.former.map(|former| former.generation);
+                let same = other.record.position.id == found.record.position.id;
+                needed.contains(&other.generation)
+                    && other.generation < found.generation
+                    && (same || former == Some(other.generation))
+            };
+            if self.records.iter().any(is_older) {
+                needed.insert(found.generation);
+            }
+        }
         let gone = self.records.iter();
         let gone = gone.filter(|found| !needed.contains(&found.generation));
         gone.map(|found| (found.slot, found.generation)).collect()
@@ -211,6 +288,8 @@ impl Bookkeeping {
         slots: &SlotSet,
         owner: &impl Fn(Slot) -> Option<&'o str>,
         single: bool,
+        known: &[ReplicationId],
+        current: Option<&Current>,
     ) -> Heard {
         let believed = self.believed(owner, single);
         let mut heard = Heard::default();
@@ -227,7 +306,16 @@ impl Bookkeeping {
                 true => own(index),
                 false => believed[*index],
             };
-            let speaking: Vec<usize> = listing.into_iter().filter(speaks).collect();
+            let watermark = self.watermarks.get(&slot).filter(|_| !single);
+            let is_old = |index: &usize| {
+                let found = &self.records[*index];
+                let of_lane = known.contains(&found.record.position.id);
+                let is_former = |current: &Current| !current.has(found.generation);
+                watermark.is_some_and(|mark| mark.generation > found.generation)
+                    || of_lane && current.is_some_and(is_former)
+            };
+            let speaking = listing.into_iter().filter(speaks);
+            let speaking: Vec<usize> = speaking.filter(|index| !is_old(index)).collect();
             if speaking.is_empty() {
                 heard.silent.get_or_insert(slot);
             }
@@ -306,6 +394,8 @@ impl Bookkeeping {
             passed: BTreeMap::new(),
             owned: SlotSet::new(),
             owed: BTreeMap::new(),
+            recopy: SlotSet::new(),
+            foreign: SlotSet::new(),
             exclusive: speaking.iter().all(|found| found.record.exclusive),
             leases: speaking.iter().any(|found| found.record.leases),
             held: speaking.iter().any(|found| found.record.held),
@@ -315,19 +405,42 @@ impl Bookkeeping {
                 return Err(CopyReason::WatermarkAhead(slot));
             }
             // Generations are of one lane, so on a single target they tell whose watermark it is.
-            if let Some(applied) = marks.applied(watermark)
+            if let Some(applied) = self.applied(heard, &marks, slot, watermark)
                 && (single || slots.contains(slot))
             {
                 resume.pass(if single { 0 } else { slot }, applied);
                 if let Some(owed) = self.owed.get(&slot) {
                     resume.owed.insert(slot, owed.clone());
                 }
-                if watermark.generation == generation {
-                    resume.owned.insert(if single { 0 } else { slot });
-                }
+                resume.owned.insert(if single { 0 } else { slot });
             }
         }
         Ok(resume)
+    }
+
+    /// Up to where a watermark says that its slot is applied. A record that speaks for the slot knows the generation before its
+    /// own even where the newest does not.
+    fn applied(
+        &self,
+        heard: &Heard,
+        marks: &Marks,
+        slot: Slot,
+        watermark: &Watermark,
+    ) -> Option<Offset> {
+        let speaking = heard.speaking.iter();
+        let records = speaking.filter(|(_, said)| said.contains(slot));
+        let formers = records.filter_map(|(index, _)| self.records[*index].record.former);
+        let mut applied = formers.filter_map(|former| former.applied(watermark));
+        marks.applied(watermark).or_else(|| applied.next())
+    }
+
+    /// What a lane that goes on with these generations has listed beyond its slots.
+    fn foreign(&self, slots: &SlotSet, resume: &Resume) -> SlotSet {
+        let former = resume.former.map(|former| former.generation);
+        let counts = |generation| generation == resume.generation || Some(generation) == former;
+        let of_lane = self.records.iter().filter(|f| counts(f.generation));
+        let listed = of_lane.fold(SlotSet::new(), |all, found| all.union(&found.record.slots));
+        listed.difference(slots)
     }
 
     /// Whether the watermarks that records name are there.
@@ -337,19 +450,24 @@ impl Bookkeeping {
         marks: &Marks,
         single: bool,
     ) -> Result<(), CopyReason> {
-        let counts = |watermark: &Watermark| marks.applied(watermark).is_some();
+        let counts = |slot: Slot, watermark: &Watermark| {
+            let applied = self.applied(heard, marks, slot, watermark);
+            applied.is_some()
+        };
         for (&index, spoken) in &heard.speaking {
             let named = &self.records[index].record.watermarks;
             let lost = match single {
                 // The lane's only one is wherever it was first put.
-                true => named
-                    .iter()
-                    .next()
-                    .filter(|_| !self.watermarks.values().any(counts)),
-                false => named
-                    .intersection(spoken)
-                    .iter()
-                    .find(|slot| !self.watermarks.get(slot).is_some_and(counts)),
+                true => named.iter().next().filter(|_| {
+                    !self
+                        .watermarks
+                        .iter()
+                        .any(|(slot, mark)| counts(*slot, mark))
+                }),
+                false => named.intersection(spoken).iter().find(|slot| {
+                    let mark = self.watermarks.get(slot);
+                    !mark.is_some_and(|mark| counts(*slot, mark))
+                }),
             };
             if let Some(slot) = lost {
                 return Err(CopyReason::WatermarkLost(slot));
@@ -368,6 +486,9 @@ impl Resume {
     }
 }
 
+/// Slots are copied by themselves if they are fewer than one in so many: a snapshot is cheaper for more.
+const FEW_SLOTS: usize = 2;
+
 /// What records say about a lane's slots, as indexes.
 #[derive(Debug, Default)]
 struct Heard {
@@ -379,21 +500,38 @@ struct Heard {
     silent: Option<Slot>,
 }
 
+/// The lane's newest generation, and those that it names as the one before.
+#[derive(Debug)]
+struct Current {
+    newest: Generation,
+    former: BTreeSet<Generation>,
+}
+
+impl Current {
+    fn has(&self, generation: Generation) -> bool {
+        self.newest == generation || self.former.contains(&generation)
+    }
+}
+
 /// Which watermarks count.
 struct Marks {
     generation: Generation,
     former: Option<Former>,
 }
 
+impl Former {
+    /// Up to where a slot with this watermark is applied, if it is of this generation.
+    fn applied(&self, watermark: &Watermark) -> Option<Offset> {
+        (watermark.generation == self.generation).then(|| watermark.offset.min(self.until))
+    }
+}
+
 impl Marks {
     /// Up to where a slot is applied, in the history that the lane goes on with.
     fn applied(&self, watermark: &Watermark) -> Option<Offset> {
-        match self.former {
-            _ if watermark.generation == self.generation => Some(watermark.offset),
-            Some(former) if watermark.generation == former.generation => {
-                Some(watermark.offset.min(former.until))
-            }
-            _ => None,
+        match watermark.generation == self.generation {
+            true => Some(watermark.offset),
+            false => self.former?.applied(watermark),
         }
     }
 }

@@ -64,7 +64,7 @@ fn bookkeeping(records: Vec<Found>) -> Bookkeeping {
 /// Begins with the slots 0 to 3, owned by `owners`.
 fn start(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Start {
     let owner = |slot: Slot| owners.get(usize::from(slot)).copied();
-    bookkeeping.start(&slots("0-3"), owner, false)
+    bookkeeping.start(&slots("0-3"), owner, false, &[])
 }
 
 fn resumed(bookkeeping: &Bookkeeping, owners: [&str; 4]) -> Resume {
@@ -315,7 +315,7 @@ fn watermarks_say_what_to_skip() {
     let resume = resumed(&marked, AABB);
     let passed = [(0, Offset(61)), (1, Offset(62)), (2, Offset(44))];
     assert_eq!(resume.passed.into_iter().collect::<Vec<_>>(), passed);
-    assert_eq!(resume.owned, slots("0-1"));
+    assert_eq!(resume.owned, slots("0-2"));
     // What is applied everywhere need not be skipped.
     mark(&mut marked, 1, NEW, 40);
     let resume = resumed(&marked, AABB);
@@ -368,7 +368,53 @@ fn a_watermark_ahead_of_every_record_means_that_a_record_was_lost() {
         },
         5,
     );
-    must_copy(&ahead, AABB, CopyReason::WatermarkAhead(2));
+    must_copy(&ahead, AABB, CopyReason::SlotWithoutRecord(2));
+}
+
+/// Slot 3 came from another source master, or is another's data by now.
+#[test]
+fn a_slot_that_the_lanes_newest_generation_does_not_speak_for_is_copied_by_itself() {
+    let owner = |slot: Slot| AABB.get(usize::from(slot)).copied();
+    let start = |bookkeeping: &Bookkeeping| {
+        let known = [bookkeeping.records[0].record.position.id];
+        bookkeeping.start(&slots("0-3"), owner, false, &known)
+    };
+    let recopied = |bookkeeping: &Bookkeeping| match start(bookkeeping) {
+        Start::Resume(resume) => resume.recopy.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(recopied(&bookkeeping(halves())), "");
+    let silent = with(|records| records[1].record.slots = slots("2"));
+    assert_eq!(recopied(&silent), "3");
+    let mut ahead = bookkeeping(halves());
+    let nobodys = Generation {
+        epoch: 9,
+        number: 9,
+    };
+    mark(&mut ahead, 3, nobodys, 0);
+    assert_eq!(recopied(&ahead), "3");
+    // Half of them are too many.
+    mark(&mut ahead, 2, nobodys, 0);
+    assert!(matches!(start(&ahead), Start::Copy { .. }));
+    // What an older generation of the same history says is void, even where nothing newer speaks for a slot.
+    let two = with(|records| {
+        records[0].record.slots = slots("0-2");
+        records[1].generation = OLD;
+        records[1].record.slots = slots("3");
+    });
+    assert_eq!(recopied(&two), "3");
+}
+
+#[test]
+fn a_lane_has_to_leave_what_its_records_list_beyond_its_slots() {
+    let both = bookkeeping(halves());
+    let owner = |slot: Slot| AABB.get(usize::from(slot)).copied();
+    let foreign = |known: &[ReplicationId]| match both.start(&slots("0-2"), owner, false, known) {
+        Start::Resume(resume) => resume.foreign.to_string(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(foreign(&[both.records[0].record.position.id]), "3");
+    assert_eq!(foreign(&[]), "", "they may be another lane's");
 }
 
 #[test]
@@ -386,8 +432,9 @@ fn a_single_server_keeps_one_record_and_one_watermark_for_each_lane() {
         records[0].record.watermarks = slots("0");
         records[1].record.watermarks = slots("0");
     });
-    let start =
-        |bookkeeping: &Bookkeeping, text| bookkeeping.start(&slots(text), |_| Some("single"), true);
+    let start = |bookkeeping: &Bookkeeping, text| {
+        bookkeeping.start(&slots(text), |_| Some("single"), true, &[])
+    };
     let lost = CopyReason::WatermarkLost(0);
     let (exclusive, held) = (true, true);
     let why = lost;

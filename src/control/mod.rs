@@ -9,6 +9,7 @@
 //! - [`masters`]: one command for each slot or master, pipelined;
 //! - [`writers`]: connections that write to a target, by their names;
 //! - [`watcher`]: topologies and source offsets, once a second and on every hint;
+//! - [`histories`]: the names of a source master's history;
 //! - [`takeover`]: shuts former writers out, and reads what the target knows about itself;
 //! - [`service`]: a thread that answers the lanes' questions of one kind, which are:
 //! - [`fence`]: whether a lane may write to a target master;
@@ -21,6 +22,7 @@ pub mod client;
 pub mod discover;
 pub mod environment;
 pub mod fence;
+pub mod histories;
 pub mod http;
 pub mod listing;
 pub mod lookup;

@@ -86,6 +86,8 @@ pub struct LaneConfig {
     pub slots: SlotSet,
     /// The source has slots, which may move between masters.
     pub source_has_slots: bool,
+    /// Whether records of a generation before list slots of the lane.
+    pub claimed_before: bool,
     /// Told to the source as our port: it shows in the source's `INFO replication` and nothing connects to it.
     pub listening_port: u16,
     pub target: target::Greeting,
@@ -255,7 +257,7 @@ impl Lane {
             arrivals: Arrivals::default(),
             unix_ms_at_zero: 0,
             settling: Settling::default(),
-            motion: Motion::default(),
+            motion: Motion::new(&config, resume.as_ref()),
             route_until: match config.generations {
                 Some(_) => Offset::default(),
                 None => Offset(u64::MAX),
@@ -471,7 +473,9 @@ impl Lane {
         self.settled = false;
         self.unswept = false;
         self.targets.abandon(&mut self.chunks);
-        self.motion.to_copy.clear();
+        self.motion.begin_anew();
+        let leaving = self.motion.leaving();
+        self.disown(&leaving);
         self.targets.set_generation(self.config.generation);
         self.intake.begin(&mut self.chunks, Offset::default());
         self.spool.clear();
@@ -668,6 +672,7 @@ impl Lane {
     fn advance_at(&mut self, tick: Option<u64>) -> Result<(), Fault> {
         self.record_on(tick);
         if matches!(self.link, SourceLink::Copying(_)) && self.route_until > self.copied_at {
+            self.claim_slots();
             self.copy_on()?;
         }
         if self.sweep.is_some() {

@@ -20,6 +20,8 @@ pub(super) struct Marks {
     pub skip_until: Offset,
     /// Slots that have a watermark of this generation.
     pub owned: SlotSet,
+    /// Slots that may have one of the generation before it, which no record has passed yet.
+    pub owned_before: SlotSet,
 }
 
 impl Marks {
@@ -38,6 +40,7 @@ impl Marks {
             skip_until: passed.values().copied().max().unwrap_or_default(),
             passed,
             owned,
+            owned_before: SlotSet::new(),
         }
     }
 
@@ -47,6 +50,17 @@ impl Marks {
         self.passed.clear();
         self.skip_until = Offset::default();
         self.owned.clear();
+        self.owned_before.clear();
+    }
+
+    /// Slots whose watermarks count.
+    pub fn named(&self) -> SlotSet {
+        self.owned.union(&self.owned_before)
+    }
+
+    /// Records have passed all watermarks of the generation before.
+    pub fn settle(&mut self) {
+        self.owned_before.clear();
     }
 
     /// The slot whose watermark is about `slot`.
@@ -109,6 +123,7 @@ impl Marks {
     pub fn removed(&mut self, slot: Slot) {
         let place = self.place_of(slot);
         self.owned.remove(place);
+        self.owned_before.remove(place);
         self.passed.remove(&place);
     }
 }

@@ -33,6 +33,7 @@ mod rebuild;
 pub mod recopy;
 pub mod records;
 mod redirect;
+mod renewal;
 mod retry;
 mod rewind;
 pub mod roster;

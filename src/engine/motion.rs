@@ -15,11 +15,12 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::lane::Lane;
+use super::lane::{Lane, LaneConfig};
 use super::recopy::Listings;
 use super::status::ErrorCount;
 use super::stream::{Step, cross_slot};
 use super::targets::Targets;
+use crate::checkpoint::Resume;
 use crate::command::{self, SlotOf};
 use crate::fault::Fault;
 use crate::position::Offset;
@@ -31,6 +32,11 @@ use crate::slot::{Slot, SlotSet, slot_of};
 pub(super) struct Motion {
     /// Slots that were given to the lane and are not copied yet. Commands of those whose copy has begun are looked at by it.
     pub to_copy: SlotSet,
+    /// Those among them that the lane's generation is newer than, and those that it will be newer than when it is renewed.
+    pub covered: SlotSet,
+    pub renewing: Option<SlotSet>,
+    /// Records of a generation before may list slots of the lane.
+    pub claimed_before: bool,
     pub listings: Listings,
     leaving: Vec<Leaving>,
     /// What was copied since it was last told of.
@@ -47,9 +53,40 @@ struct Leaving {
 }
 
 impl Motion {
+    pub fn new(config: &LaneConfig, resume: Option<&Resume>) -> Self {
+        Self {
+            to_copy: resume.map_or_else(SlotSet::new, |resume| resume.recopy.clone()),
+            claimed_before: config.claimed_before,
+            ..Self::default()
+        }
+    }
+
+    /// Slots need no copy any more.
+    fn forget(&mut self, slots: &SlotSet) {
+        self.to_copy = self.to_copy.difference(slots);
+        self.covered = self.covered.difference(slots);
+        if let Some(renewing) = &mut self.renewing {
+            *renewing = renewing.difference(slots);
+        }
+    }
+
+    /// A snapshot will bring everything.
+    pub fn begin_anew(&mut self) {
+        self.to_copy.clear();
+        self.covered.clear();
+        self.renewing = None;
+        self.claimed_before = true;
+    }
+
+    /// What has to be confirmed to have left.
+    pub fn leaving(&self) -> SlotSet {
+        let leaving = self.leaving.iter();
+        leaving.fold(SlotSet::new(), |all, leaving| all.union(&leaving.slots))
+    }
+
     /// Slots are copied.
     pub fn end(&mut self, slots: &SlotSet, keys: u64) {
-        self.to_copy = self.to_copy.difference(slots);
+        self.forget(slots);
         self.story.0 = self.story.0.union(slots);
         self.story.1 += keys;
     }
@@ -109,7 +146,7 @@ impl Lane {
         let ours = slots.intersection(&self.config.slots);
         self.config.slots = self.config.slots.difference(&ours);
         self.targets.slots = self.config.slots.clone();
-        self.motion.to_copy = self.motion.to_copy.difference(&ours);
+        self.motion.forget(&ours);
         self.targets.drop_owed(&mut self.chunks, &ours);
         if let Some(hold) = &mut self.hold {
             hold.leave(&ours);
@@ -122,6 +159,7 @@ impl Lane {
         if self.config.slots.is_empty() {
             deadlines.forget_unknown();
         }
+        self.disown(slots);
         let slots = slots.clone();
         self.motion.leaving.push(Leaving { slots, fence: None });
         if let Some(records) = &mut self.records {

@@ -36,6 +36,17 @@ struct State {
     quiet_since_ms: Option<u64>,
 }
 
+impl State {
+    fn left_by(by: Option<u32>, now_ms: u64) -> Self {
+        Self {
+            by,
+            since_ms: now_ms,
+            owner: String::new(),
+            quiet_since_ms: None,
+        }
+    }
+}
+
 /// What follows from a view of the source.
 #[derive(Debug, Default)]
 pub struct Orders {
@@ -71,6 +82,18 @@ impl Moves {
                 && state.by == Some(lane)
             {
                 state.by = None;
+            }
+        }
+    }
+
+    /// Slots that records of this lane list although it does not write them any more, at the start of a process: nobody may
+    /// write them before it has left them.
+    pub fn hold_back(&mut self, roster: &mut Roster, lane: u32, slots: &SlotSet, now_ms: u64) {
+        for place in roster.places_mut().filter(|place| place.lane != lane) {
+            let listed = place.slots.intersection(slots);
+            place.slots = place.slots.difference(&listed);
+            for slot in listed.iter() {
+                self.frozen.insert(slot, State::left_by(Some(lane), now_ms));
             }
         }
     }
@@ -185,12 +208,7 @@ impl Moves {
             }
             place.slots = place.slots.difference(&leave);
             for slot in leave.iter() {
-                let state = State {
-                    by: Some(place.lane),
-                    since_ms: now_ms,
-                    owner: String::new(),
-                    quiet_since_ms: None,
-                };
+                let state = State::left_by(Some(place.lane), now_ms);
                 self.frozen.insert(slot, state);
             }
             orders.leave.insert(place.lane, leave);
@@ -207,13 +225,7 @@ impl Moves {
     ) -> bool {
         let Some(state) = self.frozen.get_mut(&slot) else {
             if is_open {
-                let state = State {
-                    by: None,
-                    since_ms: now_ms,
-                    owner: String::new(),
-                    quiet_since_ms: None,
-                };
-                self.frozen.insert(slot, state);
+                self.frozen.insert(slot, State::left_by(None, now_ms));
             }
             return owner.is_some() && !is_open;
         };
@@ -309,6 +321,23 @@ mod tests {
         assert_eq!(orders.take[&1].to_string(), "99");
         assert_eq!(world.slots(1), "99-16383");
         assert!(!world.moves.is_busy());
+    }
+
+    #[test]
+    fn a_slot_that_records_of_another_lane_list_is_held_back_at_the_start() {
+        let mut world = World::new(&cluster(AFTER, &[]));
+        let slots: SlotSet = "99".parse().expect("slots");
+        world.moves.hold_back(&mut world.roster, 0, &slots, 0);
+        assert_eq!(
+            (world.slots(0), world.slots(1)),
+            ("0-98".into(), "100-16383".into())
+        );
+        assert_eq!(world.moves.leaving(0), slots);
+        let after = cluster(AFTER, &[]);
+        assert!(world.look(&after, 10).take.is_empty());
+        assert!(world.look(&after, limits::SLOT_QUIET_MS).take.is_empty());
+        world.moves.left(0, &slots);
+        assert_eq!(world.look(&after, 1).take[&1], slots);
     }
 
     #[test]

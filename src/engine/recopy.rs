@@ -15,9 +15,9 @@
 //! - A command all of whose keys are copied is sent. Any other is left out, and its keys are copied (again) later: so a key
 //!   that is created after the listing is not missed, and nothing meets a value that it did not meet at the source.
 //! - A key counts as copied from the offset on at which its value held. Before, commands on it are part of the value.
-//! - No record lists the slot before all is copied: after a crash its lane takes a full copy. So what is left out is not owed, and
-//!   the acknowledged offset does not wait for it. (A process that copied such slots alone, and went on with the others in their
-//!   generation, was tried: records of other generations that list the slot can be believed later, and commands are repeated.)
+//! - No record lists the slot before all is copied: after a crash it is copied again. So what is left out is not owed, and the
+//!   acknowledged offset does not wait for it. What older records say of it is void before its first key is written
+//!   ([`super::renewal`]).
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::atomic::Ordering::Relaxed;
@@ -291,25 +291,33 @@ impl Lane {
     pub(super) fn start_recopies(&mut self) {
         let quiet = self.hold.is_none() && self.rewind.is_none() && self.sweep.is_none();
         let streams = matches!(self.link, SourceLink::Streaming) && self.settled;
-        let to_copy = &self.motion.to_copy;
+        let single = self.targets.is_single();
+        let renews = self.keeps_watermarks_by_slot();
+        let to_copy = match renews {
+            true => self.motion.covered.intersection(&self.motion.to_copy),
+            false => self.motion.to_copy.clone(),
+        };
         if to_copy.is_empty() || !quiet || !streams || self.stopping || self.unswept {
             return;
         }
         let routed = self.routed();
-        let mut turns: Vec<(Slot, SlotSet)> = match self.targets.is_single() {
-            true => vec![(0, to_copy.clone())],
+        let mut turns: Vec<(Slot, SlotSet)> = match single {
+            true => vec![(0, to_copy)],
             false => {
                 let alone = |slot| (slot, SlotSet::from_iter([slot]));
                 to_copy.iter().map(alone).collect()
             }
         };
-        let mends = &mut self.targets.mends;
+        let mends = &self.targets.mends;
         // What is mended there first, comes first.
         turns.retain(|(place, _)| !mends.watches(*place));
         let room = limits::RECOPIES.saturating_sub(mends.recopies().count());
         for (place, slots) in turns.into_iter().take(room) {
             let owed = Owed::of_recopy(routed, Recopy::new(slots));
-            mends.by_slot.insert(place, owed);
+            self.targets.mends.by_slot.insert(place, owed);
+            if renews {
+                self.write_watermark(place, routed, routed, None);
+            }
         }
     }
 

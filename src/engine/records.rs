@@ -75,8 +75,10 @@ pub(super) struct Records {
     generations: Generations,
     pub generation: Generation,
     /// The field of the generation before, to be removed.
-    superseded: Option<Generation>,
-    former: Option<Former>,
+    pub(super) superseded: Option<Generation>,
+    pub(super) former: Option<Former>,
+    /// From where on the former generation is of no use.
+    pub(super) settled_at: Offset,
     /// The history before the last failover of the source, and where it was left.
     pub predecessor: Option<Position>,
     /// Databases that were selected in the stream, and from where on.
@@ -85,7 +87,7 @@ pub(super) struct Records {
     high: Offset,
     /// Where a process that starts anew begins, as far as is known: before that it asks for nothing. `None` while it would
     /// have to copy.
-    told: Option<Offset>,
+    pub(super) told: Option<Offset>,
     /// By connection.
     nodes: Vec<Written>,
     promise: Option<Promise>,
@@ -96,7 +98,7 @@ pub(super) struct Records {
     /// Some were refused, or may not have arrived: not again before the next tick.
     blocked: bool,
     /// All masters have the records of this lane.
-    was_written: bool,
+    pub(super) was_written: bool,
 }
 
 /// What one target master was last told, as far as it is answered.
@@ -145,6 +147,7 @@ impl Records {
             generations,
             superseded: None,
             former: None,
+            settled_at: Offset::default(),
             predecessor: None,
             databases: Vec::new(),
             high: Offset::default(),
@@ -162,6 +165,9 @@ impl Records {
     /// Goes on where a former process, or lane, stopped.
     pub fn resume(&mut self, resume: &Resume) {
         self.former = resume.former;
+        // All watermarks of a former process are known.
+        let passed = resume.passed.values().max().copied();
+        self.settled_at = passed.unwrap_or_default();
         self.predecessor = resume.predecessor;
         self.databases = vec![(resume.position.offset, resume.database)];
         self.pace = Pace::beginning_at(resume.position.offset);
@@ -171,7 +177,7 @@ impl Records {
     /// Another history begins, of which nothing was sent before `at`.
     pub fn begin_anew(&mut self, at: Offset) {
         self.superseded = Some(self.generation);
-        self.generation = self.generations.next();
+        self.generation = self.next_generation();
         self.former = None;
         self.predecessor = None;
         self.databases = vec![(at, 0)];
@@ -181,6 +187,10 @@ impl Records {
         self.promise = None;
         self.nodes.clear();
         self.was_written = false;
+    }
+
+    pub fn next_generation(&self) -> Generation {
+        self.generations.next()
     }
 
     /// Something has changed that records should tell of.
@@ -228,6 +238,7 @@ impl LaneConfig {
         let first_copy = "the target has no record of this link for these slots";
         let (existing, resume) = match start {
             Start::First => {
+                self.claimed_before = false;
                 status.set_resume(ResumeStep::FirstCopy, first_copy);
                 (None, None)
             }
@@ -237,11 +248,13 @@ impl LaneConfig {
                 held,
             } => {
                 self.held = held;
+                self.claimed_before = true;
                 status.set_resume(ResumeStep::FullCopy, &why.to_string());
                 (Some(exclusive), None)
             }
             Start::Resume(resume) => {
                 self.held = resume.held;
+                self.claimed_before = true;
                 (Some(resume.exclusive), Some(*resume))
             }
         };
@@ -529,6 +542,17 @@ impl Lane {
             records.nodes[index] = written;
         }
         records.superseded = None;
+        let told = records.told;
+        let settled = records.settled_at;
+        let generation = records.generation;
+        if self.renewed(generation) {
+            let routed = self.routed();
+            if let Some(records) = &mut self.records {
+                records.settled_at = routed;
+            }
+        } else if told >= Some(settled) {
+            self.targets.marks.settle();
+        }
     }
 
     /// Gives every target master that this lane writes to its record; none, as long as one of them cannot be reached.
@@ -543,7 +567,13 @@ impl Lane {
             true => {
                 let (state, acked) = self.recordable();
                 let tells = (state == State::Streaming).then_some(acked);
-                (self.draft(&mut records, high, ending), Some(tells))
+                let mut drafts = self.draft(&mut records, high, ending);
+                let certain = tells.is_some() && self.gone_elsewhere(&records, &drafts).is_empty();
+                if certain && !ending && self.wants_renewal() && records.may_renew() {
+                    self.renew(&mut records);
+                    drafts = self.draft(&mut records, high, ending);
+                }
+                (drafts, Some(tells))
             }
             false => (records.raised(high), None),
         };
@@ -634,7 +664,7 @@ impl Lane {
                 predecessor: records.predecessor,
                 database,
                 high,
-                watermarks: self.targets.marks.owned.intersection(&slots),
+                watermarks: self.targets.marks.named().intersection(&slots),
                 slots,
                 former: records.former,
                 exclusive: self.config.existing != Existing::Keep,
@@ -664,11 +694,9 @@ impl Lane {
             return;
         }
         let key = record_key(&records.link, slot);
-        let field = records.generation.to_string();
         let (place, at) = (self.targets.slot_of(&key), self.routed());
         self.targets.stage(&mut self.chunks, place, at, 0, |out| {
-            push_command(out, &[b"HDEL", &key, field.as_bytes()]);
-            1
+            records.push_removal(&key, out)
         });
     }
 
@@ -681,6 +709,7 @@ impl Lane {
         if let Some(mut written) = written.filter(|written| written.record.is_some()) {
             if let Some(record) = &mut written.record {
                 record.watermarks = SlotSet::new();
+                record.former = records.former;
             }
             let key = epoch_key(&records.link, written.slot);
             let epoch = records.generations.epoch().to_string();
@@ -726,8 +755,7 @@ impl Lane {
             let key = record_key(&records.link, before.slot);
             let slot = self.targets.slot_of(&key);
             self.targets.stage(&mut self.chunks, slot, at, 0, |out| {
-                push_command(out, &[b"HDEL", &key, field.as_bytes()]);
-                1
+                records.push_removal(&key, out)
             });
         }
         true
@@ -744,6 +772,16 @@ impl Records {
                 node.slot = written.slot;
             }
         }
+    }
+
+    /// Writes the command that removes the record at a key, whichever generation it is of; how many frames that are.
+    fn push_removal(&self, key: &[u8], out: &mut Vec<u8>) -> usize {
+        let field = self.generation.to_string();
+        let superseded = self.superseded.map(|generation| generation.to_string());
+        let mut command: Vec<&[u8]> = vec![b"HDEL", key, field.as_bytes()];
+        command.extend(superseded.as_ref().map(String::as_bytes));
+        push_command(out, &command);
+        1
     }
 
     /// Slots that only this master's record lists so far.
@@ -764,7 +802,11 @@ impl Records {
             nodes.filter_map(|(index, node)| Some((index, node.slot, node.record.clone()?)));
         known
             .map(|(index, slot, record)| {
-                let record = Some(Record { high, ..record });
+                let record = Some(Record {
+                    high,
+                    former: self.former,
+                    ..record
+                });
                 (index, Written::new(slot, record))
             })
             .collect()

@@ -104,6 +104,7 @@ fn config() -> LaneConfig {
         on_divergence: OnDivergence::Stop,
         skip_unknown: false,
         held: false,
+        claimed_before: false,
         accept_empty_source: false,
         functions: Default::default(),
         generations: None,

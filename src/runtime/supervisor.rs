@@ -13,6 +13,7 @@ use super::lane_task::Order;
 use super::leftovers::Leftovers;
 use super::spool_files::{Directory, SpoolFiles};
 use crate::checkpoint::{Generation, Start, writer_name};
+use crate::control::histories;
 use crate::control::takeover::{self, Claim};
 use crate::engine::claims::FunctionClaims;
 use crate::engine::lane::{Lane, LaneConfig};
@@ -25,6 +26,7 @@ use crate::engine::status::{LaneState, LaneStatus};
 use crate::engine::{Spooled, watched};
 use crate::fault::{Fault, FaultKind, Policy};
 use crate::limits;
+use crate::position::ReplicationId;
 use crate::rdb::TargetFormat;
 use crate::slot::SlotSet;
 use crate::spool::{Budget, Settings};
@@ -64,6 +66,8 @@ struct Opening {
     slots: SlotSet,
     /// Slots that a lane before it has not left for good.
     leaving: SlotSet,
+    /// What the source master's histories are called, if it was asked.
+    histories: Vec<ReplicationId>,
     /// What the target knows, if it was just read.
     known: Option<Claim>,
     not_before: Instant,
@@ -187,6 +191,9 @@ impl Supervisor {
         let now_ms = self.shared.millis_at(Instant::now());
         let orders = self.moves.look(&mut self.roster, &topology, now_ms);
         self.give(orders, known);
+        if known.is_some() {
+            self.hold_back(now_ms);
+        }
         self.shared.set_frozen(self.moves.frozen());
         if let Some(slots) = self.moves.overdue(now_ms) {
             warn!(
@@ -194,6 +201,52 @@ impl Supervisor {
                  migration, or call it off (redis-cli --cluster fix)"
             );
         }
+    }
+
+    /// At the start: slots that records of one lane list, and that another has to write, wait for the former.
+    fn hold_back(&mut self, now_ms: u64) {
+        for index in 0..self.openings.len() {
+            let opening = &self.openings[index];
+            let Some(known) = &opening.known else {
+                continue;
+            };
+            let Start::Resume(resume) = self.start_of(opening, known) else {
+                continue;
+            };
+            let lane = opening.status.id;
+            let listed = self
+                .roster
+                .places()
+                .iter()
+                .filter(|place| place.lane != lane);
+            let listed = listed.fold(SlotSet::new(), |all, place| {
+                all.union(&place.slots.intersection(&resume.foreign))
+            });
+            if listed.is_empty() {
+                continue;
+            }
+            info!(
+                "source: slots {listed} moved meanwhile; what the target has of them stands still"
+            );
+            self.moves
+                .hold_back(&mut self.roster, lane, &listed, now_ms);
+        }
+        for opening in &mut self.openings {
+            if let Some(place) = self.roster.place(opening.status.id) {
+                opening.slots.clone_from(&place.slots);
+            }
+        }
+    }
+
+    /// How a lane begins.
+    fn start_of(&self, opening: &Opening, claim: &Claim) -> Start {
+        let target = &claim.topology;
+        let owner = |slot| target.master_of(slot).map(|node| node.id.as_str());
+        let single = target.kind == TopologyKind::Single;
+        let slots = &opening.slots;
+        claim
+            .bookkeeping
+            .start(slots, owner, single, &opening.histories)
     }
 
     /// Tells lanes which slots are theirs.
@@ -219,9 +272,13 @@ impl Supervisor {
             self.roster.add(lane, master.clone(), ours);
             self.openings.push(Opening {
                 status,
-                master,
                 slots,
                 leaving: SlotSet::new(),
+                histories: match known {
+                    Some(claim) => self.histories_of(&master, claim),
+                    None => Vec::new(),
+                },
+                master,
                 known: known.cloned(),
                 not_before: Instant::now(),
             });
@@ -263,6 +320,7 @@ impl Supervisor {
                 master: place.master,
                 slots: place.slots,
                 leaving: self.moves.leaving(lane),
+                histories: Vec::new(),
                 known: None,
                 not_before: Instant::now(),
             });
@@ -287,7 +345,12 @@ impl Supervisor {
                 None => self.ask_target(&opening),
             };
             match found {
-                Ok(claim) => self.open_lane(opening, &claim),
+                Ok(claim) => {
+                    if opening.histories.is_empty() {
+                        opening.histories = self.histories_of(&opening.master, &claim);
+                    }
+                    self.open_lane(opening, &claim);
+                }
                 Err(fault) if fault.policy() == Policy::Retry => {
                     opening.status.set_message(&fault.message);
                     opening.not_before = now + limits::REOPEN_INTERVAL;
@@ -304,6 +367,22 @@ impl Supervisor {
         self.moves.left(lane, &opening.leaving);
         self.roster.end(|place| place.lane == lane);
         opening.status.set_state(LaneState::Stopped);
+    }
+
+    /// The histories that a source master goes on with, where there are records that could be of them; none if it does not answer.
+    fn histories_of(&self, master: &Node, claim: &Claim) -> Vec<ReplicationId> {
+        if claim.bookkeeping.records.is_empty() {
+            return Vec::new();
+        }
+        let credentials = &self.plan.options.source.credentials;
+        let histories = histories::of(&master.address, master.port, credentials);
+        histories.unwrap_or_else(|fault| {
+            warn!(
+                "{}; so slots that moved meanwhile are not copied by themselves",
+                fault.message
+            );
+            Vec::new()
+        })
     }
 
     /// Shuts former connections of a lane out, and reads what the target knows.
@@ -336,17 +415,26 @@ impl Supervisor {
     }
 
     fn open_lane(&mut self, opening: Opening, claim: &Claim) {
+        let start = self.start_of(&opening, claim);
         let status = opening.status;
         let (orders, heard) = channel();
-        if !opening.leaving.is_empty() {
+        let mut leaving = opening.leaving;
+        if let Start::Resume(resume) = &start {
+            let others = self
+                .roster
+                .places()
+                .iter()
+                .filter(|place| place.lane != status.id);
+            let others = others.fold(SlotSet::new(), |all, place| all.union(&place.slots));
+            leaving = leaving.union(&resume.foreign.difference(&others));
+        }
+        if !leaving.is_empty() {
             // It hears that before anything else.
-            let _ = orders.send(Order::Leave(opening.leaving));
+            let _ = orders.send(Order::Leave(leaving));
         }
         self.orders.insert(status.id, orders);
         let target = Arc::new(claim.topology.clone());
-        let owner = |slot| target.master_of(slot).map(|node| node.id.as_str());
         let single = target.kind == TopologyKind::Single;
-        let start = claim.bookkeeping.start(&opening.slots, owner, single);
         let (spool, spooled) = self.spool_of(status.id, &start);
         let options = &self.plan.options;
         let name = writer_name(&options.link, self.generations.epoch(), status.id);
@@ -372,6 +460,7 @@ impl Supervisor {
             existing: self.existing,
             skip_unknown: options.skip_unknown,
             held: false,
+            claimed_before: false,
             accept_empty_source: options.accept_empty_source,
             on_divergence: options.on_divergence,
             functions: Arc::clone(&self.functions),

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 
 pub use cell::TopologyCell;
 pub use change::TopologyChange;
-pub use run::ServerRun;
+pub use run::{ServerRun, histories};
 pub use server::{Flavour, Role, ServerInfo, Version};
 pub use uri::{Credentials, Endpoint, Secret};
 pub use value::Value;

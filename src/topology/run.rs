@@ -13,16 +13,23 @@ pub struct ServerRun {
     pub followed: Option<String>,
 }
 
+/// Of `INFO replication`: the history that a server writes, and the one that it followed before it was promoted.
+pub fn histories(info: &str) -> Vec<&str> {
+    let ids = ["master_replid", "master_replid2"].into_iter();
+    let ids = ids.map_while(|name| field(info, name));
+    // Forty zeros if it never was a replica, or has forgotten since.
+    ids.filter(|id| id.bytes().any(|byte| byte != b'0'))
+        .collect()
+}
+
 impl ServerRun {
     /// `None` where the server does not tell.
     pub fn parse(info: &str) -> Option<Self> {
-        let followed = field(info, "master_replid2");
-        // Forty zeros if it never was a replica, or has forgotten since.
-        let followed = followed.filter(|id| id.bytes().any(|byte| byte != b'0'));
+        let mut histories = histories(info).into_iter();
         Some(Self {
             run_id: field(info, "run_id")?.to_owned(),
-            replid: field(info, "master_replid")?.to_owned(),
-            followed: followed.map(str::to_owned),
+            replid: histories.next()?.to_owned(),
+            followed: histories.next().map(str::to_owned),
         })
     }
 

@@ -19,7 +19,7 @@ use slotstream::limits;
 use slotstream::slot::{Slot, slot_of};
 use slotstream::topology::{ServerRun, Topology};
 
-use crate::cluster::Node;
+use crate::cluster::{Cluster, Node};
 use crate::model::{Bytes, Store, Value};
 use crate::trace;
 use crate::world::{SourceSocket, TargetSocket, World};
@@ -111,7 +111,13 @@ impl World {
         let bookkeeping = self.bookkeeping();
         let topology = self.cluster.topology();
         let owner = |slot: Slot| topology.master_of(slot).map(|node| node.id.as_str());
-        let start = bookkeeping.start(&self.cluster.lane, owner, self.cluster.single);
+        // The tracker of one lane expects every command, and slots that are copied by themselves leave some out.
+        let known = match self.tracker.looks_away {
+            true => self.source.histories(),
+            false => Vec::new(),
+        };
+        let single = self.cluster.single;
+        let start = bookkeeping.start(&self.cluster.lane, owner, single, &known);
         trace::note(|| format!("the lane begins with {start:?}"));
         let mut config = self.config.clone();
         config.generations = Some(self.generations.clone());
@@ -166,57 +172,14 @@ impl World {
     /// Which run of its server each master is.
     pub fn runs(&self) -> Vec<(String, ServerRun)> {
         let nodes = self.cluster.nodes.iter();
-        nodes.map(|node| (self.id_of(node), run_of(node))).collect()
-    }
-
-    fn id_of(&self, node: &Node) -> String {
-        match self.cluster.single {
-            true => self.adopted.shards[0].master.id.clone(),
-            false => node.id.clone(),
-        }
+        nodes
+            .map(|node| (id_of(&self.cluster, node), run_of(node)))
+            .collect()
     }
 
     /// Everything that the masters hold of the link.
     pub fn bookkeeping(&self) -> Bookkeeping {
-        let mut found = Bookkeeping {
-            epoch: self.epoch,
-            ..Bookkeeping::default()
-        };
-        for (held_by, key, value) in self.own_keys() {
-            match value {
-                Value::Hash(fields) => {
-                    found
-                        .records
-                        .extend(fields.iter().map(|(field, text)| Found {
-                            held_by: held_by.clone(),
-                            slot: slot_of(key),
-                            generation: text_of(field).parse().expect("a generation"),
-                            record: Record::decode(text).expect("a record"),
-                        }))
-                }
-                // The epoch.
-                Value::Text(_) if bookkeeping_of(key).is_some_and(|(kind, _)| kind == 'e') => {}
-                Value::Text(text) => {
-                    let mark = text_of(text).parse().expect("a watermark");
-                    found.found_mark(slot_of(key), mark);
-                }
-                other => panic!("bookkeeping is {other:?}"),
-            }
-        }
-        found
-    }
-
-    /// Keys of the link, each with the master that holds it.
-    fn own_keys(&self) -> impl Iterator<Item = (String, &Bytes, &Value)> {
-        let nodes = self.cluster.nodes.iter().enumerate();
-        nodes.flat_map(move |(index, node)| {
-            let own = node.store.keys.iter();
-            let own = own.filter(move |((_, key), _)| {
-                is_bookkeeping(key) && self.cluster.serves(index, slot_of(key))
-            });
-            let id = self.id_of(node);
-            own.map(move |((_, key), value)| (id.clone(), key, value))
-        })
+        bookkeeping(&self.cluster, self.epoch)
     }
 
     /// Looks after questions about masters; gives the answers whose time has come.
@@ -325,4 +288,52 @@ fn run_of(node: &Node) -> ServerRun {
 
 fn text_of(bytes: &[u8]) -> &str {
     std::str::from_utf8(bytes).expect("bookkeeping is text")
+}
+
+/// Everything that the masters of a cluster hold of the link, for a process of this epoch.
+pub fn bookkeeping(cluster: &Cluster, epoch: u32) -> Bookkeeping {
+    let mut found = Bookkeeping {
+        epoch,
+        ..Bookkeeping::default()
+    };
+    for (held_by, key, value) in own_keys(cluster) {
+        match value {
+            Value::Hash(fields) => found
+                .records
+                .extend(fields.iter().map(|(field, text)| Found {
+                    held_by: held_by.clone(),
+                    slot: slot_of(key),
+                    generation: text_of(field).parse().expect("a generation"),
+                    record: Record::decode(text).expect("a record"),
+                })),
+            // The epoch.
+            Value::Text(_) if bookkeeping_of(key).is_some_and(|(kind, _)| kind == 'e') => {}
+            Value::Text(text) => {
+                let mark = text_of(text).parse().expect("a watermark");
+                found.found_mark(slot_of(key), mark);
+            }
+            other => panic!("bookkeeping is {other:?}"),
+        }
+    }
+    found
+}
+
+/// Keys of the link, each with the master that holds it.
+fn own_keys(cluster: &Cluster) -> impl Iterator<Item = (String, &Bytes, &Value)> {
+    let nodes = cluster.nodes.iter().enumerate();
+    nodes.flat_map(move |(index, node)| {
+        let own = node.store.keys.iter();
+        let own = own.filter(move |((_, key), _)| {
+            is_bookkeeping(key) && cluster.serves(index, slot_of(key))
+        });
+        let id = id_of(cluster, node);
+        own.map(move |((_, key), value)| (id.clone(), key, value))
+    })
+}
+
+fn id_of(cluster: &Cluster, node: &Node) -> String {
+    match cluster.single {
+        true => cluster.topology().shards[0].master.id.clone(),
+        false => node.id.clone(),
+    }
 }

@@ -12,6 +12,7 @@ use crate::model::{Bytes, Key, Store, decode, encode, hash, show, verb};
 use crate::rdb;
 use crate::rng::Rng;
 use crate::tracker::Tracker;
+use slotstream::position::ReplicationId;
 
 pub struct Source {
     pub store: Store,
@@ -87,7 +88,7 @@ impl Source {
     pub fn new(first: u64) -> Self {
         Self {
             store: Store::default(),
-            replid: replid(1),
+            replid: replid(first << 44 | 1),
             former: None,
             histories: 0,
             log: Vec::new(),
@@ -161,10 +162,18 @@ impl Source {
     /// Another node has taken over, with the same data and a history of a new name.
     pub fn rename_history(&mut self) {
         self.histories += 1;
-        let next = replid(self.histories << 32 | self.offset());
+        let next = replid(self.first << 44 | self.histories << 32 | self.offset());
         self.former = Some((std::mem::replace(&mut self.replid, next), self.offset()));
         // A promoted node has selected nothing yet.
         self.selected = None;
+    }
+
+    /// The names of its history, the present one first.
+    pub fn histories(&self) -> Vec<ReplicationId> {
+        let former = self.former.iter().map(|(id, _)| id);
+        let ids = std::iter::once(&self.replid).chain(former);
+        let ids = ids.map(|id| ReplicationId::parse(id.as_bytes()).expect("valid"));
+        ids.collect()
     }
 
     /// What a replica has at this moment.

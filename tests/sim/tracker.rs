@@ -470,6 +470,10 @@ impl Tracker {
         if !self.undone.is_empty() && watermark.generation <= self.left_generation {
             return;
         }
+        // It says that older records are void, and nothing else.
+        if offset == 0 {
+            return;
+        }
         let mending = std::mem::take(&mut self.mending) || mark.owed.is_some();
         let suspects = self.suspects();
         let of_slot = |key: &Key| single || slot_of(&key.1) == slot;

@@ -203,6 +203,7 @@ impl World {
             on_divergence: cluster.on_divergence,
             skip_unknown: false,
             held: false,
+            claimed_before: false,
             // Keys come and go by chance.
             accept_empty_source: true,
             functions: Default::default(),

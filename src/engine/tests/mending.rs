@@ -404,6 +404,8 @@ fn resumed(passed: usize, owed: Option<Owed>, policy: OnDivergence) -> Rig {
         former: None,
         passed: passed.clone(),
         owned: SlotSet::new(),
+        recopy: SlotSet::new(),
+        foreign: SlotSet::new(),
         owed: owed.into_iter().map(|owed| (15495, owed)).collect(),
         exclusive: true,
         held: true,

@@ -162,7 +162,12 @@ fn a_slot_is_left_when_what_was_sent_is_answered_and_no_record_lists_it() {
     assert!(rig.lane.take_left().is_empty(), "a record lists it");
     rig.wait(1);
     let record = rig.sent(0);
-    assert!(lists(&record, "a") && words(&record)[0].starts_with("HSET"));
+    let lines = words(&record);
+    assert_eq!(lines[0], "SET {b}slotstream:w:default", "of no generation");
+    assert!(
+        lists(&record, "a") && lines[1].starts_with("HSET"),
+        "{lines:?}"
+    );
     assert!(rig.lane.take_left().is_empty(), "it is not answered");
     rig.reply(0, &b":0\r\n".repeat(words(&record).len()));
     assert_eq!(rig.lane.take_left(), slots(&["b"]));

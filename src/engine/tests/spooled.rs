@@ -80,6 +80,8 @@ fn resume_at(offset: u64, id: ReplicationId, predecessor: Option<Position>) -> R
         former: None,
         passed: BTreeMap::new(),
         owned: SlotSet::new(),
+        recopy: SlotSet::new(),
+        foreign: SlotSet::new(),
         owed: BTreeMap::new(),
         exclusive: true,
         held: true,

@@ -9,7 +9,7 @@ use std::mem::{swap, take};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use slotstream::checkpoint::is_bookkeeping;
+use slotstream::checkpoint::{Start, is_bookkeeping};
 use slotstream::engine::moves::{Moves, Orders};
 use slotstream::engine::options::Existing;
 use slotstream::engine::recopy::{ListAnswer, ListQuestion};
@@ -27,6 +27,7 @@ use super::Sim;
 use crate::cluster::Cluster;
 use crate::disk;
 use crate::model::{Bytes, decode, keys_of, show};
+use crate::restart::bookkeeping;
 use crate::rng::Rng;
 use crate::source::Source;
 use crate::trace;
@@ -92,6 +93,8 @@ pub struct Process {
     existing: Existing,
     /// Which lane was the last to write a slot.
     writers: BTreeMap<Slot, u32>,
+    /// It has just begun.
+    fresh: bool,
     /// Slots that lanes which are gone had copied, for tests that want some to be.
     pub copied_slots: u64,
 }
@@ -114,6 +117,7 @@ impl Process {
             generations: Generations::new(epoch),
             existing,
             writers: BTreeMap::new(),
+            fresh: true,
             copied_slots: 0,
         }
     }
@@ -331,6 +335,9 @@ impl Sim {
         }
         self.process.next_look_ms = self.now_ms + limits::TICK.as_millis() as u64;
         self.process.follow(self.now_ms);
+        if take(&mut self.process.fresh) {
+            self.hold_back();
+        }
         self.process.begin_again(self.now_ms);
         let now_ms = self.now_ms;
         let openings = take(&mut self.process.openings);
@@ -355,6 +362,36 @@ impl Sim {
         }
         // What comes later finds keys there.
         self.process.existing = Existing::Replace;
+    }
+
+    /// What the supervisor does at the start: slots that records of one lane list, and that another has to write, wait for the former.
+    fn hold_back(&mut self) {
+        let openings = take(&mut self.process.openings);
+        for opening in &openings {
+            let Start::Resume(resume) = self.start_of(opening) else {
+                continue;
+            };
+            let process = &mut self.process;
+            trace::note(|| format!("lane {} still lists {}", opening.lane, resume.foreign));
+            let (moves, roster) = (&mut process.moves, &mut process.roster);
+            moves.hold_back(roster, opening.lane, &resume.foreign, self.now_ms);
+        }
+        let place = |lane| self.process.roster.place(lane).expect("it has one");
+        let held_back = openings.into_iter().map(|opening| Opening {
+            slots: place(opening.lane).slots.clone(),
+            ..opening
+        });
+        self.process.openings = held_back.collect();
+    }
+
+    fn start_of(&self, opening: &Opening) -> Start {
+        let (at, _) = self.shards.at(&opening.node.address);
+        let histories = self.shards.masters[at].source.histories();
+        let single = self.cluster.single;
+        let topology = self.cluster.topology();
+        let owner = |slot: Slot| topology.master_of(slot).map(|node| node.id.as_str());
+        let bookkeeping = bookkeeping(&self.cluster, self.process.epoch);
+        bookkeeping.start(&opening.slots, owner, single, &histories)
     }
 
     fn open(&mut self, opening: Opening) {
@@ -388,7 +425,7 @@ impl Sim {
         let mut link = Box::new(Link {
             id: opening.lane,
             at,
-            node: opening.node,
+            node: opening.node.clone(),
             world,
             orders: VecDeque::new(),
             ends_until_ms: None,
@@ -397,8 +434,15 @@ impl Sim {
             slow_until_ms: 0,
             network,
         });
-        if !opening.leaving.is_empty() {
-            link.orders.push_back(Order::Leave(opening.leaving));
+        let mut leaving = opening.leaving.clone();
+        if let Start::Resume(resume) = self.start_of(&opening) {
+            let places = self.process.roster.places().iter();
+            let others = places.filter(|place| place.lane != opening.lane);
+            let others = others.fold(SlotSet::new(), |all, place| all.union(&place.slots));
+            leaving = leaving.union(&resume.foreign.difference(&others));
+        }
+        if !leaving.is_empty() {
+            link.orders.push_back(Order::Leave(leaving));
         }
         let slots = opening.slots;
         self.with(&mut link, |world| {
