@@ -691,10 +691,6 @@ impl Toy {
             return;
         }
         let moved = self.now(from).clone();
-        for state in &mut self.masters[from].states {
-            state.slots.remove(&slot);
-            state.records.retain(|(key, _), _| *key != slot);
-        }
         // What rule 4 cannot know: see `recovery`.
         let is_new = |(_, generation): &(Slot, Generation)| {
             let name = &self.masters[to].name;
@@ -704,10 +700,18 @@ impl Toy {
         let keys = moved.records.iter().filter(|((key, _), _)| *key == slot);
         let strange = keys.filter(|(key, _)| is_new(key));
         let told: Vec<&str> = strange.map(|(_, record)| record.node.as_str()).collect();
+        let is_gone = |name: &&str| self.masters.iter().all(|master| master.name != **name);
+        if told.iter().any(is_gone) {
+            return;
+        }
         for master in &mut self.masters {
             if told.contains(&master.name.as_str()) {
                 master.states.drain(..master.states.len() - 1);
             }
+        }
+        for state in &mut self.masters[from].states {
+            state.slots.remove(&slot);
+            state.records.retain(|(key, _), _| *key != slot);
         }
         let mut content = self.now(to).clone();
         content.slots.insert(slot, moved.slots[&slot].clone());
