@@ -38,6 +38,9 @@ pub(super) struct Motion {
     /// Records of a generation before may list slots of the lane.
     pub claimed_before: bool,
     pub listings: Listings,
+    /// Some were given to the lane before its source had told it of any history: the first snapshot brings them, over keys that
+    /// another lane may have written.
+    pub came_before_copy: bool,
     leaving: Vec<Leaving>,
     /// What was copied since it was last told of.
     story: (SlotSet, u64),
@@ -135,9 +138,9 @@ impl Lane {
         self.config.slots = self.config.slots.union(&slots);
         self.targets.slots = self.config.slots.clone();
         self.targets.mark_needed();
-        // Where there is no history yet, the snapshot will bring them.
-        if self.history.is_some() {
-            self.motion.to_copy = self.motion.to_copy.union(&slots);
+        match self.history.is_some() {
+            true => self.motion.to_copy = self.motion.to_copy.union(&slots),
+            false => self.motion.came_before_copy = true,
         }
     }
 

@@ -138,15 +138,17 @@ impl Lane {
         let status = &self.status;
         status.stale_checked.store(0, Relaxed);
         status.stale_removed.store(0, Relaxed);
+        // Keys of an earlier copy, or of another lane that had some of the slots.
+        let holds_ours = status.full_syncs.load(Relaxed) > 1 || self.motion.came_before_copy;
         match self.config.existing {
-            Existing::Keep if status.full_syncs.load(Relaxed) > 1 => {
+            Existing::Keep if holds_ours => {
                 status.count(ErrorCount::UnsweptCopy);
                 status.set_message(
                     "keys that the source removed in the meantime stay on the target: it held keys of others when this \
                      began, and they cannot be told apart (--on-existing replace removes them all)",
                 );
             }
-            Existing::None if status.full_syncs.load(Relaxed) == 1 => {}
+            Existing::None if !holds_ours => {}
             Existing::Keep => {}
             Existing::None | Existing::Replace => self.sweep = Some(Box::new(Sweep::new())),
         }

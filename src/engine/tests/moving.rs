@@ -271,6 +271,26 @@ fn keys_of_a_snapshot_that_are_in_others_slots_are_not_written() {
 }
 
 #[test]
+fn a_first_copy_of_slots_that_came_before_it_says_when_keys_of_the_former_lane_may_stay() {
+    for (given, unswept) in [(false, 0), (true, 1)] {
+        let config = LaneConfig {
+            slots: slots(&["a"]),
+            existing: Existing::Keep,
+            ..config()
+        };
+        let mut rig = Rig::with(config, cluster(&["x"]));
+        if given {
+            rig.lane.take(&slots(&["b"]));
+        }
+        rig.attach();
+        rig.hear(GREETED);
+        rig.hear(format!("+FULLRESYNC {ID} 100\r\n").as_bytes());
+        let counted = rig.lane.status.counted(ErrorCount::UnsweptCopy);
+        assert_eq!(counted, unswept, "given: {given}");
+    }
+}
+
+#[test]
 fn keys_of_a_slot_that_leaves_are_not_asked_for_any_more_and_what_they_held_up_on_a_single_target_goes_on()
  {
     let config = LaneConfig {

@@ -27,6 +27,14 @@ fn sim() -> Sim {
 }
 
 fn sim_of(cluster: Cluster) -> Sim {
+    let mut sim = beginning(cluster);
+    sim.settle_and_compare();
+    sim.run_until_recorded();
+    sim
+}
+
+/// With lanes that are about to begin.
+fn beginning(cluster: Cluster) -> Sim {
     let network = Network {
         chunk: 100_000,
         stall_percent: 0,
@@ -46,8 +54,6 @@ fn sim_of(cluster: Cluster) -> Sim {
     sim.write("SET {a}k first");
     sim.write("RPUSH {a}list one two");
     sim.write("HSET {a}hash field value");
-    sim.settle_and_compare();
-    sim.run_until_recorded();
     sim
 }
 
@@ -494,6 +500,31 @@ fn a_lane_that_has_nothing_left_at_a_target_master_tells_it_so_although_the_conn
     sim.with_link(place, |world| world.publish_view(0));
     sim.count();
     sim.settle_and_compare();
+}
+
+#[test]
+fn what_a_lane_wrote_of_a_slot_goes_when_the_first_snapshot_of_the_next_brings_the_slot() {
+    let mut sim = beginning(Cluster::new(2, false));
+    sim.step();
+    // The taker's lane hears nothing of its master while the slot is written by the giver's.
+    sim.sleep(TAKER, 60_000);
+    sim.run_until(10_000, "the giver's copy", |sim| {
+        sim.target_has("{a}k").is_some()
+    });
+    sim.shards.begin(SLOT_A, TAKER, false);
+    sim.show();
+    sim.run_for(100);
+    // The giver's lane drops what it hears of this.
+    sim.key_by_key();
+    sim.write("DEL {a}k");
+    sim.shards.finish(SLOT_A);
+    sim.count();
+    sim.show();
+    sim.run_until_given(TAKER, SLOT_A);
+    assert_eq!(sim.shards.masters[TAKER].source.full_syncs, 0);
+    sim.link(TAKER).asleep_until_ms = 0;
+    sim.settle_and_compare();
+    assert_eq!(sim.copied(), 0, "the snapshot brought the slot");
 }
 
 impl Sim {
