@@ -699,15 +699,9 @@ impl Toy {
         };
         let keys = moved.records.iter().filter(|((key, _), _)| *key == slot);
         let strange = keys.filter(|(key, _)| is_new(key));
-        let told: Vec<&str> = strange.map(|(_, record)| record.node.as_str()).collect();
-        let is_gone = |name: &&str| self.masters.iter().all(|master| master.name != **name);
-        if told.iter().any(is_gone) {
+        let told = strange.map(|(_, record)| record.node.clone()).collect();
+        if !self.keep_what_is_told(told) {
             return;
-        }
-        for master in &mut self.masters {
-            if told.contains(&master.name.as_str()) {
-                master.states.drain(..master.states.len() - 1);
-            }
         }
         for state in &mut self.masters[from].states {
             state.slots.remove(&slot);
@@ -721,6 +715,19 @@ impl Toy {
             .extend(records.filter(|((key, _), _)| *key == slot));
         self.masters[to].states = vec![content];
         self.owners[usize::from(slot)] = to;
+    }
+
+    /// Has these masters lose nothing any more, if they are all there.
+    fn keep_what_is_told(&mut self, told: Vec<String>) -> bool {
+        let is_gone = |name: &String| self.masters.iter().all(|master| master.name != *name);
+        if told.iter().any(is_gone) {
+            return false;
+        }
+        let masters = self.masters.iter_mut();
+        for master in masters.filter(|master| told.contains(&master.name)) {
+            master.states.drain(..master.states.len() - 1);
+        }
+        true
     }
 
     fn happen(&mut self, event: &Event) {
@@ -739,6 +746,13 @@ impl Toy {
                 }
             }
             Event::Failover(master, back) => {
+                // What rule 4 cannot know either: whose place it is that the new one takes.
+                let records = self.now(master).records.values();
+                let others = records.filter(|record| record.node != self.masters[master].name);
+                let told = others.map(|record| record.node.clone()).collect();
+                if !self.keep_what_is_told(told) {
+                    return;
+                }
                 let name = self.name();
                 let gone = (0..SLOTS).filter(|slot| self.owners[usize::from(*slot)] != master);
                 self.homeless.extend(gone.map(|slot| (master, slot)));

@@ -28,7 +28,7 @@ use crate::rdb::{
     Decoder, Item, LeftOut, Options, Part, Problem, RdbError, TargetFormat, Unsupported, Value,
 };
 use crate::resp::push_command;
-use crate::slot::{SlotSet, slot_of};
+use crate::slot::{Slot, SlotSet, slot_of};
 use crate::source::Framing;
 
 /// A snapshot under way.
@@ -189,6 +189,7 @@ impl Lane {
             targets: &mut self.targets,
             sweep: self.sweep.as_deref_mut(),
             to_copy: &self.motion.to_copy,
+            unclaimed: &mut self.motion.unclaimed,
             deadlines: &mut self.rebuild.deadlines,
             lost_deadlines: &mut copy.lost_deadlines,
             field_deadlines: &mut copy.field_deadlines,
@@ -247,6 +248,8 @@ struct Writing<'a> {
     sweep: Option<&'a mut Sweep>,
     /// Slots that are copied by themselves later.
     to_copy: &'a SlotSet,
+    /// Slots of which older records may speak.
+    unclaimed: &'a mut SlotSet,
     deadlines: &'a mut Leases,
     lost_deadlines: &'a mut bool,
     field_deadlines: &'a mut Vec<u64>,
@@ -268,7 +271,7 @@ impl Writing<'_> {
         value.expire_at_ms = value
             .expire_at_ms
             .map(|at_ms| self.deadlines.of_key(value.key, at_ms));
-        let slot = self.targets.slot_of(value.key);
+        let slot = self.slot_of(value.key);
         self.targets
             .stage(self.chunks, slot, self.at, database, |out| {
                 value.write_restore(out)
@@ -298,12 +301,12 @@ impl Writing<'_> {
         {
             sweep.note(database, part.key);
         }
+        let slot = self.slot_of(part.key);
         part.expire_at_ms = part
             .expire_at_ms
             .filter(|_| part.is_last)
             .map(|at_ms| self.deadlines.of_key(part.key, at_ms));
         let part = with_altered_deadlines(part, self.deadlines, self.field_deadlines);
-        let slot = self.targets.slot_of(part.key);
         let mut written = Ok(0);
         let format = &self.format;
         self.targets
@@ -315,6 +318,18 @@ impl Writing<'_> {
             Ok(_) => Ok(()),
             Err(problem) => self.config.leave_out_of_key(self.status, problem, part.key),
         }
+    }
+
+    /// Where a key goes. Before the first of a slot, what older records say of the slot is made void.
+    #[inline]
+    fn slot_of(&mut self, key: &[u8]) -> Slot {
+        let slot = self.targets.slot_of(key);
+        if self.unclaimed.remove(slot) {
+            let generation = self.targets.marks.generation;
+            self.targets
+                .void_older(self.chunks, slot, generation, self.at);
+        }
+        slot
     }
 
     /// Whether a key is in a slot that the lane does not write, or that is copied by itself later.

@@ -37,6 +37,8 @@ pub(super) struct Motion {
     pub renewing: Option<SlotSet>,
     /// Records of a generation before may list slots of the lane.
     pub claimed_before: bool,
+    /// In a copy of everything: those of which that was not made void yet.
+    pub unclaimed: SlotSet,
     pub listings: Listings,
     /// Some were given to the lane before its source had told it of any history: the first snapshot brings them, over keys that
     /// another lane may have written.
@@ -68,6 +70,7 @@ impl Motion {
     fn forget(&mut self, slots: &SlotSet) {
         self.to_copy = self.to_copy.difference(slots);
         self.covered = self.covered.difference(slots);
+        self.unclaimed = self.unclaimed.difference(slots);
         if let Some(renewing) = &mut self.renewing {
             *renewing = renewing.difference(slots);
         }

@@ -7,7 +7,7 @@
 //! | when | watermark of the slot |
 //! |---|---|
 //! | a slot comes and is copied by itself | the lane's generation, which is made newer than whatever was said of the slot: it is *renewed* |
-//! | a copy of everything, where there were records before | its generation |
+//! | the first key of a slot comes in a copy of everything, where there were records before | its generation |
 //! | a slot leaves | a generation that is nobody's |
 //!
 //! A generation is renewed while the lane streams: records of the new one, which name the old one as their [`Former`], are
@@ -17,56 +17,38 @@
 use super::lane::Lane;
 use super::marks::Marks;
 use super::records::Records;
+use super::targets::Targets;
 use crate::checkpoint::{Former, Generation, Mark, Watermark, watermark_key};
+use crate::chunk::Chunks;
 use crate::position::Offset;
 use crate::resp::push_command;
-use crate::slot::SlotSet;
+use crate::slot::{Slot, SlotSet};
 
 impl Lane {
     /// The lane does not write these slots any more.
     pub(super) fn disown(&mut self, slots: &SlotSet) {
-        if let Some(records) = &self.records {
-            let nobodys = records.next_generation();
-            self.void_older(slots, nobodys);
+        let Some(records) = self.records.as_ref() else {
+            return;
+        };
+        if self.keeps_watermarks_by_slot() {
+            let (nobodys, at) = (records.next_generation(), self.routed());
+            for slot in slots.iter() {
+                let targets = &mut self.targets;
+                targets.void_older(&mut self.chunks, slot, nobodys, at);
+            }
         }
     }
 
     /// A copy of everything begins.
     pub(super) fn claim_slots(&mut self) {
-        if std::mem::take(&mut self.motion.claimed_before) {
-            let slots = self.config.slots.clone();
-            self.void_older(&slots, self.targets.marks.generation);
+        if std::mem::take(&mut self.motion.claimed_before) && self.keeps_watermarks_by_slot() {
+            self.motion.unclaimed = self.config.slots.clone();
         }
     }
 
     /// On a single target one watermark stands for all slots of a lane.
     pub(super) fn keeps_watermarks_by_slot(&self) -> bool {
         self.config.generations.is_some() && !self.targets.is_single()
-    }
-
-    /// From now on no older record speaks for these slots.
-    fn void_older(&mut self, slots: &SlotSet, generation: Generation) {
-        if !self.keeps_watermarks_by_slot() {
-            return;
-        }
-        let at = self.routed();
-        let watermark = Watermark {
-            generation,
-            offset: Offset::default(),
-        };
-        let mark = Mark {
-            watermark,
-            owed: None,
-        };
-        let text = mark.to_string();
-        for slot in slots.iter() {
-            let key = watermark_key(&self.targets.marks.link, slot);
-            let set = |out: &mut Vec<u8>| {
-                push_command(out, &[b"SET", &key, text.as_bytes()]);
-                1
-            };
-            self.targets.stage(&mut self.chunks, slot, at, 0, set);
-        }
     }
 
     /// Slots that have come and that the generation is not newer than: it has to be renewed.
@@ -89,6 +71,31 @@ impl Lane {
         self.targets.marks.renew(generation);
         self.motion.covered = covered;
         true
+    }
+}
+
+impl Targets {
+    /// From now on no record of an older generation speaks for a slot.
+    pub(super) fn void_older(
+        &mut self,
+        chunks: &mut Chunks,
+        slot: Slot,
+        generation: Generation,
+        at: Offset,
+    ) {
+        let watermark = Watermark {
+            generation,
+            offset: Offset::default(),
+        };
+        let mark = Mark {
+            watermark,
+            owed: None,
+        };
+        let key = watermark_key(&self.marks.link, slot);
+        self.stage(chunks, slot, at, 0, |out| {
+            push_command(out, &[b"SET", &key, mark.to_string().as_bytes()]);
+            1
+        });
     }
 }
 
