@@ -34,7 +34,7 @@ mod stopping;
 use grouping::{executed, group, mark_at};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
-const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+const GREETED: &[u8] = b"+PONG\r\n$1\r\ns\r\n+OK\r\n+OK\r\n+OK\r\n";
 /// Keys in slots 15495 and 3300: of the second and the first of two masters.
 const HIGH: &str = "a";
 const LOW: &str = "b";
