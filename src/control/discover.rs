@@ -4,11 +4,14 @@
 //! first, on every version, because it names exact owners and open slots; `CLUSTER SHARDS` serves users
 //! whose ACL allows only that.
 
-use super::client::{Client, resolve};
+use std::sync::Arc;
+
+use super::client::{Client, Places};
 use crate::engine::options::{Deployment, OwnKeys};
 use crate::fault::{Fault, FaultKind, Side};
+use crate::limits::SECOND_OPINIONS;
 use crate::topology::server::OLDEST_SUPPORTED;
-use crate::topology::{Endpoint, ServerInfo, Topology, TopologyKind, nodes, shards};
+use crate::topology::{Endpoint, Health, Node, ServerInfo, Topology, TopologyKind, nodes, shards};
 
 /// What one node knows about its cluster.
 #[derive(Debug, Clone)]
@@ -16,6 +19,8 @@ pub struct View {
     pub topology: Topology,
     /// How recent the view is; of two views of a cluster the greater is the later one.
     pub epochs: nodes::Epochs,
+    /// The id of the node that told it, if it says so.
+    pub said_by: Option<String>,
 }
 
 /// Finds a deployment from the nodes named by the user, and asks every master that owns slots about itself. One without
@@ -73,14 +78,47 @@ fn from_seed(side: Side, host: &str, port: u16, endpoint: &Endpoint) -> Result<T
     if !info.cluster_enabled {
         return Ok(single(&client));
     }
-    let view = view(&mut client)?;
-    Ok(resolved(side, view.topology))
+    prepare(&mut client, endpoint);
+    let own = view(&mut client)?;
+    let other = second_opinion(side, endpoint, &own);
+    let best = merge(std::iter::once(own).chain(other).collect());
+    Ok(best.expect("one at least").topology)
+}
+
+/// What another member of a cluster knows, if one answers: where the first one is by now, for example, see [`merge`].
+fn second_opinion(side: Side, endpoint: &Endpoint, first: &View) -> Option<View> {
+    let mut others = first
+        .topology
+        .nodes()
+        .filter(|node| node.health == Health::Online && first.said_by.as_ref() != Some(&node.id));
+    others.by_ref().take(SECOND_OPINIONS).find_map(|node| {
+        let mut client = member(side, endpoint, node).ok()?;
+        let found = view(&mut client).ok()?;
+        // Somebody else's node may have the address by now.
+        found.topology.is_related(&first.topology).then_some(found)
+    })
+}
+
+/// A connection to a node of a cluster that is to be asked for views.
+pub fn member(side: Side, endpoint: &Endpoint, node: &Node) -> Result<Client, Fault> {
+    let mut client = Client::connect(side, &node.address, node.port, &endpoint.credentials)?;
+    prepare(&mut client, endpoint);
+    Ok(client)
+}
+
+/// Finds out what decides where the cluster's nodes are for us. `CLUSTER NODES` shows IP addresses, whatever the cluster prefers.
+fn prepare(client: &mut Client, endpoint: &Endpoint) {
+    client.places.rewrites = Arc::clone(&endpoint.rewrites);
+    // 6.0 knows no preference, and neither a host name.
+    if let Ok(reply) = client.call(&["CLUSTER", "SHARDS"]) {
+        client.places.preferred = shards::preferred(&reply);
+    }
 }
 
 /// The topology of a server without cluster mode, reached through `client`.
 pub fn single(client: &Client) -> Topology {
     let mut topology = Topology::single(client.host(), client.port());
-    topology.resolve(|_| Some(client.ip().to_string()));
+    topology.set_single_address(client.ip().to_string());
     topology
 }
 
@@ -97,19 +135,35 @@ pub fn view(client: &mut Client) -> Result<View, Fault> {
 pub fn view_of_nodes(client: &Client, text: &str) -> Result<View, Fault> {
     let topology = nodes::parse(text, client.host())
         .map_err(|error| client.shape_fault("CLUSTER NODES", error))?;
-    let epochs = nodes::epochs(text);
-    Ok(View { topology, epochs })
+    Ok(View {
+        topology: placed(client, topology),
+        epochs: nodes::epochs(text),
+        said_by: nodes::myself(text).map(str::to_owned),
+    })
 }
 
 /// The view in `CLUSTER SHARDS`, where that command exists and is allowed.
 fn view_of_shards(client: &mut Client) -> Option<View> {
     let reply = client.call(&["CLUSTER", "SHARDS"]).ok()?;
     let topology = shards::parse(&reply, client.host()).ok()?;
-    let epochs = nodes::Epochs::default();
-    Some(View { topology, epochs })
+    Some(View {
+        topology: placed(client, topology),
+        epochs: nodes::Epochs::default(),
+        said_by: None,
+    })
 }
 
-/// The latest view, with the open slots of all: each node lists only its own.
+fn placed(client: &Client, mut topology: Topology) -> Topology {
+    let Places {
+        rewrites,
+        preferred,
+    } = &client.places;
+    topology.set_places(rewrites, *preferred, client.host());
+    topology
+}
+
+/// The latest view, with the open slots of all: each node lists only its own. Where a node is, others know better: one that was
+/// started again with another IP address and its former `nodes.conf` shows the former one for ever, unless it announces one.
 pub fn merge(views: Vec<View>) -> Option<View> {
     let latest = views.iter().map(|view| view.epochs).max()?;
     let mut open_slots: Vec<_> = views
@@ -118,21 +172,17 @@ pub fn merge(views: Vec<View>) -> Option<View> {
         .collect();
     open_slots.sort_by(|a, b| (a.slot, &a.from, &a.to).cmp(&(b.slot, &b.from, &b.to)));
     open_slots.dedup();
-    let mut best = views.into_iter().find(|view| view.epochs == latest)?;
+    let mut best = views.iter().find(|view| view.epochs == latest)?.clone();
     best.topology.open_slots = open_slots;
-    Some(best)
-}
-
-/// The same topology with addresses for hosts that are names; names that do not resolve stay.
-pub fn resolved(side: Side, mut topology: Topology) -> Topology {
-    topology.resolve(|host| {
-        if host.parse::<std::net::IpAddr>().is_ok() {
-            return None;
+    if let Some(id) = &best.said_by {
+        let mut others = views
+            .iter()
+            .filter(|view| view.said_by.as_ref() != Some(id));
+        if let Some(other) = others.find(|view| view.topology.has_node(id)) {
+            best.topology.set_place_of(id, &other.topology);
         }
-        let addresses = resolve(side, host, 0).ok()?;
-        addresses.first().map(|address| address.ip().to_string())
-    });
-    topology
+    }
+    Some(best)
 }
 
 /// What the server behind `client` says about itself.
