@@ -165,14 +165,16 @@ fn placed(client: &Client, mut topology: Topology) -> Topology {
 /// The latest view, with the open slots of all: each node lists only its own. Where a node is, others know better: one that was
 /// started again with another IP address and its former `nodes.conf` shows the former one for ever, unless it announces one.
 pub fn merge(views: Vec<View>) -> Option<View> {
-    let latest = views.iter().map(|view| view.epochs).max()?;
+    // Of those that are as recent one may lack the address of a master, which it then leaves out.
+    let known = |view: &View| (view.epochs, view.topology.serving().count());
+    let latest = views.iter().map(known).max()?;
     let mut open_slots: Vec<_> = views
         .iter()
         .flat_map(|view| view.topology.open_slots.iter().cloned())
         .collect();
     open_slots.sort_by(|a, b| (a.slot, &a.from, &a.to).cmp(&(b.slot, &b.from, &b.to)));
     open_slots.dedup();
-    let mut best = views.iter().find(|view| view.epochs == latest)?.clone();
+    let mut best = views.iter().find(|view| known(view) == latest)?.clone();
     best.topology.open_slots = open_slots;
     if let Some(id) = &best.said_by {
         let mut others = views

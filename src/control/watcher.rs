@@ -432,6 +432,21 @@ mod tests {
     }
 
     #[test]
+    fn a_view_that_lacks_the_address_of_a_master_goes_behind_others() {
+        let lacking = seen_from(
+            "a :0@0 master,noaddr - 0 0 2 disconnected 0-99\n\
+             b 1.1.1.2:2@3 myself,master - 0 0 1 connected 100-16383",
+        );
+        let knowing = seen_from(
+            "a 1.1.1.1:1@2 master - 0 0 2 connected 0-99\n\
+             b 1.1.1.2:2@3 master - 0 0 1 connected 100-16383\n\
+             c 1.1.1.3:3@4 myself,master - 0 0 1 connected",
+        );
+        let best = merge(vec![lacking, knowing]).expect("a view");
+        assert!(best.topology.missing_slots().is_empty());
+    }
+
+    #[test]
     fn where_a_node_is_others_know_better_than_itself() {
         // Started again at 1.1.1.9 with its former nodes.conf.
         let own = "a 1.1.1.1:1@2 myself,master - 0 0 2 connected 0-16383\n\
