@@ -586,7 +586,7 @@ impl Rig {
     /// Nobody writes, and all is applied.
     fn quiet(&mut self) -> Result<()> {
         self.stop_writing()?;
-        self.sync.wait_until_settled(PATIENCE)
+        self.sync.wait_until_applied(PATIENCE)
     }
 
     /// Waits until both clusters are whole again and the lanes with their masters, and writes on. Since 7.0 a master that was

@@ -12,7 +12,7 @@ use super::args::SyncArgs;
 use super::progress::{Progress, Screen};
 use super::signals::{self, StopSwitch};
 use super::summary;
-use crate::control::discover::discover;
+use crate::control::discover::{discover, warn_of_unused_rewrites};
 use crate::control::fence::FenceService;
 use crate::control::http::StatusServer;
 use crate::control::listing::ListService;
@@ -26,7 +26,6 @@ use crate::engine::shared::{CatchUp, Shared};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::PROGRESS_INTERVAL_MS;
 use crate::runtime::{self, RuntimeHandle};
-use crate::topology::{Rewrite, Rewrites, Topology};
 
 /// Runs until told to stop, or until caught up with `--once`. Ends with the fault of the first lane that failed.
 pub fn run(args: SyncArgs) -> Result<(), Fault> {
@@ -56,10 +55,10 @@ fn find(options: SyncOptions) -> Result<SyncPlan, Fault> {
     };
     describe(Side::Source, &source);
     describe(Side::Target, &target);
-    let given = [&options.source, &options.target].map(|side| &*side.rewrites);
-    for rule in unused_rewrites(given, [&source.topology, &target.topology]) {
-        warn!("the rule {rule} matches no node so far; FROM is what CLUSTER NODES shows of one");
-    }
+    warn_of_unused_rewrites(&[
+        (&options.source, &source.topology),
+        (&options.target, &target.topology),
+    ]);
     for notice in preflight::check(&options, &source, &target)? {
         warn!("{notice}");
     }
@@ -68,18 +67,6 @@ fn find(options: SyncOptions) -> Result<SyncPlan, Fault> {
         source,
         target,
     })
-}
-
-/// Rules, of those given for the source and for the target, that lead to no node of any side for which they were given.
-fn unused_rewrites(given: [&Rewrites; 2], sides: [&Topology; 2]) -> Vec<Rewrite> {
-    let used = sides.map(Topology::used_rewrites).concat();
-    let mut unused: Vec<Rewrite> = Vec::new();
-    for rule in given.into_iter().flat_map(Rewrites::iter) {
-        if !used.contains(&rule) && !unused.contains(rule) {
-            unused.push(rule.clone());
-        }
-    }
-    unused
 }
 
 fn describe(side: Side, deployment: &Deployment) {
@@ -190,34 +177,4 @@ fn first_fault(shared: &Shared) -> Option<Fault> {
         .iter()
         .filter_map(|lane| Some(lane.fault()?.at(format!("lane {}", lane.source()))));
     faults.next()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::topology::{Node, Preferred, Shard};
-
-    #[test]
-    fn a_rule_of_both_sides_may_serve_one() {
-        let rules = |texts: &[&str]| {
-            let rules = texts.iter().map(|text| text.parse().expect("a rule"));
-            let rules: Vec<Rewrite> = rules.collect();
-            Arc::new(Rewrites::new(&[], &rules).expect("valid"))
-        };
-        let given = [rules(&["a=1", "b=2", "x=3"]), rules(&["a=1", "b=2", "y=4"])];
-        let side = |host: &str, rules| {
-            let shard = Shard {
-                master: Node::new("id", host, 1),
-                replicas: Vec::new(),
-                slots: "0-16383".parse().expect("slots"),
-            };
-            let mut topology = Topology::cluster(vec![shard], vec![]).expect("valid");
-            topology.set_places(rules, Preferred::Ip, host);
-            topology
-        };
-        let sides = [side("a", &given[0]), side("h", &given[1])];
-        let unused = unused_rewrites([&given[0], &given[1]], [&sides[0], &sides[1]]);
-        let unused: Vec<String> = unused.iter().map(Rewrite::to_string).collect();
-        assert_eq!(unused, ["b=2", "x=3", "y=4"]);
-    }
 }

@@ -6,12 +6,16 @@
 
 use std::sync::Arc;
 
+use tracing::warn;
+
 use super::client::{Client, Places};
 use crate::engine::options::{Deployment, OwnKeys};
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::SECOND_OPINIONS;
 use crate::topology::server::OLDEST_SUPPORTED;
-use crate::topology::{Endpoint, Health, Node, ServerInfo, Topology, TopologyKind, nodes, shards};
+use crate::topology::{
+    Endpoint, Health, Node, Rewrite, ServerInfo, Topology, TopologyKind, nodes, shards,
+};
 
 /// What one node knows about its cluster.
 #[derive(Debug, Clone)]
@@ -97,6 +101,25 @@ fn second_opinion(side: Side, endpoint: &Endpoint, first: &View) -> Option<View>
         // Somebody else's node may have the address by now.
         found.topology.is_related(&first.topology).then_some(found)
     })
+}
+
+/// Tells of rules that lead to no node of any side for which they were given.
+pub fn warn_of_unused_rewrites(sides: &[(&Endpoint, &Topology)]) {
+    for rule in unused_rewrites(sides) {
+        warn!("the rule {rule} matches no node so far; FROM is what CLUSTER NODES shows of one");
+    }
+}
+
+fn unused_rewrites<'a>(sides: &[(&'a Endpoint, &'a Topology)]) -> Vec<&'a Rewrite> {
+    let topologies = sides.iter().map(|(_, topology)| topology);
+    let used: Vec<&Rewrite> = topologies.flat_map(|side| side.used_rewrites()).collect();
+    let mut unused: Vec<&Rewrite> = Vec::new();
+    for rule in sides.iter().flat_map(|(given, _)| given.rewrites.iter()) {
+        if !used.contains(&rule) && !unused.contains(&rule) {
+            unused.push(rule);
+        }
+    }
+    unused
 }
 
 /// A connection to a node of a cluster that is to be asked for views.
@@ -203,4 +226,37 @@ fn check_version(side: Side, client: &Client, info: &ServerInfo) -> Result<(), F
         return Err(Fault::new(FaultKind::ServerTooOld, text));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Preferred, Rewrites, Shard};
+
+    #[test]
+    fn a_rule_of_both_sides_may_serve_one() {
+        let given = |rules: &[&str]| {
+            let rules = rules.iter().map(|text| text.parse().expect("a rule"));
+            let rules: Vec<Rewrite> = rules.collect();
+            let mut endpoint: Endpoint = "redis://a".parse().expect("valid");
+            endpoint.rewrites = Arc::new(Rewrites::new(&[], &rules).expect("valid"));
+            endpoint
+        };
+        let one = given(&["a=1", "b=2", "x=3"]);
+        let other = given(&["a=1", "b=2", "y=4"]);
+        let cluster = |host: &str, given: &Endpoint| {
+            let shard = Shard {
+                master: Node::new("id", host, 1),
+                replicas: Vec::new(),
+                slots: "0-16383".parse().expect("slots"),
+            };
+            let mut topology = Topology::cluster(vec![shard], vec![]).expect("valid");
+            topology.set_places(&given.rewrites, Preferred::Ip, host);
+            topology
+        };
+        let (source, target) = (cluster("a", &one), cluster("h", &other));
+        let unused = unused_rewrites(&[(&one, &source), (&other, &target)]);
+        let unused: Vec<String> = unused.iter().map(|rule| rule.to_string()).collect();
+        assert_eq!(unused, ["b=2", "x=3", "y=4"]);
+    }
 }

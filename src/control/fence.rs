@@ -13,7 +13,7 @@ use crate::engine::fence::{FenceAnswer, FenceQuestion};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::resp::push_command;
-use crate::topology::{Endpoint, Node, TopologyKind};
+use crate::topology::{Endpoint, Node, TopologyKind, Value};
 
 pub type FenceService = Service<FenceQuestion, FenceAnswer>;
 
@@ -104,17 +104,20 @@ impl Fence {
         if self.masters.topology().kind == TopologyKind::Single {
             return Ok(());
         }
-        match client.ask(&["CLUSTER", "MYID"])?.text() {
-            Some(id) if id != node.id => {
-                let text = format!(
-                    "another node listens at target {} by now: {id}",
-                    node.name()
-                );
-                Err(Fault::new(FaultKind::TryAgain, text))
-            }
-            // Or the user may not ask.
-            _ => Ok(()),
+        let said = match client.ask(&["CLUSTER", "MYID"])? {
+            Value::Error(text) if text.contains("cluster support disabled") => text,
+            // The user may not ask.
+            Value::Error(_) => return Ok(()),
+            id => id.text().unwrap_or_default().to_owned(),
+        };
+        if said == node.id {
+            return Ok(());
         }
+        let text = format!(
+            "another node listens at target {} by now: {said}",
+            node.name()
+        );
+        Err(Fault::new(FaultKind::TryAgain, text))
     }
 
     /// Kills the lane's connections to a master, but for the newest if it is `connected`.

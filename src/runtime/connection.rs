@@ -292,7 +292,7 @@ mod tests {
         let connected = loop {
             match dial.poll(&ring, Instant::now()) {
                 Some(result) => break result,
-                None => _ = ring.wait(Duration::from_millis(10)).unwrap(),
+                None => ring.wait(Duration::from_millis(10)).unwrap(),
             }
         };
         assert!(connected.is_ok() && dial.addresses.is_empty());

@@ -180,8 +180,7 @@ impl Session {
                     .expect("left when the last was answered");
                 match command {
                     WHO if parse_framing(line).is_some() => awaited.push_front(WHO_TEXT),
-                    // Who may not ask goes on without knowing.
-                    WHO if line.first() == Some(&b'-') => {}
+                    WHO if line.first() == Some(&b'-') => check_membership(line)?,
                     WHO_TEXT => check_id(self.node_id.as_deref(), line)?,
                     _ => check_greeting_reply(command, line)?,
                 }
@@ -315,6 +314,15 @@ fn check_greeting_reply(command: &'static str, line: &[u8]) -> Result<(), Source
             command,
             text: line.escape_ascii().to_string(),
         }),
+    }
+}
+
+/// Who may not ask goes on without knowing.
+fn check_membership(error: &[u8]) -> Result<(), SourceError> {
+    let text = String::from_utf8_lossy(&error[1..]);
+    match text.contains("cluster support disabled") {
+        true => Err(SourceError::OtherNode(text.into_owned())),
+        false => Ok(()),
     }
 }
 
@@ -518,6 +526,9 @@ mod tests {
         let other = "f".repeat(40);
         let refused = Err(SourceError::OtherNode(other.clone()));
         assert_eq!(heard(&format!("$40\r\n{other}\r\n")), refused);
+        let single = "ERR This instance has cluster support disabled";
+        let refused = Err(SourceError::OtherNode(single.into()));
+        assert_eq!(heard(&format!("-{single}\r\n")), refused);
     }
 
     #[test]

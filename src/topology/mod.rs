@@ -281,12 +281,22 @@ impl Topology {
 
     /// Sets where each node is for us, as seen from the node that was asked at `asked_host`.
     pub fn set_places(&mut self, rewrites: &Arc<Rewrites>, preferred: Preferred, asked_host: &str) {
+        let preferred = match preferred {
+            // One host for all does not do where nodes share a port.
+            Preferred::Asked if !self.has_distinct_ports() => Preferred::Ip,
+            preferred => preferred,
+        };
         for shard in &mut self.shards {
             for node in std::iter::once(&mut shard.master).chain(&mut shard.replicas) {
                 node.set_place(rewrites, preferred, asked_host);
             }
         }
         self.rewrites = Arc::clone(rewrites);
+    }
+
+    fn has_distinct_ports(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.nodes().all(|node| seen.insert(node.announced.1))
     }
 
     /// Takes over where another view has a node.
@@ -435,6 +445,10 @@ pub(crate) mod tests {
         let mut a = shard("a", 1, "0");
         a.master.hostname = Some("a.example".into());
         let mut topology = Topology::cluster(vec![a, shard("b", 2, "1")], vec![]).expect("valid");
+        let same = vec![shard("a", 1, "0"), shard("b", 1, "1")];
+        let mut same = Topology::cluster(same, vec![]).expect("valid");
+        same.set_places(&Arc::default(), Preferred::Asked, "h");
+        assert_eq!(same.shards[0].master.name(), "127.0.0.1:1");
         let places = [
             (Preferred::Hostname, "a.example:1", "127.0.0.1:2"),
             (Preferred::Asked, "h:1", "h:2"),
