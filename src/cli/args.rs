@@ -125,11 +125,11 @@ pub struct SyncArgs {
     #[command(flatten)]
     rewrites: RewriteArgs,
 
-    /// For the source's servers only, before those of both sides
+    /// The same for what the source's servers announce alone; goes before --rewrite-address
     #[arg(long, value_name = "FROM=TO")]
     source_rewrite_address: Vec<String>,
 
-    /// For the target's servers only
+    /// The same for what the target's servers announce alone
     #[arg(long, value_name = "FROM=TO")]
     target_rewrite_address: Vec<String>,
 
@@ -219,10 +219,13 @@ impl RewriteArgs {
         let own_option = format!("--{side}-rewrite-address");
         let own = rewrites(&own_option, own)?;
         let common = rewrites("--rewrite-address", &self.rewrite_address)?;
-        let rules = Rewrites::new(&own, &common).map_err(|what| {
-            let text = format!("--rewrite-address {what}");
+        let refused = |option: &str, what: String| {
+            let text = format!("{option} {what}");
             Fault::new(FaultKind::Usage, text)
-        })?;
+        };
+        Rewrites::new(&own, &[]).map_err(|what| refused(&own_option, what))?;
+        let rules = Rewrites::new(&own, &common);
+        let rules = rules.map_err(|what| refused("--rewrite-address", what))?;
         endpoint.rewrites = Arc::new(rules);
         Ok(())
     }
@@ -484,7 +487,14 @@ mod tests {
         for (typed, word) in [
             ("--rewrite-address a", "--rewrite-address a: has no '='"),
             ("--target-rewrite-address =b", "--target-rewrite-address"),
-            ("--rewrite-address a=b --rewrite-address A=c", "A twice"),
+            (
+                "--rewrite-address a=b --rewrite-address A=c",
+                "--rewrite-address rewrites A twice",
+            ),
+            (
+                "--source-rewrite-address a=b --source-rewrite-address a=c",
+                "--source-rewrite-address rewrites a twice",
+            ),
         ] {
             let fault = options(&format!("{BOTH} {typed}"), &[]).expect_err(typed);
             assert_eq!(fault.class(), crate::fault::ExitClass::Usage);

@@ -91,11 +91,11 @@ fn from_seed(side: Side, host: &str, port: u16, endpoint: &Endpoint) -> Result<T
 
 /// What another member of a cluster knows, if one answers: where the first one is by now, for example, see [`merge`].
 fn second_opinion(side: Side, endpoint: &Endpoint, first: &View) -> Option<View> {
-    let mut others = first
+    let others = first
         .topology
         .nodes()
         .filter(|node| node.health == Health::Online && first.said_by.as_ref() != Some(&node.id));
-    others.by_ref().take(SECOND_OPINIONS).find_map(|node| {
+    others.take(SECOND_OPINIONS).find_map(|node| {
         let mut client = member(side, endpoint, node).ok()?;
         let found = view(&mut client).ok()?;
         // Somebody else's node may have the address by now.
@@ -185,8 +185,11 @@ fn placed(client: &Client, mut topology: Topology) -> Topology {
     topology
 }
 
-/// The latest view, with the open slots of all: each node lists only its own. Where a node is, others know better: one that was
-/// started again with another IP address and its former `nodes.conf` shows the former one for ever, unless it announces one.
+/// The latest view, with the open slots of all: each node lists only its own.
+///
+/// Where a node is, others know better. One that was started again with another IP address and its former `nodes.conf` shows the
+/// former one for ever, unless it announces one; Redis 6.0 shows its former port when `cluster-announce-port` is changed at run
+/// time. Others learn of both from its next ping.
 pub fn merge(views: Vec<View>) -> Option<View> {
     // Of those that are as recent one may lack the address of a master, which it then leaves out.
     let known = |view: &View| (view.epochs, view.topology.serving().count());
@@ -200,10 +203,11 @@ pub fn merge(views: Vec<View>) -> Option<View> {
     let mut best = views.iter().find(|view| known(view) == latest)?.clone();
     best.topology.open_slots = open_slots;
     if let Some(id) = &best.said_by {
-        let mut others = views
-            .iter()
-            .filter(|view| view.said_by.as_ref() != Some(id));
-        if let Some(other) = others.find(|view| view.topology.has_node(id)) {
+        let of_others =
+            |view: &&View| view.said_by.as_ref() != Some(id) && view.topology.has_node(id);
+        let others = views.iter().filter(of_others);
+        // Of equals the first.
+        if let Some(other) = others.rev().max_by_key(|view| known(view)) {
             best.topology.set_place_of(id, &other.topology);
         }
     }
