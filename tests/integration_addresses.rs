@@ -7,11 +7,12 @@
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Cluster, ClusterOptions, CompareOptions, Connection, Endpoint, Family, LoadOptions, Proxy,
-    Server, ServerOptions, Slotstream, Version, WriterOptions, Writers, client::slot_of, compare,
-    load, version_or_skip, wait_until,
+    Server, ServerOptions, Slotstream, Version, WriterOptions, Writers, client::SLOT_COUNT,
+    client::slot_of, compare, load, version_or_skip, wait_until,
 };
 use std::collections::HashMap;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -68,6 +69,54 @@ impl Side {
     fn master(&self, index: usize) -> &Server {
         &self.cluster.masters()[index]
     }
+
+    /// A hash tag whose keys the first master has.
+    fn tag(&self) -> Result<String> {
+        let client = lab::Client::connect(&self.endpoint())?;
+        let port = format!(":{}", self.master(0).port());
+        let owned = |tag: &String| {
+            client
+                .owner_of_slot(slot_of(tag.as_bytes()))
+                .ends_with(&port)
+        };
+        let mut tags = (0..SLOT_COUNT).map(|number| format!("tag{number}"));
+        tags.find(owned).context("a master without slots")
+    }
+
+    /// Moves the slot of a tag, which the first master has, to the second.
+    fn move_slot_of(&self, tag: &str, half_way: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (giver, taker) = (self.master(0), self.master(1));
+        let slot = slot_of(tag.as_bytes()).to_string();
+        let set_slot = |node: &Server, state: &str, id: &str| {
+            node.connect()?
+                .call(&["CLUSTER", "SETSLOT", &slot, state, id])
+        };
+        let (from, to) = (id_of(giver)?, id_of(taker)?);
+        set_slot(taker, "IMPORTING", &from)?;
+        set_slot(giver, "MIGRATING", &to)?;
+        half_way()?;
+        let mut connection = giver.connect()?;
+        loop {
+            let keys = connection.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
+            let Some(key) = keys.array().first().and_then(lab::Value::bytes) else {
+                break;
+            };
+            let (host, port) = (taker.host().as_bytes(), taker.port().to_string());
+            connection.call(&[
+                b"MIGRATE",
+                host,
+                port.as_bytes(),
+                key,
+                b"0",
+                b"5000",
+                b"REPLACE",
+            ])?;
+        }
+        for node in [taker, giver, self.master(2)] {
+            set_slot(node, "NODE", &to)?;
+        }
+        Ok(())
+    }
 }
 
 /// Lines by which a node announces an address and a port, reachable there for the other nodes alone.
@@ -112,10 +161,9 @@ fn while_replicating(
     let arguments = arguments(&source, &target);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     load(&mut lab::Client::connect(&source.endpoint())?, &loaded())?;
-    let program = Path::new(env!("CARGO_BIN_EXE_slotstream"));
     // Of each side one node is named: all others are found by what it says.
     let [from, to] = [&source, &target].map(|side| side.cluster.endpoint());
-    let mut sync = Slotstream::start(program, &from, &to, &arguments)?;
+    let mut sync = Slotstream::start(program(), &from, &to, &arguments)?;
     sync.set_source(&source.endpoint());
     let mut rig = Rig {
         source,
@@ -129,6 +177,10 @@ fn while_replicating(
         let status = status.map_or_else(|error| format!("{error:#}"), |json| format!("{json:#}"));
         format!("{version}\nstatus: {status}\nlog: {}", rig.sync.output())
     })
+}
+
+fn program() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_slotstream"))
 }
 
 fn both_plain(version: &Version) -> Result<(Side, Side)> {
@@ -240,54 +292,33 @@ impl Rig {
 
     /// A slot of the target moves, and something is written there meanwhile: whoever writes it is sent elsewhere.
     fn redirect(&self) -> Result<()> {
-        let (giver, taker) = (self.target.master(0), self.target.master(1));
         let mut client = lab::Client::connect(&self.source.endpoint())?;
         let mut target = lab::Client::connect(&self.target.endpoint())?;
-        let mut tags = (0..).map(|number| format!("redirected{number}"));
-        let port = format!(":{}", giver.port());
-        let owned = |tag: &String| {
-            target
-                .owner_of_slot(slot_of(tag.as_bytes()))
-                .ends_with(&port)
-        };
-        let tag = tags.find(owned).context("a master without slots")?;
-        let slot = slot_of(tag.as_bytes()).to_string();
-        let [from, to] = [giver, taker].map(id_of);
-        let (from, to) = (from?, to?);
-        taker
-            .connect()?
-            .call(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from])?;
-        giver
-            .connect()?
-            .call(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to])?;
+        let tag = self.target.tag()?;
         let asked = self.sum("errors.ask")?;
-        client.call(&["SET", &format!("{{{tag}}}asked"), "1"])?;
-        self.wait_for_sum("errors.ask", asked)?;
-        let mut connection = giver.connect()?;
-        loop {
-            let keys = connection.call(&["CLUSTER", "GETKEYSINSLOT", &slot, "1"])?;
-            let Some(key) = keys.array().first().and_then(lab::Value::bytes) else {
-                break;
-            };
-            let (host, port) = (taker.host().as_bytes(), taker.port().to_string());
-            connection.call(&[
-                b"MIGRATE",
-                host,
-                port.as_bytes(),
-                key,
-                b"0",
-                b"5000",
-                b"REPLACE",
-            ])?;
-        }
-        for node in [taker, giver, self.target.master(2)] {
-            node.connect()?
-                .call(&["CLUSTER", "SETSLOT", &slot, "NODE", &to])?;
-        }
+        self.target.move_slot_of(&tag, || {
+            client.call(&["SET", &format!("{{{tag}}}asked"), "1"])?;
+            self.wait_for_sum("errors.ask", asked)
+        })?;
         client.call(&["SET", &format!("{{{tag}}}moved"), "1"])?;
         wait_until(PATIENCE, "what was written behind the move", || {
             let found = target.call(&["GET", &format!("{{{tag}}}moved")])?;
             Ok(found.text() == "1")
+        })
+    }
+
+    /// A slot of the source moves: its keys are listed on both sides, and copied.
+    fn reshard(&self) -> Result<()> {
+        let tag = self.source.tag()?;
+        let mut client = lab::Client::connect(&self.source.endpoint())?;
+        client.call(&["SET", &format!("{{{tag}}}resharded"), "1"])?;
+        self.source.move_slot_of(&tag, || Ok(()))?;
+        wait_until(PATIENCE, "the slot that moved to be copied", || {
+            let status = self.sync.status()?;
+            let lanes = status["lanes"].as_array().context("no lanes")?;
+            let frozen = status["frozen"].as_array().context("no slots")?;
+            let copied = |lane: &serde_json::Value| lane["slots"]["copied"].as_u64() > Some(0);
+            Ok(frozen.is_empty() && lanes.iter().any(copied))
         })
     }
 
@@ -366,6 +397,7 @@ fn translated(family: Family) -> Result<()> {
             nobody_came_elsewhere(&rig.source)?;
             nobody_came_elsewhere(&rig.target)?;
         }
+        bookkeeping_is_found(&rig.target)?;
         let log = rig.sync.output();
         let unused: Vec<_> = log
             .lines()
@@ -377,6 +409,18 @@ fn translated(family: Family) -> Result<()> {
         );
         rig.copied_once()
     })
+}
+
+/// What cleans a target finds it behind NAT, too.
+fn bookkeeping_is_found(target: &Side) -> Result<()> {
+    let rule = format!("{ELSEWHERE}=127.0.0.1");
+    let output = Command::new(program())
+        .args(["clean", &target.cluster.uri(), "--rewrite-address", &rule])
+        .args(["--dry-run", "--force"])
+        .output()?;
+    let told = String::from_utf8_lossy(&output.stdout);
+    ensure!(told.contains("would be removed"), "{output:?}");
+    Ok(())
 }
 
 /// `MOVED 1 localhost:7000`: the IP addresses, which `CLUSTER NODES` shows all the same, are not meant for clients.
@@ -407,6 +451,34 @@ fn preferring(family: Family, preferred: &str, lines: &[&str]) -> Result<()> {
         rig.write_more()?;
         nobody_came_elsewhere(&rig.source)?;
         nobody_came_elsewhere(&rig.target)?;
+        rig.copied_once()
+    })
+}
+
+/// Nodes get other host names while they run; both lead to them.
+fn host_names_that_change(family: Family) -> Result<()> {
+    let side = |version: &Version| {
+        Side::with(version, |server, _| {
+            server.extra = vec![
+                "cluster-announce-hostname localhost".to_owned(),
+                "cluster-preferred-endpoint-type hostname".to_owned(),
+            ];
+            Ok(None)
+        })
+    };
+    let sides = |version: &Version| Ok((side(version)?, side(version)?));
+    while_replicating(family, sides, no_arguments, |rig| {
+        for side in [&rig.source, &rig.target] {
+            for master in side.cluster.masters() {
+                // To resolvers a short form of 127.0.0.1.
+                set(&mut master.connect()?, "cluster-announce-hostname", "127.1")?;
+            }
+        }
+        let ports = rig.source.cluster.masters().iter().map(Server::port);
+        let names: Vec<String> = ports.map(|port| format!("127.1:{port}")).collect();
+        rig.wait_until_at(&names)?;
+        rig.redirect()?;
+        rig.disconnect()?;
         rig.copied_once()
     })
 }
@@ -532,7 +604,8 @@ fn every_node_at_another_port(family: Family) -> Result<()> {
                 rig.go_on(family)?;
             }
         }
-        rig.disconnect()
+        rig.disconnect()?;
+        rig.reshard()
     })
 }
 
@@ -650,6 +723,7 @@ family!(
     translated,
     host_names_preferred,
     host_names_preferred_without_any,
+    host_names_that_change,
     unknown_endpoints_preferred,
     names_announced_as_addresses,
     ipv6,
@@ -685,6 +759,7 @@ family!(
     Family::Valkey9,
     translated,
     host_names_preferred,
+    host_names_that_change,
     unknown_endpoints_preferred,
     ipv6,
     announcements_that_change,
