@@ -531,3 +531,11 @@ pub const RECOPY_BYTES: usize = 2 << 20;
 pub const RECOPY_SLOT_KEYS: usize = 1_000_000;
 
 const _: () = assert!(RECOPY_FIRST_KEYS <= MEND_KEYS && SLOT_QUIET_MS > WATCH_INTERVAL_MS);
+
+// Addresses (`topology/rewrite.rs`).
+
+/// The most rules for addresses of one side: one for each master, if need be.
+pub const MAX_REWRITES: usize = MAX_MASTERS;
+
+/// How many nodes beside the seed are tried for a second view of a cluster. One that is down costs a timeout.
+pub const SECOND_OPINIONS: usize = 2;

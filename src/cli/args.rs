@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
@@ -18,7 +19,7 @@ use crate::engine::options::{
 };
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits;
-use crate::topology::{Endpoint, Secret};
+use crate::topology::{Endpoint, Rewrite, Rewrites, Secret};
 
 #[derive(Debug, Parser)]
 #[command(name = "slotstream", version, about)]
@@ -50,6 +51,9 @@ pub struct CleanArgs {
     #[arg(long, value_name = "FILE", visible_alias = "password-file")]
     target_password_file: Option<PathBuf>,
 
+    #[command(flatten)]
+    rewrites: RewriteArgs,
+
     /// Only what belongs to this replication [default: to any, found by a SCAN of all keys]
     #[arg(long, value_name = "NAME")]
     link: Option<LinkName>,
@@ -77,8 +81,10 @@ impl CleanArgs {
     /// The options in types. `variable` reads an environment variable.
     pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<CleanOptions, Fault> {
         let password_file = self.target_password_file.as_deref();
+        let mut target = endpoint("URI", Side::Target, &self.uri, password_file, variable)?;
+        self.rewrites.give(&mut target, Side::Target, &[])?;
         Ok(CleanOptions {
-            target: endpoint("URI", Side::Target, &self.uri, password_file, variable)?,
+            target,
             link: self.link,
             dry_run: self.dry_run,
             force: self.force,
@@ -115,6 +121,17 @@ pub struct SyncArgs {
     /// File that holds the target's password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
     #[arg(long, value_name = "FILE")]
     target_password_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    rewrites: RewriteArgs,
+
+    /// The same for what the source's servers announce alone; goes before --rewrite-address
+    #[arg(long, value_name = "FROM=TO")]
+    source_rewrite_address: Vec<String>,
+
+    /// The same for what the target's servers announce alone
+    #[arg(long, value_name = "FROM=TO")]
+    target_rewrite_address: Vec<String>,
 
     /// Cores to use, for example 0,1: a thread keeps to each [default: as many threads as this process may use cores, wherever the
     /// kernel puts them]
@@ -175,6 +192,53 @@ pub struct SyncArgs {
     /// Name of this replication, shown in the status and kept on the target; to be the same at every start
     #[arg(long, value_name = "NAME", default_value = "default")]
     link: LinkName,
+}
+
+/// Where to connect to, of any command that connects to clusters.
+#[derive(Debug, Clone, Default, Args)]
+pub(super) struct RewriteArgs {
+    /// Connect to TO where servers announce FROM, as behind NAT: host:port, or host for all its ports, IPv6 in brackets; may be
+    /// given several times
+    #[arg(long, value_name = "FROM=TO")]
+    rewrite_address: Vec<String>,
+}
+
+impl RewriteArgs {
+    /// The same as typed for another command.
+    pub(super) fn of(rewrite_address: Vec<String>) -> Self {
+        Self { rewrite_address }
+    }
+
+    /// Gives an endpoint its rules: `own` of its side, given as `--SIDE-rewrite-address`, and those of both.
+    pub(super) fn give(
+        &self,
+        endpoint: &mut Endpoint,
+        side: Side,
+        own: &[String],
+    ) -> Result<(), Fault> {
+        let own_option = format!("--{side}-rewrite-address");
+        let own = rewrites(&own_option, own)?;
+        let common = rewrites("--rewrite-address", &self.rewrite_address)?;
+        let refused = |option: &str, what: String| {
+            let text = format!("{option} {what}");
+            Fault::new(FaultKind::Usage, text)
+        };
+        Rewrites::new(&own, &[]).map_err(|what| refused(&own_option, what))?;
+        let rules = Rewrites::new(&own, &common);
+        let rules = rules.map_err(|what| refused("--rewrite-address", what))?;
+        endpoint.rewrites = Arc::new(rules);
+        Ok(())
+    }
+}
+
+fn rewrites(option: &str, typed: &[String]) -> Result<Vec<Rewrite>, Fault> {
+    let read = |text: &String| {
+        text.parse::<Rewrite>().map_err(|what| {
+            let text = format!("{option} {text}: {what}");
+            Fault::new(FaultKind::Usage, text)
+        })
+    };
+    typed.iter().map(read).collect()
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -260,20 +324,23 @@ fn usage(text: &str) -> Exit {
 impl SyncArgs {
     /// The options in types. `variable` reads an environment variable.
     pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<SyncOptions, Fault> {
-        let source = endpoint(
+        let mut source = endpoint(
             "--source",
             Side::Source,
             &self.source,
             self.source_password_file.as_deref(),
             &variable,
         )?;
-        let target = endpoint(
+        let mut target = endpoint(
             "--target",
             Side::Target,
             &self.target,
             self.target_password_file.as_deref(),
             &variable,
         )?;
+        let rules = &self.rewrites;
+        rules.give(&mut source, Side::Source, &self.source_rewrite_address)?;
+        rules.give(&mut target, Side::Target, &self.target_rewrite_address)?;
         let asked = self.cores.as_deref();
         if let Some(twice) = asked.and_then(first_repeat) {
             let text = format!("--cores names core {twice} twice; name each once");
@@ -403,6 +470,36 @@ mod tests {
         assert_eq!(options.on_existing, OnExisting::Keep);
         assert_eq!(options.on_divergence, OnDivergence::Mend);
         assert!(!options.once && options.status_address.is_none() && !options.cores.is_empty());
+    }
+
+    #[test]
+    fn rules_for_addresses_are_kept_by_side_and_bad_ones_are_named() {
+        let line = format!(
+            "{BOTH} --rewrite-address a=b --rewrite-address [::1]:1=c --source-rewrite-address a=s"
+        );
+        let both = options(&line, &[]).expect("valid");
+        let shown = |side: &Endpoint| {
+            let rules = side.rewrites.iter().map(Rewrite::to_string);
+            rules.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shown(&both.source), "a=s a=b [::1]:1=c");
+        assert_eq!(shown(&both.target), "a=b [::1]:1=c");
+        for (typed, word) in [
+            ("--rewrite-address a", "--rewrite-address a: has no '='"),
+            ("--target-rewrite-address =b", "--target-rewrite-address"),
+            (
+                "--rewrite-address a=b --rewrite-address A=c",
+                "--rewrite-address rewrites A twice",
+            ),
+            (
+                "--source-rewrite-address a=b --source-rewrite-address a=c",
+                "--source-rewrite-address rewrites a twice",
+            ),
+        ] {
+            let fault = options(&format!("{BOTH} {typed}"), &[]).expect_err(typed);
+            assert_eq!(fault.class(), crate::fault::ExitClass::Usage);
+            assert!(fault.message.contains(word), "{typed}: {fault}");
+        }
     }
 
     #[test]

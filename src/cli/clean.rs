@@ -10,7 +10,7 @@ use std::io::Write;
 use super::args::{CleanArgs, CleanOptions};
 use super::progress::Screen;
 use crate::checkpoint::{LinkName, bookkeeping_of, epoch_key, mend_key, record_key, watermark_key};
-use crate::control::discover::discover;
+use crate::control::discover::{discover, warn_of_unused_rewrites};
 use crate::control::masters::{Masters, persist};
 use crate::control::writers::connected;
 use crate::fault::{Fault, FaultKind, Side};
@@ -35,6 +35,7 @@ pub fn run(args: CleanArgs) -> Result<(), Fault> {
     let options = args.options(|name| std::env::var(name).ok())?;
     Screen::new().start_log();
     let found = discover(Side::Target, &options.target)?;
+    warn_of_unused_rewrites(&[(&options.target, &found.topology)]);
     let mut sums = BTreeMap::new();
     let what = "cleaning the target";
     persist(what, &options.target, &found.topology, |masters| {

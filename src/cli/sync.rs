@@ -12,7 +12,7 @@ use super::args::SyncArgs;
 use super::progress::{Progress, Screen};
 use super::signals::{self, StopSwitch};
 use super::summary;
-use crate::control::discover::discover;
+use crate::control::discover::{discover, warn_of_unused_rewrites};
 use crate::control::fence::FenceService;
 use crate::control::http::StatusServer;
 use crate::control::listing::ListService;
@@ -55,6 +55,10 @@ fn find(options: SyncOptions) -> Result<SyncPlan, Fault> {
     };
     describe(Side::Source, &source);
     describe(Side::Target, &target);
+    warn_of_unused_rewrites(&[
+        (&options.source, &source.topology),
+        (&options.target, &target.topology),
+    ]);
     for notice in preflight::check(&options, &source, &target)? {
         warn!("{notice}");
     }

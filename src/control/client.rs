@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::{CONTROL_CONNECT_TIMEOUT_MS, CONTROL_REPLY_TIMEOUT_MS};
 use crate::resp::{ReplyScanner, ReplySink};
 use crate::topology::uri::host_port;
-use crate::topology::{Credentials, Value};
+use crate::topology::{Credentials, Preferred, Rewrites, Value};
 
 /// Bytes asked of the socket at once.
 const READ_BYTES: usize = 64 << 10;
@@ -24,6 +25,16 @@ pub struct Client {
     side: Side,
     host: String,
     address: SocketAddr,
+    /// Where its cluster's nodes are for us, as far as that was set.
+    pub places: Places,
+}
+
+/// What decides where the nodes of a cluster are for us.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    pub rewrites: Arc<Rewrites>,
+    /// By which of their names the cluster wants nodes to be connected to.
+    pub preferred: Preferred,
 }
 
 impl Client {
@@ -34,26 +45,19 @@ impl Client {
         port: u16,
         credentials: &Credentials,
     ) -> Result<Self, Fault> {
-        let mut failed = None;
-        for address in resolve(side, host, port)? {
-            let limit = Duration::from_millis(CONTROL_CONNECT_TIMEOUT_MS);
-            match TcpStream::connect_timeout(&address, limit) {
-                Ok(stream) => {
-                    let mut client = Self {
-                        stream,
-                        received: Vec::new(),
-                        decoded: 0,
-                        side,
-                        host: host.to_owned(),
-                        address,
-                    };
-                    client.prepare(credentials)?;
-                    return Ok(client);
-                }
-                Err(error) => failed = Some(error),
-            }
-        }
-        Err(connect_fault(side, &host_port(host, port), failed))
+        let (stream, address) = connect_any(&resolve(side, host, port)?)
+            .map_err(|failed| connect_fault(side, &host_port(host, port), failed))?;
+        let mut client = Self {
+            stream,
+            received: Vec::new(),
+            decoded: 0,
+            side,
+            host: host.to_owned(),
+            address,
+            places: Places::default(),
+        };
+        client.prepare(credentials)?;
+        Ok(client)
     }
 
     /// The address that answered.
@@ -270,6 +274,21 @@ pub fn resolve(side: Side, host: &str, port: u16) -> Result<Vec<SocketAddr>, Fau
     }
 }
 
+/// The first of these addresses that answers, or why the last one does not.
+fn connect_any(
+    addresses: &[SocketAddr],
+) -> Result<(TcpStream, SocketAddr), Option<std::io::Error>> {
+    let limit = Duration::from_millis(CONTROL_CONNECT_TIMEOUT_MS);
+    let mut failed = None;
+    for address in addresses {
+        match TcpStream::connect_timeout(address, limit) {
+            Ok(stream) => return Ok((stream, *address)),
+            Err(error) => failed = Some(error),
+        }
+    }
+    Err(failed)
+}
+
 fn connect_fault(side: Side, name: &str, error: Option<std::io::Error>) -> Fault {
     let text = match error {
         Some(error) if error.kind() == ErrorKind::ConnectionRefused => format!(
@@ -359,6 +378,19 @@ mod tests {
         let answer = connect(port, None).and_then(|mut client| client.call(&["PING"]));
         assert_eq!(answer.map_err(|fault| fault.kind), Err(FaultKind::Protocol));
         server.join().expect("ran");
+    }
+
+    #[test]
+    fn each_address_of_a_name_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let open = listener.local_addr().expect("bound");
+        // Nobody listens at that port on these.
+        let closed = ["[::1]", "127.0.0.2"].map(|host| format!("{host}:{}", open.port()));
+        let closed = closed.map(|address| address.parse().expect("an address"));
+        let (_, address) = connect_any(&[closed[0], closed[1], open]).expect("the last one");
+        assert_eq!(address, open);
+        let failed = connect_any(&closed).map(|_| ()).expect_err("closed");
+        assert!(failed.is_some());
     }
 
     #[test]

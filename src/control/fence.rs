@@ -11,9 +11,9 @@ use crate::checkpoint::{LinkName, Mark, watermark_key};
 use crate::engine::desk::Request;
 use crate::engine::fence::{FenceAnswer, FenceQuestion};
 use crate::engine::shared::Shared;
-use crate::fault::{Fault, Side};
+use crate::fault::{Fault, FaultKind, Side};
 use crate::resp::push_command;
-use crate::topology::Endpoint;
+use crate::topology::{Endpoint, Node, TopologyKind, Value};
 
 pub type FenceService = Service<FenceQuestion, FenceAnswer>;
 
@@ -30,6 +30,7 @@ impl FenceService {
     ) -> Result<Self, Fault> {
         let (_, topology) = shared.target.load();
         let mut fence = Fence {
+            shared: Arc::clone(shared),
             link: link.clone(),
             epoch,
             endpoint: target.clone(),
@@ -45,6 +46,7 @@ impl FenceService {
 }
 
 struct Fence {
+    shared: Arc<Shared>,
     link: LinkName,
     epoch: u32,
     endpoint: Endpoint,
@@ -61,12 +63,14 @@ impl Fence {
 
     fn look(&mut self, request: &Request<FenceQuestion>) -> Result<FenceAnswer, Fault> {
         let question = &request.question;
+        self.masters.suggest(&self.shared.target.load().1);
         self.masters.refresh()?;
         takeover::hold(&self.link, self.epoch, &mut self.masters)?;
         let node = &question.node;
         let credentials = &self.endpoint.credentials;
         let run = match Client::connect(Side::Target, &node.address, node.port, credentials) {
             Ok(mut client) => {
+                self.refuse_other(&mut client, node)?;
                 let writer = (self.epoch, request.lane);
                 self.kill_former(&mut client, writer, question.connected)?;
                 let run = run_of(&mut client)?;
@@ -89,6 +93,31 @@ impl Fence {
             run,
             watermarks: watermarks.collect(),
         })
+    }
+
+    /// Addresses change hands: what is written for one master must not go to another one.
+    fn refuse_other(&self, client: &mut Client, node: &Node) -> Result<(), Fault> {
+        // A node that only a redirect has named is not known by its id yet.
+        if !self.masters.topology().has_node(&node.id) {
+            return Ok(());
+        }
+        if self.masters.topology().kind == TopologyKind::Single {
+            return Ok(());
+        }
+        let said = match client.ask(&["CLUSTER", "MYID"])? {
+            Value::Error(text) if text.contains("cluster support disabled") => text,
+            // The user may not ask.
+            Value::Error(_) => return Ok(()),
+            id => id.text().unwrap_or_default().to_owned(),
+        };
+        if said == node.id {
+            return Ok(());
+        }
+        let text = format!(
+            "another node listens at target {} by now: {said}",
+            node.name()
+        );
+        Err(Fault::new(FaultKind::TryAgain, text))
     }
 
     /// Kills the lane's connections to a master, but for the newest if it is `connected`.

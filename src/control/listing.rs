@@ -39,6 +39,7 @@ impl ListService {
     ) -> Result<Self, Fault> {
         let (_, topology) = shared.target.load();
         let mut lister = Lister {
+            shared: Arc::clone(shared),
             credentials: source.clone(),
             sources: HashMap::new(),
             masters: Masters::new(target, &topology),
@@ -54,6 +55,7 @@ impl ListService {
 
 /// Connections to the source masters that were asked, and to the target. Blocks; one question at a time.
 struct Lister {
+    shared: Arc<Shared>,
     credentials: Credentials,
     sources: HashMap<(String, u16), Client>,
     masters: Masters,
@@ -76,7 +78,10 @@ impl Lister {
     fn list(&mut self, question: &ListQuestion) -> Result<ListAnswer, Fault> {
         let (replid, source) = self.of_source(question)?;
         let target = match question.target {
-            true => of_target(&question.slots, &mut self.masters)?,
+            true => {
+                self.masters.suggest(&self.shared.target.load().1);
+                of_target(&question.slots, &mut self.masters)?
+            }
             false => Vec::new(),
         };
         Ok(ListAnswer::Listed {

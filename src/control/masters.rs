@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tracing::info;
 
 use super::client::Client;
-use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_nodes};
+use super::discover::{View, from_seeds, member, merge, single, view, view_of_nodes};
 use crate::fault::{Fault, FaultKind, Policy, Side};
 use crate::limits::{self, TAKEOVER_BATCH_SLOTS, TAKEOVER_VIEWS};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
@@ -90,7 +90,7 @@ impl Masters {
                 self.topology = self.ask_others()?;
                 continue;
             };
-            let latest = resolved(SIDE, best.topology);
+            let latest = best.topology;
             let settled = same_owners(&latest, &self.topology);
             self.topology = latest;
             if settled {
@@ -136,7 +136,7 @@ impl Masters {
             if self.clients.contains_key(&node.id) {
                 continue;
             }
-            match Client::connect(SIDE, &node.address, node.port, &self.endpoint.credentials) {
+            match member(SIDE, &self.endpoint, node) {
                 Ok(client) => _ = self.clients.insert(node.id.clone(), client),
                 Err(fault) if result.is_ok() && !shard.slots.is_empty() => result = Err(fault),
                 Err(_) => {}
@@ -160,7 +160,16 @@ impl Masters {
                 Err(fault) => Err(fault),
             };
             match view {
-                Ok(view) => views.push(view),
+                Ok(view) => {
+                    // Another node may have the address by now; one of the same cluster knows where both are.
+                    let said_by = view.said_by.as_ref();
+                    if said_by.is_some_and(|said_by| said_by != id) {
+                        lost.push(id.clone());
+                    }
+                    if said_by.is_none_or(|said_by| self.topology.has_node(said_by)) {
+                        views.push(view);
+                    }
+                }
                 // Gone, or not a member of any cluster at the moment.
                 Err(fault) if matches!(fault.kind, ConnectionLost | Protocol) => {
                     lost.push(id.clone());
@@ -178,13 +187,25 @@ impl Masters {
     fn ask_others(&self) -> Result<Topology, Fault> {
         let replicas = self.topology.shards.iter().flat_map(|s| &s.replicas);
         for node in replicas {
-            let client =
-                Client::connect(SIDE, &node.address, node.port, &self.endpoint.credentials);
-            if let Ok(found) = client.and_then(|mut client| view(&mut client)) {
-                return Ok(resolved(SIDE, found.topology));
+            let client = member(SIDE, &self.endpoint, node);
+            if let Ok(found) = client.and_then(|mut client| view(&mut client))
+                && found.topology.is_related(&self.topology)
+            {
+                return Ok(found.topology);
             }
         }
-        from_seeds(SIDE, &self.endpoint)
+        let found = from_seeds(SIDE, &self.endpoint)?;
+        if found.is_related(&self.topology) {
+            return Ok(found);
+        }
+        let text = "none of the target's nodes answers, and what was named leads to another deployment; start them again, or \
+                    this program if the other one is meant";
+        Err(Fault::new(FaultKind::Unreachable, text))
+    }
+
+    /// Takes over what others have found out: all nodes may have other addresses since the last look.
+    pub fn suggest(&mut self, topology: &Topology) {
+        self.topology = topology.clone();
     }
 
     /// The masters that are connected, with and without slots.
@@ -302,16 +323,11 @@ impl Masters {
             Some("MOVED") => Err(moves()),
             Some("WRONGTYPE" | "TRYAGAIN") => Ok(Value::Error(error.to_owned())),
             Some("ASK") => {
-                let to = words.nth(1).and_then(|address| address.rsplit_once(':'));
-                let to = to.and_then(|(host, port)| Some((host, port.parse().ok()?)));
-                let (host, port) = to.ok_or_else(moves)?;
-                // Without a host it is the one that answered.
-                let owner = self.topology.master_of(slot);
-                let host = match (host, owner) {
-                    ("" | "?", Some(owner)) => owner.host.as_str(),
-                    _ => host,
-                };
-                let index = self.topology.shard_at(host, port).ok_or_else(moves)?;
+                let owner = self.topology.master_of(slot).ok_or_else(moves)?;
+                let index = words
+                    .nth(1)
+                    .and_then(|address| self.topology.shard_redirected(owner, address));
+                let index = index.ok_or_else(moves)?;
                 let id = self.topology.shards[index].master.id.clone();
                 let mut batch = b"*1\r\n$6\r\nASKING\r\n".to_vec();
                 command(slot, &mut batch);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
 use super::client::{Client, value_text};
-use super::discover::{View, from_seeds, merge, resolved, single, view, view_of_nodes};
+use super::discover::{View, from_seeds, member, merge, single, view, view_of_nodes};
 use crate::engine::shared::Shared;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::{
@@ -114,6 +114,21 @@ struct Answer {
     offset: u64,
 }
 
+impl Answer {
+    fn said_by(&self) -> Option<&str> {
+        self.view.as_ref()?.said_by.as_deref()
+    }
+
+    /// Whether it may be this node that answered.
+    fn is_of(&self, id: &str) -> bool {
+        self.said_by().is_none_or(|said_by| said_by == id)
+    }
+
+    fn is_of_any(&self, topology: &Topology) -> bool {
+        self.said_by().is_some_and(|id| topology.has_node(id))
+    }
+}
+
 impl SideWatch {
     fn new(side: Side, endpoint: &Endpoint) -> Self {
         Self {
@@ -133,13 +148,13 @@ impl SideWatch {
         };
         let (_, current) = cell.load();
         let asked_ms = shared.millis_at(Instant::now());
-        let answers = self.ask_masters(&current);
+        let (answers, strays) = self.ask_masters(&current);
         if self.side == Side::Source {
             publish_offsets(shared, &current, &answers, asked_ms);
         }
         let found = match current.kind {
             TopologyKind::Single => self.find_single(&answers, &current),
-            TopologyKind::Cluster => self.find_cluster(answers, &current),
+            TopologyKind::Cluster => self.find_cluster(answers, strays, &current),
         };
         let Some(topology) = found else {
             return;
@@ -148,8 +163,9 @@ impl SideWatch {
         publish(self.side, cell, topology, &change);
     }
 
-    /// Asks every master that can be reached; the answers by node id, in the order of the shards.
-    fn ask_masters(&mut self, topology: &Topology) -> Vec<(String, Answer)> {
+    /// Asks every master that can be reached; the answers by node id, in the order of the shards, and the views of other members
+    /// that were met at a master's address.
+    fn ask_masters(&mut self, topology: &Topology) -> (Vec<(String, Answer)>, Vec<View>) {
         let masters: Vec<&Node> = topology.shards.iter().map(|shard| &shard.master).collect();
         self.links.retain(|id, link| {
             masters.iter().any(|node| match link {
@@ -164,17 +180,26 @@ impl SideWatch {
             .into_iter()
             .filter(|node| self.ask(node, in_cluster).is_some())
             .collect();
-        let mut answers = Vec::new();
+        let (mut answers, mut strays) = (Vec::new(), Vec::new());
         for node in asked {
             let Some(Link::Open(client)) = self.links.get_mut(&node.id) else {
                 continue;
             };
             match receive(client, in_cluster) {
-                Ok(answer) => answers.push((node.id.clone(), answer)),
+                Ok(answer) if answer.is_of(&node.id) => answers.push((node.id.clone(), answer)),
+                // Another node has taken its address. One of the same cluster knows where both are.
+                Ok(answer) => {
+                    self.links.remove(&node.id);
+                    if answer.is_of_any(topology) {
+                        strays.extend(answer.view);
+                    } else {
+                        self.wait(node);
+                    }
+                }
                 Err(_) => self.wait(node),
             }
         }
-        answers
+        (answers, strays)
     }
 
     /// Connects if needed and due, and sends the questions; `None` when the node cannot be reached now.
@@ -185,8 +210,7 @@ impl SideWatch {
             return None;
         }
         if !matches!(self.links.get(&node.id), Some(Link::Open(_))) {
-            let opened = self.open(&node.address, node.port);
-            match opened {
+            match self.open(node, in_cluster) {
                 Ok(client) => _ = self.links.insert(node.id.clone(), Link::Open(client)),
                 Err(_) => {
                     self.wait(node);
@@ -208,8 +232,12 @@ impl SideWatch {
         Some(())
     }
 
-    fn open(&self, host: &str, port: u16) -> Result<Client, Fault> {
-        let mut client = Client::connect(self.side, host, port, &self.endpoint.credentials)?;
+    fn open(&self, node: &Node, in_cluster: bool) -> Result<Client, Fault> {
+        let credentials = &self.endpoint.credentials;
+        let mut client = match in_cluster {
+            true => member(self.side, &self.endpoint, node)?,
+            false => Client::connect(self.side, &node.address, node.port, credentials)?,
+        };
         client.set_reply_timeout(Duration::from_millis(WATCH_REPLY_TIMEOUT_MS))?;
         Ok(client)
     }
@@ -229,9 +257,9 @@ impl SideWatch {
             self.note_found();
             return None;
         }
-        let seeds = self.endpoint.seeds.clone();
-        for (host, port) in seeds {
-            if let Ok(client) = self.open(&host, port) {
+        for (host, port) in &self.endpoint.seeds {
+            let opened = Client::connect(self.side, host, *port, &self.endpoint.credentials);
+            if let Ok(client) = opened {
                 let mut found = single(&client);
                 // The same server by another of its names is no change.
                 if found.shards[0].master.address == current.shards[0].master.address
@@ -250,10 +278,11 @@ impl SideWatch {
     fn find_cluster(
         &mut self,
         answers: Vec<(String, Answer)>,
+        strays: Vec<View>,
         current: &Topology,
     ) -> Option<Topology> {
-        let views: Vec<View> = answers.into_iter().filter_map(|(_, a)| a.view).collect();
-        let Some(best) = merge(views) else {
+        let views = answers.into_iter().filter_map(|(_, a)| a.view);
+        let Some(best) = merge(views.chain(strays).collect()) else {
             return self.ask_others(current);
         };
         self.note_found();
@@ -263,43 +292,28 @@ impl SideWatch {
         }
         self.older_views = 0;
         self.epochs = best.epochs;
-        Some(self.addressed(best.topology, current))
+        Some(best.topology)
     }
 
     /// No master answers: what do replicas and seeds know?
     fn ask_others(&mut self, current: &Topology) -> Option<Topology> {
         let replicas = current.shards.iter().flat_map(|shard| &shard.replicas);
         for node in replicas {
-            let found = self
-                .open(&node.address, node.port)
-                .and_then(|mut c| view(&mut c));
+            let found = self.open(node, true).and_then(|mut c| view(&mut c));
             if let Ok(found) = found
                 && found.epochs >= self.epochs
+                && found.topology.is_related(current)
             {
                 self.epochs = found.epochs;
-                return Some(self.addressed(found.topology, current));
+                return Some(found.topology);
             }
         }
         match from_seeds(self.side, &self.endpoint) {
-            Ok(topology) if topology.kind == TopologyKind::Cluster => Some(topology),
+            Ok(topology) if topology.is_related(current) => Some(topology),
             _ => {
                 self.note_lost();
                 None
             }
-        }
-    }
-
-    /// Keeps known addresses of host names, and resolves new ones.
-    fn addressed(&self, mut topology: Topology, current: &Topology) -> Topology {
-        let known = |host: &str| {
-            let mut nodes = current.nodes();
-            nodes.find_map(|node| (node.host == host).then(|| node.address.clone()))
-        };
-        let unknown = topology.nodes().any(|node| known(&node.host).is_none());
-        topology.resolve(known);
-        match unknown {
-            true => resolved(self.side, topology),
-            false => topology,
         }
     }
 
@@ -395,6 +409,7 @@ mod tests {
         View {
             topology: nodes::parse(text, "h").expect("valid"),
             epochs: nodes::epochs(text),
+            said_by: nodes::myself(text).map(str::to_owned),
         }
     }
 
@@ -417,6 +432,39 @@ mod tests {
     }
 
     #[test]
+    fn a_view_that_lacks_the_address_of_a_master_goes_behind_others() {
+        let lacking = seen_from(
+            "a :0@0 master,noaddr - 0 0 2 disconnected 0-99\n\
+             b 1.1.1.2:2@3 myself,master - 0 0 1 connected 100-16383",
+        );
+        let knowing = seen_from(
+            "a 1.1.1.1:1@2 master - 0 0 2 connected 0-99\n\
+             b 1.1.1.2:2@3 master - 0 0 1 connected 100-16383\n\
+             c 1.1.1.3:3@4 myself,master - 0 0 1 connected",
+        );
+        let best = merge(vec![lacking, knowing]).expect("a view");
+        assert!(best.topology.missing_slots().is_empty());
+    }
+
+    #[test]
+    fn where_a_node_is_others_know_better_than_itself() {
+        // Started again at 1.1.1.9 with its former nodes.conf.
+        let own = "a 1.1.1.1:1@2 myself,master - 0 0 2 connected 0-16383\n\
+                   b 1.1.1.2:2@3 master - 0 0 1 connected";
+        let other = "a 1.1.1.9:1@2 master - 0 0 2 connected 0-16383\n\
+                     b 1.1.1.2:2@3 myself,master - 0 0 1 connected";
+        let (own, other) = (seen_from(own), seen_from(other));
+        for views in [vec![own.clone(), other.clone()], vec![other, own.clone()]] {
+            let best = merge(views).expect("a view");
+            let master = best.topology.master_of(0).expect("owned");
+            assert_eq!(master.name(), "1.1.1.9:1");
+        }
+        let best = merge(vec![own]).expect("a view");
+        let master = best.topology.master_of(0).expect("owned");
+        assert_eq!(master.name(), "1.1.1.1:1", "there is nobody else");
+    }
+
+    #[test]
     fn an_older_view_is_believed_only_when_it_stays() {
         let current = seen_from("a 1.1.1.1:1@2 myself,master - 0 0 9 connected 0-16383");
         let older = "a 1.1.1.1:1@2 myself,master - 0 0 4 connected 0-16382";
@@ -436,8 +484,15 @@ mod tests {
             )]
         };
         for _ in 0..WATCH_OLDER_VIEWS {
-            assert_eq!(watch.find_cluster(answer(), &current.topology), None);
+            assert_eq!(
+                watch.find_cluster(answer(), vec![], &current.topology),
+                None
+            );
         }
-        assert!(watch.find_cluster(answer(), &current.topology).is_some());
+        assert!(
+            watch
+                .find_cluster(answer(), vec![], &current.topology)
+                .is_some()
+        );
     }
 }

@@ -16,6 +16,7 @@
 //!   begin again from the records that are there. The history of its data tells of a promotion that nobody saw.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::desk::Desk;
 use super::lane::Lane;
@@ -263,19 +264,20 @@ impl Targets {
     }
 
     /// A redirect of a master leads to this address for good.
-    pub(super) fn note_redirect(&mut self, from: usize, host: &str, port: u16) {
+    pub(super) fn note_redirect(&mut self, from: usize, named: &Node) {
         let from = &self.nodes[from].node.id;
-        let found = self.topology.nodes().find(|node| node.is_at(host, port));
-        let heir = found.filter(|node| match self.topology.shard_by_id(&node.id) {
+        let topology = Arc::clone(&self.topology);
+        let found = topology.nodes().find(|node| node.is_same_place(named));
+        let heir = found.filter(|node| match topology.shard_by_id(&node.id) {
             None => true,
             // Not yet listed as the replica that it became.
             Some(shard) => {
-                let family = self.topology.same_family(from, &node.id);
+                let family = topology.same_family(from, &node.id);
                 family && node.id != *from && shard.slots.is_empty()
             }
         });
-        if let Some(node) = heir.cloned() {
-            self.note_promoted(&node);
+        if let Some(node) = heir {
+            self.note_promoted(node);
         }
     }
 

@@ -316,10 +316,12 @@ impl Lane {
             id,
             offset: self.received(),
         });
+        let in_cluster = self.config.source_has_slots;
         let greeting = source::Greeting {
             auth: self.config.source_auth.clone(),
             listening_port: self.config.listening_port,
             resume,
+            node_id: in_cluster.then(|| self.config.source.id.clone()),
         };
         self.link = SourceLink::Handshake(Session::start(&greeting, &mut self.output));
         self.set_state(LaneState::Handshake);
@@ -859,6 +861,8 @@ impl Lane {
 fn source_fault(source: &Node, error: SourceError) -> Fault {
     match error {
         SourceError::NotReady(_) => Fault::new(FaultKind::MasterLinkDown, error.to_string()),
+        // Where the right one is, the next view of the cluster tells.
+        SourceError::OtherNode(_) => Fault::new(FaultKind::Unreachable, error.to_string()),
         SourceError::Refused { ref text, .. } => {
             Fault::from_reply(Side::Source, &source.name(), text)
         }

@@ -23,7 +23,7 @@ use crate::limits;
 use crate::resp::{ErrorKind, Frame, scan};
 use crate::slot::{SLOT_COUNT, Slot};
 use crate::target::{Form, Unit};
-use crate::topology::{Node, Topology};
+use crate::topology::Topology;
 
 const ASKING: &[u8] = b"*1\r\n$6\r\nASKING\r\n";
 
@@ -305,21 +305,14 @@ impl Targets {
 
     /// The connection that a redirect names, new if it must be; `moved` if for good.
     fn node_at(&mut self, from: usize, address: &str, moved: bool) -> Option<usize> {
-        let (host, port) = address.rsplit_once(':')?;
-        let port = port.parse().ok()?;
-        // An empty host means: the one that said it.
-        let host = match host.trim_matches(['[', ']']) {
-            "" | "?" => self.nodes[from].node.host.clone(),
-            host => host.to_owned(),
-        };
+        let named = self.topology.redirected(&self.nodes[from].node, address)?;
         if moved {
-            self.note_redirect(from, &host, port);
+            self.note_redirect(from, &named);
         }
-        if let Some(index) = self.nodes.iter().position(|t| t.node.is_at(&host, port)) {
-            return Some(index);
-        }
+        let mut nodes = self.nodes.iter();
+        let known = nodes.position(|target| target.node.is_same_place(&named));
         // Its id will be known with the next topology; until then the address stands for it.
-        self.add_node(Node::new(address, host, port))
+        known.or_else(|| self.add_node(named))
     }
 
     /// Takes a new view of the target over.
@@ -387,7 +380,7 @@ impl Targets {
             let provisional = self
                 .nodes
                 .iter_mut()
-                .find(|t| t.node.is_at(&master.host, master.port) && t.node.id.contains(':'));
+                .find(|t| t.node.is_same_place(master) && t.node.id.contains(':'));
             if let Some(target) = provisional {
                 target.node = master.clone();
             }

@@ -17,7 +17,7 @@ use crate::resp::{push_command, scan};
 use crate::slot::{Slot, SlotSet};
 use crate::spool;
 use crate::target::Greeting;
-use crate::topology::{Node, Shard, Topology};
+use crate::topology::{Node, Preferred, Rewrites, Shard, Topology};
 
 const GENERATION: Generation = Generation {
     epoch: 1,
@@ -34,7 +34,7 @@ mod stopping;
 use grouping::{executed, group, mark_at};
 
 const ID: &str = "0123456789abcdef0123456789abcdef01234567";
-const GREETED: &[u8] = b"+PONG\r\n+OK\r\n+OK\r\n+OK\r\n";
+const GREETED: &[u8] = b"+PONG\r\n$1\r\ns\r\n+OK\r\n+OK\r\n+OK\r\n";
 /// Keys in slots 15495 and 3300: of the second and the first of two masters.
 const HIGH: &str = "a";
 const LOW: &str = "b";
@@ -415,6 +415,31 @@ fn a_moved_slot_follows_in_order_once_its_former_owner_has_answered() {
     assert_eq!(rig.acknowledged(), 100);
     rig.reply(0, b"-MOVED 3300 h:2\r\n");
     assert_eq!(rig.sent(1), commands(&["SET b 1", "SET b 2", "SET b 3"]));
+}
+
+#[test]
+fn a_redirect_without_host_means_the_host_that_was_asked() {
+    for named in [":2", "?:2", "h:2"] {
+        let mut rig = Rig::streaming(cluster(&["x", "y"]));
+        rig.hear(&command("SET b 1"));
+        rig.sent(0);
+        rig.reply(0, format!("-MOVED 3300 {named}\r\n").as_bytes());
+        assert_eq!(rig.sent(1), command("SET b 1"), "{named}");
+    }
+}
+
+#[test]
+fn a_redirect_to_an_unknown_master_leads_where_a_rule_says() {
+    let rule = "h:9=[::1]:30009".parse().expect("a rule");
+    let rules = Arc::new(Rewrites::new(&[], &[rule]).expect("valid"));
+    let mut topology = cluster(&["x"]);
+    topology.set_places(&rules, Preferred::Ip, "h");
+    let mut rig = Rig::streaming(topology);
+    rig.hear(&command("SET b 1"));
+    rig.sent(0);
+    rig.reply(0, b"-MOVED 3300 h:9\r\n");
+    let dialled = rig.lane.dial_target(rig.now_ms);
+    assert_eq!(dialled, Some((1, "::1".into(), 30009)));
 }
 
 #[test]

@@ -281,6 +281,24 @@ mod tests {
     }
 
     #[test]
+    fn each_address_of_a_name_is_dialled() {
+        let ring = Ring::new().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let open = listener.local_addr().unwrap();
+        let mut dial = Dial::start("127.0.0.2".to_owned(), open.port());
+        // As if one name had led to all of these; the last is tried first.
+        let closed = format!("[::1]:{}", open.port()).parse().unwrap();
+        dial.addresses.splice(0..0, [open, closed]);
+        let connected = loop {
+            match dial.poll(&ring, Instant::now()) {
+                Some(result) => break result,
+                None => ring.wait(Duration::from_millis(10)).unwrap(),
+            }
+        };
+        assert!(connected.is_ok() && dial.addresses.is_empty());
+    }
+
+    #[test]
     fn nobody_listening_and_no_such_name_are_told_apart() {
         let ring = Ring::new().unwrap();
         let port = {

@@ -15,6 +15,9 @@ pub struct Greeting {
     pub listening_port: u16,
     /// Where the stream was left: everything up to this position has been received.
     pub resume: Option<Position>,
+    /// The node that should be there, by its id in a cluster. Addresses change hands: what another node has would replace all
+    /// that came from this one.
+    pub node_id: Option<String>,
 }
 
 /// How the end of a snapshot is told.
@@ -57,6 +60,9 @@ pub enum SourceError {
     /// first word of `Refused`.
     #[error("the source is not ready: {0}")]
     NotReady(String),
+    /// The address has changed hands.
+    #[error("another node listens there by now: {0}")]
+    OtherNode(String),
     #[error("the source refused {command}: {text}")]
     Refused { command: &'static str, text: String },
     #[error("the source answered {command} with something that no server sends: {text}")]
@@ -81,8 +87,13 @@ enum State {
 pub struct Session {
     state: State,
     resume: Option<Position>,
+    node_id: Option<String>,
     shared_until: Option<Offset>,
 }
+
+/// A reply that takes two lines, the second of which is the id.
+const WHO: &str = "CLUSTER MYID";
+const WHO_TEXT: &str = "the id";
 
 impl Session {
     /// Starts the handshake; what to send first is appended to `out`.
@@ -97,6 +108,10 @@ impl Session {
         }
         push_command(out, &[b"PING"]);
         awaited.push_back("PING");
+        if greeting.node_id.is_some() {
+            push_command(out, &[b"CLUSTER", b"MYID"]);
+            awaited.push_back(WHO);
+        }
         Encoder::begin(out, 3)
             .arg(b"REPLCONF")
             .arg(b"listening-port")
@@ -111,6 +126,7 @@ impl Session {
         Self {
             state: State::Greeting(awaited),
             resume: greeting.resume,
+            node_id: greeting.node_id.clone(),
             shared_until: None,
         }
     }
@@ -162,8 +178,13 @@ impl Session {
                 let command = awaited
                     .pop_front()
                     .expect("left when the last was answered");
+                match command {
+                    WHO if parse_framing(line).is_some() => awaited.push_front(WHO_TEXT),
+                    WHO if line.first() == Some(&b'-') => check_membership(line)?,
+                    WHO_TEXT => check_id(self.node_id.as_deref(), line)?,
+                    _ => check_greeting_reply(command, line)?,
+                }
                 let last = awaited.is_empty();
-                check_greeting_reply(command, line)?;
                 if last && self.resume.is_some() {
                     push_command(out, &[b"INFO", b"replication"]);
                     self.state = State::Info;
@@ -296,6 +317,24 @@ fn check_greeting_reply(command: &'static str, line: &[u8]) -> Result<(), Source
     }
 }
 
+/// Who may not ask goes on without knowing.
+fn check_membership(error: &[u8]) -> Result<(), SourceError> {
+    let text = String::from_utf8_lossy(&error[1..]);
+    match text.contains("cluster support disabled") {
+        true => Err(SourceError::OtherNode(text.into_owned())),
+        false => Ok(()),
+    }
+}
+
+fn check_id(expected: Option<&str>, line: &[u8]) -> Result<(), SourceError> {
+    match expected {
+        Some(id) if id.as_bytes() != line => {
+            Err(SourceError::OtherNode(line.escape_ascii().to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn refusal(command: &'static str, line: &[u8]) -> SourceError {
     let text = String::from_utf8_lossy(&line[1..]).into_owned();
     // `-ERR Can't SYNC while failing over`, `... while not connected with my master`.
@@ -336,6 +375,7 @@ mod tests {
             auth: None,
             listening_port: 7,
             resume,
+            node_id: None,
         }
     }
 
@@ -462,6 +502,33 @@ mod tests {
                 "{info}"
             );
         }
+    }
+
+    #[test]
+    fn a_node_that_is_another_one_is_not_followed() {
+        let expecting = || Greeting {
+            node_id: Some(ID.into()),
+            ..greeting(None)
+        };
+        let heard = |text: &str| {
+            let text = format!("+PONG\r\n{text}+OK\r\n+OK\r\n+OK\r\n+FULLRESYNC {ID} 42\r\n");
+            let results = [1, 1000].map(|step| {
+                let mut session = Session::start(&expecting(), &mut Vec::new());
+                run(&mut session, text.as_bytes(), step).map(|(events, _)| events)
+            });
+            assert_eq!(results[0], results[1]);
+            let [result, _] = results;
+            result
+        };
+        let resync = Ok(vec![Event::FullResync(position(42))]);
+        assert_eq!(heard(&format!("$40\r\n{ID}\r\n")), resync);
+        assert_eq!(heard("-NOPERM this user has no permissions\r\n"), resync);
+        let other = "f".repeat(40);
+        let refused = Err(SourceError::OtherNode(other.clone()));
+        assert_eq!(heard(&format!("$40\r\n{other}\r\n")), refused);
+        let single = "ERR This instance has cluster support disabled";
+        let refused = Err(SourceError::OtherNode(single.into()));
+        assert_eq!(heard(&format!("-{single}\r\n")), refused);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! - [`change`] says what differs between two topologies;
 //! - `family` remembers which nodes have been master and replica of each other;
 //! - [`cell`] hands the current one to the lanes;
+//! - [`rewrite`] says where to connect to, given what servers announce;
 //! - `run` tells whether a server is still the one that it was; [`server`] reads `INFO`; [`value`] decodes small replies; [`uri`] reads what the user typed.
 //!
 //! Invariants of a [`Topology`]: no slot belongs to two shards; no node id occurs twice; every shard has exactly
@@ -17,16 +18,19 @@ pub mod cell;
 pub mod change;
 mod family;
 pub mod nodes;
+pub mod redirect;
+pub mod rewrite;
 mod run;
 pub mod server;
 pub mod shards;
 pub mod uri;
 pub mod value;
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 
 pub use cell::TopologyCell;
 pub use change::TopologyChange;
+pub use rewrite::{Preferred, Rewrite, Rewrites};
 pub use run::{ServerRun, histories};
 pub use server::{Flavour, Role, ServerInfo, Version};
 pub use uri::{Credentials, Endpoint, Secret};
@@ -60,11 +64,13 @@ pub enum Health {
 pub struct Node {
     /// Node id in a cluster; [`SINGLE_NODE_ID`] otherwise.
     pub id: String,
-    /// Host as announced by the cluster or named by the user, without brackets.
+    /// Where it is for us, without brackets: what its cluster announces, where no rule leads elsewhere.
     pub host: String,
-    /// What to connect to: `host`, or the IP address that it was last resolved to.
+    /// What to connect to: `host`, or of a single server the IP address that answered there.
     pub address: String,
     pub port: u16,
+    /// What its cluster calls it, in redirects too.
+    pub announced: (String, u16),
     /// Announced host name; redirects may use it instead of the IP address.
     pub hostname: Option<String>,
     pub health: Health,
@@ -98,6 +104,8 @@ pub struct Topology {
     /// Index into `shards` by slot, [`NOBODY`] where no master owns it.
     owners: Box<[u16]>,
     families: family::Families,
+    /// Where addresses lead that are still to come, in redirects.
+    rewrites: Arc<Rewrites>,
 }
 
 const NOBODY: u16 = u16::MAX;
@@ -126,6 +134,7 @@ impl Node {
         Self {
             id: id.into(),
             address: host.clone(),
+            announced: (host.clone(), port),
             host,
             port,
             hostname: None,
@@ -140,8 +149,25 @@ impl Node {
 
     /// Whether a redirect to `host:port` means this node.
     pub fn is_at(&self, host: &str, port: u16) -> bool {
-        self.port == port
-            && (self.host == host || self.address == host || self.hostname.as_deref() == Some(host))
+        let (announced, at) = &self.announced;
+        let names = [announced, &self.host, &self.address];
+        let names = names.into_iter().chain(&self.hostname);
+        *at == port && names.into_iter().any(|name| name == host)
+    }
+
+    /// Sets where it is for us.
+    fn set_place(&mut self, rewrites: &Rewrites, preferred: Preferred, asked_host: &str) {
+        let (announced, port) = (self.announced.0.as_str(), self.announced.1);
+        let hostname = self.hostname.as_deref();
+        let names = std::iter::once(announced).chain(hostname);
+        let (host, port) = match (rewrites.rule(names, port), preferred) {
+            (Some(rule), _) => rule.apply(port),
+            (None, Preferred::Ip) => (announced, port),
+            (None, Preferred::Hostname) => (hostname.unwrap_or(announced), port),
+            (None, Preferred::Asked) => (asked_host, port),
+        };
+        (self.host, self.port) = (host.to_owned(), port);
+        self.address.clone_from(&self.host);
     }
 }
 
@@ -159,6 +185,7 @@ impl Topology {
             open_slots: Vec::new(),
             owners: vec![0; SLOT_COUNT].into(),
             families: family::Families::new(),
+            rewrites: Arc::default(),
         };
         topology.sort_into(family::Families::new());
         topology
@@ -202,6 +229,7 @@ impl Topology {
             open_slots,
             owners: owners.into(),
             families: family::Families::new(),
+            rewrites: Arc::default(),
         };
         topology.sort_into(family::Families::new());
         Ok(topology)
@@ -225,11 +253,11 @@ impl Topology {
         self.shards.iter().find(|shard| shard.master.id == id)
     }
 
-    /// The shard whose master listens at `host:port`, for redirects.
-    pub fn shard_at(&self, host: &str, port: u16) -> Option<usize> {
-        self.shards
-            .iter()
-            .position(|shard| shard.master.is_at(host, port))
+    /// The shard whose master a redirect of `from` names.
+    pub fn shard_redirected(&self, from: &Node, text: &str) -> Option<usize> {
+        let named = self.redirected(from, text)?;
+        let mut shards = self.shards.iter();
+        shards.position(|shard| shard.master.is_same_place(&named))
     }
 
     /// Shards that own slots: each is worth a lane.
@@ -251,19 +279,65 @@ impl Topology {
             .collect()
     }
 
-    /// Sets what to connect to, for every node whose host `resolve` knows an address of.
-    pub fn resolve(&mut self, mut resolve: impl FnMut(&str) -> Option<String>) {
-        let mut known: BTreeMap<String, Option<String>> = BTreeMap::new();
+    /// Sets where each node is for us, as seen from the node that was asked at `asked_host`.
+    pub fn set_places(&mut self, rewrites: &Arc<Rewrites>, preferred: Preferred, asked_host: &str) {
+        let preferred = match preferred {
+            // One host for all does not do where nodes share a port.
+            Preferred::Asked if !self.has_distinct_ports() => Preferred::Ip,
+            preferred => preferred,
+        };
         for shard in &mut self.shards {
             for node in std::iter::once(&mut shard.master).chain(&mut shard.replicas) {
-                let found = known
-                    .entry(node.host.clone())
-                    .or_insert_with(|| resolve(&node.host));
-                if let Some(address) = found {
-                    node.address.clone_from(address);
-                }
+                node.set_place(rewrites, preferred, asked_host);
             }
         }
+        self.rewrites = Arc::clone(rewrites);
+    }
+
+    fn has_distinct_ports(&self) -> bool {
+        let mut seen = std::collections::HashSet::new();
+        self.nodes().all(|node| seen.insert(node.announced.1))
+    }
+
+    /// Takes over where another view has a node.
+    pub fn set_place_of(&mut self, id: &str, view: &Topology) {
+        let nodes = self.shards.iter_mut().flat_map(|shard| {
+            let masters = std::iter::once(&mut shard.master);
+            masters.chain(&mut shard.replicas)
+        });
+        for node in nodes.filter(|node| node.id == id) {
+            if let Some(other) = view.nodes().find(|node| node.id == id) {
+                let health = node.health;
+                *node = Node {
+                    health,
+                    ..other.clone()
+                };
+            }
+        }
+    }
+
+    /// Whether a node of this id is a member.
+    pub fn has_node(&self, id: &str) -> bool {
+        self.nodes().any(|node| node.id == id)
+    }
+
+    /// Whether both have a node in common. Deployments that have none are two.
+    pub fn is_related(&self, other: &Topology) -> bool {
+        self.nodes().any(|node| other.has_node(&node.id))
+    }
+
+    /// Rules that lead to nodes of this topology.
+    pub fn used_rewrites(&self) -> Vec<&Rewrite> {
+        let rule = |node: &Node| {
+            let names = std::iter::once(node.announced.0.as_str()).chain(node.hostname.as_deref());
+            self.rewrites.rule(names, node.announced.1)
+        };
+        self.nodes().filter_map(rule).collect()
+    }
+
+    /// The single server's address, of those that its name has.
+    pub fn set_single_address(&mut self, address: String) {
+        self.shards[0].master.address = address;
     }
 
     /// What has to happen to get from this topology to `new`.
@@ -345,21 +419,45 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn redirects_by_hostname_and_by_address_find_the_same_shard() {
+    fn a_node_is_where_its_rule_leads_and_is_known_by_what_its_cluster_calls_it() {
         let mut a = shard("a", 1, "0");
         a.master.hostname = Some("a.example".into());
-        let topology = Topology::cluster(vec![a], vec![]).expect("valid");
-        assert_eq!(topology.shard_at("a.example", 1), Some(0));
-        assert_eq!(topology.shard_at("127.0.0.1", 1), Some(0));
-        assert_eq!(topology.shard_at("127.0.0.1", 2), None);
+        let mut topology = Topology::cluster(vec![a, shard("b", 2, "1")], vec![]).expect("valid");
+        let rule = "127.0.0.1:1=[::1]:9".parse::<Rewrite>().expect("valid");
+        let rewrites = Arc::new(Rewrites::new(&[], &[rule]).expect("valid"));
+        topology.set_places(&rewrites, Preferred::Hostname, "h");
+        assert_eq!(topology.shards[0].master.name(), "[::1]:9");
+        assert_eq!(topology.shards[1].master.name(), "127.0.0.1:2");
+        let [a, b] = [0, 1].map(|index| &topology.shards[index].master);
+        for redirect in ["127.0.0.1:1", "a.example:1"] {
+            assert_eq!(
+                topology.shard_redirected(b, redirect),
+                Some(0),
+                "{redirect}"
+            );
+        }
+        assert_eq!(topology.shard_redirected(a, "127.0.0.1:9"), None);
+        assert_eq!(topology.used_rewrites().len(), 1);
     }
 
     #[test]
-    fn a_name_is_resolved_once_and_failure_keeps_the_old_address() {
-        let mut topology = Topology::single("db.example", 1);
-        topology.resolve(|_| Some("10.0.0.1".into()));
-        topology.resolve(|_| None);
-        assert_eq!(topology.shards[0].master.address, "10.0.0.1");
-        assert_eq!(topology.shards[0].master.name(), "db.example:1");
+    fn nodes_are_connected_to_by_the_name_that_their_cluster_prefers() {
+        let mut a = shard("a", 1, "0");
+        a.master.hostname = Some("a.example".into());
+        let mut topology = Topology::cluster(vec![a, shard("b", 2, "1")], vec![]).expect("valid");
+        let same = vec![shard("a", 1, "0"), shard("b", 1, "1")];
+        let mut same = Topology::cluster(same, vec![]).expect("valid");
+        same.set_places(&Arc::default(), Preferred::Asked, "h");
+        assert_eq!(same.shards[0].master.name(), "127.0.0.1:1");
+        let places = [
+            (Preferred::Hostname, "a.example:1", "127.0.0.1:2"),
+            (Preferred::Asked, "h:1", "h:2"),
+            (Preferred::Ip, "127.0.0.1:1", "127.0.0.1:2"),
+        ];
+        for (preferred, one, other) in places {
+            topology.set_places(&Arc::default(), preferred, "h");
+            let names: Vec<String> = topology.nodes().map(Node::name).collect();
+            assert_eq!(names, [one, other], "{preferred:?}");
+        }
     }
 }

@@ -247,7 +247,8 @@ e7d1eecce10fd6bb5eb35b9f99a514335d9ba9ca 127.0.0.1:30001@31001 myself,master - 0
             b 10.0.0.2:7000@17000,,shard-id=69bc master - 0 1 1 connected 101\n\
             c 10.0.0.3:7000@17000,shard-id=70 master - 0 1 1 connected 102";
         let topology = parse(text, "h").expect("valid");
-        assert_eq!(topology.shard_at("db.example", 7000), Some(0));
+        let named = topology.shard_redirected(&topology.shards[1].master, "db.example:7000");
+        assert_eq!(named, Some(0));
         assert_eq!(topology.shards[1].master.hostname, None);
         assert_eq!(topology.shards[2].master.hostname, None);
         assert_eq!(

@@ -10,7 +10,7 @@
 //! several masters is taken to belong to the healthiest, and to the later listed among equals.
 
 use super::value::Value;
-use super::{Health, Node, Shard, Topology, TopologyError};
+use super::{Health, Node, Preferred, Shard, Topology, TopologyError};
 use crate::slot::{SLOT_COUNT, Slot, SlotSet};
 
 /// The topology in the reply of the node reached at `asked_host`.
@@ -21,6 +21,27 @@ pub fn parse(reply: &Value, asked_host: &str) -> Result<Topology, TopologyError>
         parsed.extend(parse_shard(shard, asked_host).map_err(TopologyError::Shards)?);
     }
     Topology::cluster(parsed, Vec::new())
+}
+
+/// Which names of nodes the one that answered wants to be used. It tells them as `endpoint`: nothing for the host that was
+/// asked, `?` for a host name that a node does not have.
+pub fn preferred(reply: &Value) -> Preferred {
+    let shards = reply.array().unwrap_or_default().iter();
+    let nodes = shards.filter_map(|shard| shard.field("nodes").and_then(Value::array));
+    for node in nodes.flatten() {
+        let text = |key| node.field(key).and_then(Value::text);
+        let Some(endpoint) = node.field("endpoint") else {
+            continue;
+        };
+        match endpoint.text() {
+            None | Some("") => return Preferred::Asked,
+            Some(name) if text("ip") != Some(name) && text("hostname") == Some(name) => {
+                return Preferred::Hostname;
+            }
+            Some(_) => {}
+        }
+    }
+    Preferred::Ip
 }
 
 /// `None` for a shard without a master that can be reached.
@@ -209,5 +230,25 @@ mod tests {
                 "{reply:?}"
             );
         }
+    }
+
+    #[test]
+    fn what_a_cluster_prefers_shows_in_its_endpoints() {
+        // Endpoint, IP address, host name: as 7.0.15, 8.0.2, Valkey 8.0.1, 8.1.1 and 9.1.2 answer.
+        let of = |endpoint: Value, hostname: &str| {
+            let mut fields = vec![bulk("ip"), bulk("10.0.0.1"), bulk("endpoint"), endpoint];
+            if !hostname.is_empty() {
+                fields.extend([bulk("hostname"), bulk(hostname)]);
+            }
+            let nodes = Value::Array(vec![Value::Array(fields)]);
+            let shard = vec![bulk("slots"), Value::Array(vec![]), bulk("nodes"), nodes];
+            preferred(&Value::Array(vec![Value::Array(shard)]))
+        };
+        assert_eq!(of(bulk("10.0.0.1"), "a.example"), Preferred::Ip);
+        assert_eq!(of(bulk("a.example"), "a.example"), Preferred::Hostname);
+        assert_eq!(of(bulk("?"), ""), Preferred::Ip);
+        assert_eq!(of(bulk(""), "a.example"), Preferred::Asked);
+        assert_eq!(of(Value::Null, ""), Preferred::Asked);
+        assert_eq!(preferred(&Value::Error("ERR".into())), Preferred::Ip);
     }
 }

@@ -5,9 +5,11 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
+use super::rewrite::Rewrites;
 use crate::fault::{Fault, FaultKind};
 use crate::limits::{DEFAULT_PORT, MAX_SEEDS};
 
@@ -19,6 +21,8 @@ pub struct Endpoint {
     pub credentials: Credentials,
     /// Database named after the slash.
     pub database: Option<u32>,
+    /// Where to connect to in place of what its servers announce.
+    pub rewrites: Arc<Rewrites>,
 }
 
 /// User and password; nothing of the password is ever shown.
@@ -110,6 +114,7 @@ impl FromStr for Endpoint {
             seeds,
             credentials,
             database,
+            rewrites: Arc::default(),
         })
     }
 }
@@ -167,43 +172,43 @@ fn parse_userinfo(userinfo: &str) -> Result<Credentials, Fault> {
 
 /// `host`, `host:port`, `[v6]`, `[v6]:port`.
 fn parse_host(text: &str) -> Result<(String, u16), Fault> {
+    let (host, port) = split_host(text).map_err(malformed)?;
+    Ok((host.to_owned(), port.unwrap_or(DEFAULT_PORT)))
+}
+
+/// Host and port of `host`, `host:port`, `[v6]`, `[v6]:port`; else what is wrong with it.
+pub(super) fn split_host(text: &str) -> Result<(&str, Option<u16>), &'static str> {
+    if text.contains("://") {
+        return Err("has a scheme; write host:port without a scheme");
+    }
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
-            let (host, tail) = rest
-                .split_once(']')
-                .ok_or_else(|| malformed("has a '[' without ']'"))?;
+            let (host, tail) = rest.split_once(']').ok_or("has a '[' without ']'")?;
             match tail {
                 "" => (host, None),
                 _ => (
                     host,
-                    Some(
-                        tail.strip_prefix(':')
-                            .ok_or_else(|| malformed("has text after ']'"))?,
-                    ),
+                    Some(tail.strip_prefix(':').ok_or("has text after ']'")?),
                 ),
             }
         }
         None => match text.split_once(':') {
             Some((_, port)) if port.contains(':') => {
-                return Err(malformed(
-                    "has an IPv6 address without brackets; write redis://[::1]:6379",
-                ));
+                return Err("has an IPv6 address without brackets; write [::1]:6379");
             }
             Some((host, port)) => (host, Some(port)),
             None => (text, None),
         },
     };
-    if host.is_empty() || host.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        return Err(malformed("has no host; write redis://host:port"));
+    let is_foreign = |c: char| c.is_whitespace() || c.is_control() || c == '=';
+    if host.is_empty() || host.contains(is_foreign) {
+        return Err("has no host name or address; write host:port");
     }
-    let port = match port {
-        None => DEFAULT_PORT,
-        Some(text) => match text.parse() {
-            Ok(port) if port > 0 => port,
-            _ => return Err(malformed("has a port that is no number from 1 to 65535")),
-        },
-    };
-    Ok((host.to_owned(), port))
+    match port.map(str::parse) {
+        None => Ok((host, None)),
+        Some(Ok(port)) if port > 0 => Ok((host, Some(port))),
+        Some(_) => Err("has a port that is no number from 1 to 65535"),
+    }
 }
 
 /// The URI itself is not repeated: it may hold a password.

@@ -299,6 +299,8 @@ impl Source {
                 }
                 out.extend_from_slice(format!("${}\r\n{info}\r\n", info.len()).as_bytes());
             }
+            // A user who may not ask who it is.
+            "CLUSTER" => out.extend_from_slice(b"-NOPERM no permission to run 'cluster|myid'\r\n"),
             "PSYNC" => self.psync(session, args, tracker, now_ms),
             other => panic!("a replica does not say {other}"),
         }

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 
 use super::filter::Filter;
 use super::glob::Glob;
-use crate::cli::args::{UnsupportedArg, endpoint};
+use crate::cli::args::{RewriteArgs, UnsupportedArg, endpoint};
 use crate::engine::options::{DatabaseMap, OnUnsupported};
 use crate::fault::{Fault, Side};
 use crate::topology::Endpoint;
@@ -46,6 +46,10 @@ pub struct RdbArgs {
     /// File that holds the deployment's password (or SLOTSTREAM_TARGET_PASSWORD, or in the URI)
     #[arg(long, value_name = "FILE", requires = "import")]
     target_password_file: Option<PathBuf>,
+
+    /// With --import, connect to TO where servers announce FROM: host:port, or host for all its ports; may be given several times
+    #[arg(long, value_name = "FROM=TO", requires = "import")]
+    rewrite_address: Vec<String>,
 
     /// With --import, where numbered databases go: FROM:TO,... with * for all others and drop for nowhere
     #[arg(long, value_name = "FROM:TO,...", requires = "import")]
@@ -128,8 +132,10 @@ impl RdbArgs {
     pub fn options(self, variable: impl Fn(&str) -> Option<String>) -> Result<RdbOptions, Fault> {
         let mode = if let Some(uri) = &self.import {
             let password_file = self.target_password_file.as_deref();
+            let mut target = endpoint("--import", Side::Target, uri, password_file, variable)?;
+            RewriteArgs::of(self.rewrite_address).give(&mut target, Side::Target, &[])?;
             Mode::Import(ImportOptions {
-                target: endpoint("--import", Side::Target, uri, password_file, variable)?,
+                target,
                 databases: self.db_map.unwrap_or_default(),
                 on_unsupported: self.on_unsupported.into(),
                 skip_unknown: self.skip_unknown,

@@ -35,6 +35,8 @@ pub struct Endpoint {
     pub seeds: Vec<String>,
     pub user: Option<String>,
     pub password: Option<String>,
+    /// Where announced addresses lead that nobody listens at, as NAT would do it.
+    pub leads: HashMap<String, String>,
 }
 
 impl Endpoint {
@@ -69,7 +71,19 @@ impl Endpoint {
             seeds: hosts.split(',').map(str::to_owned).collect(),
             user: user.filter(|user| !user.is_empty()).map(str::to_owned),
             password: password.map(str::to_owned),
+            leads: HashMap::new(),
         })
+    }
+
+    /// Where to connect to, in place of an address that a server named.
+    fn lead(&self, named: &str) -> String {
+        let (host, port) = named.rsplit_once(':').unwrap_or((named, ""));
+        // Redirects show IPv6 addresses without brackets.
+        let named = match host.contains(':') && !host.starts_with('[') {
+            true => format!("[{host}]:{port}"),
+            false => named.to_owned(),
+        };
+        self.leads.get(&named).cloned().unwrap_or(named)
     }
 
     /// A connection to one server of the deployment, signed in.
@@ -266,9 +280,9 @@ impl Client {
             let address = match (kind.as_str(), target) {
                 ("MOVED", Some(target)) => {
                     self.discover()?;
-                    target
+                    self.endpoint.lead(&target)
                 }
-                ("ASK", Some(target)) => target,
+                ("ASK", Some(target)) => self.endpoint.lead(&target),
                 _ => {
                     std::thread::sleep(RETRY_PAUSE);
                     self.discover()?;
@@ -334,16 +348,17 @@ impl Client {
             let [first, last, master, ..] = range.array() else {
                 bail!("CLUSTER SLOTS answered {range:?}");
             };
-            // A node that has met no other knows its port only: it is the one that was asked.
+            // A node that has met no other knows its port only, and so say those whose cluster wants it so: it is at the host
+            // that was asked.
             let host = match master.array().first().map(Value::text) {
-                Some(host) if !host.is_empty() => host,
+                Some(host) if !["", "?"].contains(&host.as_str()) => host,
                 _ => address
                     .rsplit_once(':')
                     .map_or(address, |(host, _)| host)
                     .to_owned(),
             };
             let port = master.array().get(1).map(Value::text).unwrap_or_default();
-            let master = format!("{host}:{port}");
+            let master = self.endpoint.lead(&format!("{host}:{port}"));
             let index = masters
                 .iter()
                 .position(|known| *known == master)

@@ -68,7 +68,8 @@ impl Cluster {
         Ok((cluster, proxies))
     }
 
-    fn start_adapted(
+    /// The same with options of each node's own, which `adapt` sets.
+    pub fn start_adapted(
         version: &Version,
         masters: usize,
         replicas_per_master: usize,
@@ -147,7 +148,7 @@ impl Cluster {
             }
         }
         for node in &self.nodes[1..] {
-            connections[0].call(&["CLUSTER", "MEET", "127.0.0.1", &node.port().to_string()])?;
+            connections[0].call(&["CLUSTER", "MEET", node.host(), &node.port().to_string()])?;
         }
         let count = self.nodes.len().to_string();
         wait_until(FORM_TIMEOUT, "every node to know every other", || {

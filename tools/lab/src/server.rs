@@ -28,6 +28,8 @@ const START_ATTEMPTS: usize = 5;
 pub struct ServerOptions {
     /// A free one is chosen where this is `None`.
     pub port: Option<u16>,
+    /// The IP address that it listens on, `127.0.0.1` where this is `None`.
+    pub host: Option<&'static str>,
     pub cluster: bool,
     /// Replicas get the snapshot straight from memory, not from a file.
     pub diskless: bool,
@@ -91,9 +93,14 @@ impl Server {
         self.port
     }
 
-    /// `127.0.0.1:port`.
+    /// The IP address that it listens on.
+    pub fn host(&self) -> &'static str {
+        self.options.host.unwrap_or("127.0.0.1")
+    }
+
+    /// `127.0.0.1:port`, `[::1]:port`.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        host_port(self.host(), self.port)
     }
 
     /// The server with the default user's credentials.
@@ -138,6 +145,24 @@ impl Server {
     /// Starts the server again after [`Server::kill`], with the same port and directory.
     pub fn restart(&mut self) -> Result<()> {
         self.kill();
+        self.spawn()?;
+        self.wait_until_ready()
+    }
+
+    /// Ends the process as an operator does, with a snapshot.
+    pub fn end(&mut self) -> Result<()> {
+        // The server closes the connection instead of an answer.
+        let _ = self.connect()?.call(&["SHUTDOWN", "SAVE"]);
+        let mut child = self.child.take().context("the server is not running")?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Starts it at another address after [`Server::end`], with the same data and, in a cluster, the same node id.
+    pub fn start_at(&mut self, host: &'static str, port: u16) -> Result<()> {
+        self.options.host = Some(host);
+        self.port = port;
+        self.write_configuration()?;
         self.spawn()?;
         self.wait_until_ready()
     }
@@ -194,7 +219,7 @@ impl Server {
         let yes_no = |yes: bool| if yes { "yes" } else { "no" };
         let mut lines = vec![
             format!("port {}", self.port),
-            "bind 127.0.0.1".to_owned(),
+            format!("bind {}", self.host()),
             "daemonize no".to_owned(),
             format!("dir {}", self.directory.display()),
             "logfile log".to_owned(),
@@ -203,6 +228,12 @@ impl Server {
             format!("repl-diskless-sync {}", yes_no(self.options.diskless)),
             "repl-diskless-sync-delay 0".to_owned(),
         ];
+        if let Some(host) = self.options.host
+            && self.version.family().has_redis_7_commands()
+        {
+            // As it would be on another machine. 6.0 does so by itself.
+            lines.push(format!("bind-source-addr {host}"));
+        }
         if self.version.family().has_redis_7_commands() {
             lines.push("enable-debug-command local".to_owned());
         }
@@ -288,6 +319,14 @@ pub fn spawn_for_life(command: Command) -> std::io::Result<Child> {
         .send((command, answer))
         .map_err(|_| lost())?;
     spawned.recv().map_err(|_| lost())?
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub(crate) fn host_port(host: &str, port: u16) -> String {
+    match host.contains(':') {
+        true => format!("[{host}]:{port}"),
+        false => format!("{host}:{port}"),
+    }
 }
 
 /// A port that is free together with its cluster bus port, and that was not handed out before.

@@ -133,6 +133,11 @@ impl Slotstream {
         let _ = self.child.wait();
     }
 
+    /// The source is found here by now.
+    pub fn set_source(&mut self, source: &Endpoint) {
+        self.source = source.clone();
+    }
+
     /// How it ended, if it has.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)

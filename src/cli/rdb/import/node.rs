@@ -16,8 +16,15 @@ pub struct Unit {
     pub database: u32,
     pub commands: Vec<u8>,
     pub replies: usize,
-    /// The node that a redirect for this one time named.
-    pub ask: Option<(String, u16)>,
+    /// A redirect for this one time.
+    pub ask: Option<Redirect>,
+}
+
+/// What a server said of another one.
+#[derive(Debug, Clone)]
+pub struct Redirect {
+    pub said_by: (String, u16),
+    pub named: String,
 }
 
 /// A unit by its place in a batch.
@@ -62,7 +69,8 @@ pub struct Failed {
 enum Verdict {
     Done,
     Again,
-    Ask(String, u16),
+    /// Where, in the redirect's words.
+    Ask(String),
     Refused,
 }
 
@@ -181,13 +189,10 @@ impl Node {
                     _ if unit.is_select() => return Err(refused(None, fault())),
                     Verdict::Done => {}
                     Verdict::Again => failed.add(&self.flying, unit, None, fault()),
-                    Verdict::Ask(host, port) => {
-                        let host = if host.is_empty() {
-                            self.host.clone()
-                        } else {
-                            host
-                        };
-                        failed.add(&self.flying, unit, Some((host, port)), fault());
+                    Verdict::Ask(named) => {
+                        let said_by = (self.host.clone(), self.port);
+                        let redirect = Redirect { said_by, named };
+                        failed.add(&self.flying, unit, Some(redirect), fault());
                     }
                     Verdict::Refused => return Err(refused(unit.key.as_deref(), fault())),
                 }
@@ -280,7 +285,7 @@ impl Batch {
 }
 
 impl Failed {
-    fn add(&mut self, batch: &Batch, unit: &Placed, ask: Option<(String, u16)>, cause: Fault) {
+    fn add(&mut self, batch: &Batch, unit: &Placed, ask: Option<Redirect>, cause: Fault) {
         self.units.push(unit_of(batch, unit, ask));
         self.cause = Some(cause);
     }
@@ -292,7 +297,7 @@ impl Failed {
     }
 }
 
-fn unit_of(batch: &Batch, unit: &Placed, ask: Option<(String, u16)>) -> Unit {
+fn unit_of(batch: &Batch, unit: &Placed, ask: Option<Redirect>) -> Unit {
     Unit {
         key: unit.key.clone(),
         database: unit.database,
@@ -316,9 +321,10 @@ fn verdict(text: &str, is_repeated: bool) -> Verdict {
     match words.next().unwrap_or_default() {
         "MOVED" => return Verdict::Again,
         "ASK" => {
-            let node = words.nth(1).and_then(|address| address.rsplit_once(':'));
-            return match node.map(|(host, port)| (host, port.parse())) {
-                Some((host, Ok(port))) => Verdict::Ask(host.trim_matches(['[', ']']).into(), port),
+            let named = words.nth(1).unwrap_or_default();
+            let port = named.rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+            return match port {
+                Some(Ok(_)) => Verdict::Ask(named.to_owned()),
                 _ => Verdict::Refused,
             };
         }
@@ -380,7 +386,7 @@ mod tests {
             assert!(matches!(verdict(text, true), Verdict::Refused), "{text}");
         }
         let asked = verdict("ASK 1 [::1]:7000", false);
-        assert!(matches!(asked, Verdict::Ask(host, 7000) if host == "::1"));
+        assert!(matches!(asked, Verdict::Ask(named) if named == "[::1]:7000"));
     }
 
     #[test]

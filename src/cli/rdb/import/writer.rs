@@ -6,12 +6,12 @@
 
 use std::time::{Duration, Instant};
 
-use super::node::{Failed, Node, Unit};
+use super::node::{Failed, Node, Redirect, Unit};
 use crate::control::discover::from_seeds;
 use crate::fault::{Fault, FaultKind, Side};
 use crate::limits::{IMPORT_PATIENCE_MS, RETRY_REFUSED_MS};
 use crate::slot::slot_of;
-use crate::topology::{Endpoint, Topology};
+use crate::topology::{self, Endpoint, Topology};
 
 /// Writes to all masters of a deployment.
 pub struct Writer {
@@ -60,6 +60,18 @@ impl Writer {
             self.nodes.push(Node::new(host.to_owned(), port));
             self.nodes.len() - 1
         })
+    }
+
+    /// Where a redirect leads.
+    fn redirected(&self, redirect: &Redirect) -> (String, u16) {
+        let (host, port) = &redirect.said_by;
+        let mut nodes = self.topology.nodes();
+        let said_by = nodes.find(|node| node.address == *host && node.port == *port);
+        let unknown = || topology::Node::new("", host, *port);
+        let said_by = said_by.cloned().unwrap_or_else(unknown);
+        let named = self.topology.redirected(&said_by, &redirect.named);
+        let named = named.unwrap_or(said_by);
+        (named.address, named.port)
     }
 
     fn owner(&self, key: &[u8]) -> Result<usize, Fault> {
@@ -151,8 +163,9 @@ impl Writer {
     }
 
     fn repeat(&mut self, unit: Unit) -> Result<(), Fault> {
-        if let Some((host, port)) = &unit.ask {
-            let node = self.node_at(host, *port);
+        if let Some(redirect) = &unit.ask {
+            let (host, port) = self.redirected(redirect);
+            let node = self.node_at(&host, port);
             self.send_all()?;
             return self.nodes[node].ask(&unit, &self.target.credentials, &mut self.failed);
         }
@@ -179,7 +192,11 @@ impl Writer {
             .extend(nodes.map(|node| (node.address.clone(), node.port)));
         match from_seeds(Side::Target, &endpoint) {
             // While a slot has no master, its old one tells when that is over.
-            Ok(topology) if topology.missing_slots().is_empty() => self.adopt(topology),
+            Ok(topology)
+                if topology.missing_slots().is_empty() && topology.is_related(&self.topology) =>
+            {
+                self.adopt(topology);
+            }
             Ok(_) => {}
             Err(fault) if fault.policy() == crate::fault::Policy::Stop => return Err(fault),
             Err(_) => {}
