@@ -531,3 +531,13 @@ pub const RECOPY_BYTES: usize = 2 << 20;
 pub const RECOPY_SLOT_KEYS: usize = 1_000_000;
 
 const _: () = assert!(RECOPY_FIRST_KEYS <= MEND_KEYS && SLOT_QUIET_MS > WATCH_INTERVAL_MS);
+
+// Marks of origin.
+
+/// The number of the key that is set and removed in one transaction; those of mended values are below.
+pub const TOKEN_NUMBER: usize = 1_000_000;
+
+/// The number of the key under which a copy builds a value by elements.
+pub const PART_NUMBER: usize = 1_000_001;
+
+const _: () = assert!(MEND_KEYS <= TOKEN_NUMBER);

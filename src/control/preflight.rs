@@ -414,6 +414,7 @@ mod tests {
             spool_directory: None,
             spool_max: 0,
             on_existing,
+            mark: false,
             on_divergence: OnDivergence::Stop,
             on_unsupported: OnUnsupported::Stop,
             skip_unknown: false,

@@ -11,13 +11,14 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, LaneConfig, SourceLink};
-use super::lease::Leases;
+use super::lease::{GRACE_MS, Leases};
 use super::motion::Motion;
 use super::options::Destination;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::Targets;
+use crate::checkpoint::{is_bookkeeping, part_key};
 use crate::chunk::Chunks;
 use crate::command::rewrite::{
     Deadlines, Features, Lack, lack_behind, with_altered_deadlines, without_lost_deadlines,
@@ -266,19 +267,27 @@ impl Writing<'_> {
         if let Some(sweep) = &mut self.sweep {
             sweep.note(database, value.key);
         }
+        if self.config.mark && value.expire_at_ms.is_some_and(|at_ms| at_ms >= GRACE_MS) {
+            return Ok(());
+        }
         value.expire_at_ms = value
             .expire_at_ms
             .map(|at_ms| self.deadlines.of_key(value.key, at_ms));
         let slot = self.targets.slot_of(value.key);
+        let keeps = self.keeps_existing();
         self.targets
-            .stage(self.chunks, slot, self.at, database, |out| {
-                value.write_restore(out)
+            .stage(self.chunks, slot, self.at, database, |out| match keeps {
+                true => value.write_restore_new(out),
+                false => value.write_restore(out),
             });
         Ok(())
     }
 
     fn part(&mut self, part: Part<'_>) -> Result<(), Fault> {
         if self.is_of_others(part.key) {
+            return Ok(());
+        }
+        if self.config.mark && part.expire_at_ms.is_some_and(|at_ms| at_ms >= GRACE_MS) {
             return Ok(());
         }
         let (mut part, lost) = without_lost_deadlines(part, self.format);
@@ -303,24 +312,51 @@ impl Writing<'_> {
             .expire_at_ms
             .filter(|_| part.is_last)
             .map(|at_ms| self.deadlines.of_key(part.key, at_ms));
+        let (slot, name) = (self.targets.slot_of(part.key), part.key);
+        let kept = self.keeps_existing().then(|| {
+            let slot = self.targets.marks.place_of(slot);
+            part_key(&self.targets.marks.link, slot)
+        });
         let part = with_altered_deadlines(part, self.deadlines, self.field_deadlines);
-        let slot = self.targets.slot_of(part.key);
+        let part = Part {
+            key: kept.as_deref().unwrap_or(name),
+            ..part
+        };
         let mut written = Ok(0);
         let format = &self.format;
         self.targets
             .stage(self.chunks, slot, self.at, database, |out| {
                 written = part.write_commands(out, format);
-                *written.as_ref().unwrap_or(&0)
+                let count = *written.as_ref().unwrap_or(&0);
+                match &kept {
+                    Some(key) if part.is_last && count > 0 => {
+                        push_command(out, &[b"RENAMENX", key, name]);
+                        push_command(out, &[b"UNLINK", key]);
+                        count + 2
+                    }
+                    _ => count,
+                }
             });
         match written {
             Ok(_) => Ok(()),
-            Err(problem) => self.config.leave_out_of_key(self.status, problem, part.key),
+            Err(problem) => self.config.leave_out_of_key(self.status, problem, name),
         }
     }
 
-    /// Whether a key is in a slot that the lane does not write, or that is copied by itself later.
+    /// Whether keys of the target stay that have the name of one of the source: of the first copy of one of two directions. Only
+    /// who writes these keys knows which is the newer value, and what the other direction has brought here is mostly older. What
+    /// broke off is made again over what is there.
+    fn keeps_existing(&self) -> bool {
+        let first = self.config.first_copy && self.status.full_syncs.load(Relaxed) == 1;
+        first && self.config.mark
+    }
+
+    /// Whether a key is no data, or is in a slot that the lane does not write, or that is copied by itself later.
     #[inline]
     fn is_of_others(&self, key: &[u8]) -> bool {
+        if key.first() == Some(&b'{') && is_bookkeeping(key) {
+            return true;
+        }
         let motion = self.passing;
         motion.is_some_and(|motion| !motion.is_whole(slot_of(key)))
     }

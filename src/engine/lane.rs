@@ -99,6 +99,10 @@ pub struct LaneConfig {
     pub database_map: DatabaseMap,
     pub existing: Existing,
     pub on_divergence: OnDivergence,
+    /// The other direction runs, too: what is written is marked, and what the source's stream has of that kind is dropped.
+    pub mark: bool,
+    /// Nothing of this link was on the target when the lane began.
+    pub first_copy: bool,
     /// Leave out what belongs to modules that the target lacks.
     pub skip_unknown: bool,
     /// The source had keys for this target.
@@ -272,6 +276,7 @@ impl Lane {
             status,
             config,
         };
+        lane.targets.mark = lane.config.mark;
         lane.targets.fenced = lane.records.is_some();
         lane.targets
             .note_runs(&std::mem::take(&mut lane.config.runs));

@@ -90,6 +90,8 @@ pub(super) struct Records {
     nodes: Vec<Written>,
     promise: Option<Promise>,
     next_ms: u64,
+    /// How many commands had been handed over when that was last looked at, and where the stream stood then.
+    handed_over: (u64, Offset),
     pace: Pace,
     /// The last records of a lane that ends are written.
     ending: bool,
@@ -201,6 +203,7 @@ impl Records {
             nodes: Vec::new(),
             promise: None,
             next_ms: 0,
+            handed_over: (0, Offset::default()),
             pace: Pace::beginning_at(Offset::default()),
             ending: false,
             blocked: false,
@@ -226,6 +229,7 @@ impl Records {
         self.databases = vec![(at, 0)];
         self.pace = Pace::beginning_at(at);
         self.high = Offset::default();
+        self.handed_over.1 = at;
         self.told = None;
         self.promise = None;
         self.nodes.clear();
@@ -255,6 +259,7 @@ impl Records {
     /// The stream goes on from `at`, where this database is selected.
     pub fn stand_at(&mut self, at: Offset, database: u32) {
         self.databases = vec![(at, database)];
+        self.handed_over.1 = at;
     }
 
     /// The database that is selected at `at`.
@@ -278,6 +283,7 @@ impl LaneConfig {
         let (existing, resume) = match start {
             Start::First => {
                 status.set_resume(ResumeStep::FirstCopy, first_copy);
+                self.first_copy = true;
                 (None, None)
             }
             Start::Copy {
@@ -479,9 +485,13 @@ impl Lane {
     pub(super) fn record_on(&mut self, tick: Option<u64>) {
         self.take_promise();
         let waiting = self.waiting();
+        let routed = self.routed();
         let Some(records) = &mut self.records else {
             return;
         };
+        if records.handed_over.0 != self.commands {
+            records.handed_over = (self.commands, routed);
+        }
         records.blocked &= tick.is_none();
         let attached = self.copied || matches!(self.link, SourceLink::Copying(_));
         if records.promise.is_some() || records.blocked || self.history.is_none() || !attached {
@@ -504,8 +514,19 @@ impl Lane {
                 self.write_records(routed, true);
             }
         } else if near || due || behind {
-            self.records_due(tick, waiting);
+            let news = behind || self.has_news(waiting);
+            self.records_due(tick.filter(|_| due || news), waiting, news);
         }
+    }
+
+    /// Whether records have more to tell than that echoes were passed over.
+    fn has_news(&self, waiting: usize) -> bool {
+        let untold = |records: &Records| {
+            let told = records.told.is_none_or(|told| told < records.handed_over.1);
+            told || records.next_ms == 0 || records.nodes.iter().any(|node| node.unsure)
+        };
+        let records = self.records.as_ref();
+        !self.config.mark || self.stopping || waiting > 0 || records.is_some_and(untold)
     }
 
     /// How many bytes are yet to be handed over. What a source says while nobody writes is none.
@@ -525,7 +546,8 @@ impl Lane {
         0
     }
 
-    fn records_due(&mut self, tick: Option<u64>, waiting: usize) {
+    /// `news`: whether there is anything to tell but that the high-water offset may be lower.
+    fn records_due(&mut self, tick: Option<u64>, waiting: usize, news: bool) {
         let Some(records) = &mut self.records else {
             return;
         };
@@ -535,6 +557,9 @@ impl Lane {
             records.pace.end_interval(came_to, self.commands);
         }
         let mut step = records.pace.take_step(came_to, waiting);
+        if !news && (step > 0 || records.high <= came_to) {
+            return;
+        }
         if !self.settled {
             step = step.max(limits::COPYING_HIGH_STEP_BYTES);
         }

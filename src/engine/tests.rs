@@ -113,6 +113,8 @@ fn config() -> LaneConfig {
         spooled: None,
         ack: Default::default(),
         grouping: Default::default(),
+        mark: false,
+        first_copy: false,
         record_interval_ms: limits::RECORD_INTERVAL_MS,
     }
 }
