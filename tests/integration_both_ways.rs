@@ -289,8 +289,8 @@ fn follow_both_ways(rig: &mut Rig) -> Result<()> {
     let taps = rig.taps()?;
     rig.write(|_| Ok(()))?;
     rig.settle()?;
-    rig.stand_still()?;
     rig.compare()?;
+    rig.stand_still()?;
     check_streams(taps)
 }
 

@@ -193,6 +193,8 @@ pub struct Lane {
     pub(super) records: Option<Records>,
     /// Nothing from here on is sent before the records say so.
     pub(super) route_until: Offset,
+    /// The stream stands at a command for that reason.
+    pub(super) awaits_record: bool,
     cut: Vec<usize>,
     pub(super) stopping: bool,
     /// Another process will go on: deadlines stay held back.
@@ -267,6 +269,7 @@ impl Lane {
             records: (config.generations.clone()).map(|generations| {
                 Records::new(config.link.clone(), generations, config.generation)
             }),
+            awaits_record: false,
             cut: Vec::new(),
             stopping: false,
             keep_leases: false,
@@ -688,6 +691,9 @@ impl Lane {
         // Also while the source is away: what was received holds, as long as the history does.
         if self.copied && self.taken_up.is_none() && !self.start_over {
             self.stream_on()?;
+        }
+        if self.awaits_record && self.config.mark {
+            self.record_on(None);
         }
         // A client of the source may be waiting, or the lane for everything to be answered.
         self.targets.serial.hurry = self.ack_wanted.is_some()

@@ -484,7 +484,11 @@ impl Lane {
     /// Writes records when it is time, and takes note of those that are answered. `tick`: the time, at a tick.
     pub(super) fn record_on(&mut self, tick: Option<u64>) {
         self.take_promise();
-        let waiting = self.waiting();
+        let waiting = match self.config.mark && !self.awaits_record {
+            // Perhaps there are only echoes.
+            true => 0,
+            false => self.waiting(),
+        };
         let routed = self.routed();
         let Some(records) = &mut self.records else {
             return;
@@ -514,19 +518,19 @@ impl Lane {
                 self.write_records(routed, true);
             }
         } else if near || due || behind {
-            let news = behind || self.has_news(waiting);
+            let news = behind || self.has_news();
             self.records_due(tick.filter(|_| due || news), waiting, news);
         }
     }
 
     /// Whether records have more to tell than that echoes were passed over.
-    fn has_news(&self, waiting: usize) -> bool {
+    fn has_news(&self) -> bool {
         let untold = |records: &Records| {
             let told = records.told.is_none_or(|told| told < records.handed_over.1);
             told || records.next_ms == 0 || records.nodes.iter().any(|node| node.unsure)
         };
         let records = self.records.as_ref();
-        !self.config.mark || self.stopping || waiting > 0 || records.is_some_and(untold)
+        !self.config.mark || self.awaits_record || records.is_some_and(untold)
     }
 
     /// How many bytes are yet to be handed over. What a source says while nobody writes is none.

@@ -159,6 +159,7 @@ impl Lane {
         if self.router.last_mapped.is_none() {
             self.select(self.router.database)?;
         }
+        self.awaits_record = false;
         // A transaction that is open may be gone through again, command by command.
         self.targets.marks.come_to(self.routed());
         let mut run = None;
@@ -187,11 +188,9 @@ impl Lane {
                 self.drop_echo(run, length);
                 continue;
             }
-            if self.scanned.advanced(length) > self.route_until {
-                // That is no write to wait for.
-                if self.router.open.is_some() || !is_talk(&frame) {
-                    return Ok(());
-                }
+            if self.scanned.advanced(length) > self.route_until && self.needs_record(&frame) {
+                self.awaits_record = true;
+                return Ok(());
             }
             let verb = frame.verb_range();
             let found = classify(
@@ -241,6 +240,18 @@ impl Lane {
             self.special(run, step, length, once)?;
         }
         Ok(())
+    }
+
+    /// Whether a command may not be handed over before a record has told of it. What a source says while nobody writes needs
+    /// none, and of a transaction it is seen at its end whether it is an echo.
+    fn needs_record(&self, frame: &Frame<'_>) -> bool {
+        let is = |verb: &[u8]| frame.verb().eq_ignore_ascii_case(verb);
+        match &self.router.open {
+            Some(open) if self.config.mark => !open.echo && is(b"EXEC"),
+            None if self.config.mark && is(b"MULTI") => false,
+            Some(_) => true,
+            None => !is_talk(frame),
+        }
     }
 
     /// The command at the cursor is applied already.
