@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Client, Cluster, ClusterOptions, CompareOptions, Family, LoadOptions, ServerOptions,
+    Client, Cluster, ClusterOptions, Commands, CompareOptions, Family, LoadOptions, ServerOptions,
     Slotstream, Tap, WriterOptions, Writers, compare, load, version_or_skip, wait_until,
 };
 use slotstream::command::is_marked;
@@ -28,7 +28,7 @@ fn program() -> &'static Path {
 /// Two clusters and what runs between them.
 struct Rig {
     clusters: [Cluster; 2],
-    /// Whose commands the writers use: the older of both.
+    /// Whose commands the writers use: both clusters know these.
     family: Family,
     /// The first one writes to the second cluster.
     syncs: [Option<Slotstream>; 2],
@@ -38,7 +38,7 @@ struct Rig {
 const LETTERS: [char; 2] = ['a', 'b'];
 
 impl Rig {
-    fn start(families: [Family; 2], replicas: usize) -> Result<Option<Rig>> {
+    fn start(families: [Family; 2], common: Family, replicas: usize) -> Result<Option<Rig>> {
         let [Some(first), Some(second)] = families.map(version_or_skip) else {
             return Ok(None);
         };
@@ -58,7 +58,7 @@ impl Rig {
         ];
         Ok(Some(Rig {
             clusters,
-            family: families.into_iter().min().expect("two of them"),
+            family: common,
             syncs: [None, None],
             seed: 1,
         }))
@@ -72,10 +72,15 @@ impl Rig {
         Ok(())
     }
 
+    /// Before anything runs nothing is removed: 6.0 has no words for pending entries of a stream that were deleted since.
     fn writers(&mut self, side: usize) -> Result<Writers> {
         self.seed += 1;
         let options = WriterOptions {
             seed: self.seed,
+            commands: match self.syncs.iter().all(Option::is_some) {
+                true => Commands::All,
+                false => Commands::Growing,
+            },
             letter: LETTERS[side],
             family: Some(self.family),
             key_groups: 60,
@@ -106,13 +111,7 @@ impl Rig {
         written(so_far + COMMANDS / 2)?;
         for writers in writers {
             let report = writers.stop()?;
-            // The library comes with the first copy.
-            let of_copy = |error: &String| error.starts_with("ERR Function not found");
-            let copied = self.syncs.iter().all(Option::is_some);
-            ensure!(
-                report.errors.keys().all(|error| !copied && of_copy(error)),
-                "{report}"
-            );
+            ensure!(report.errors.is_empty(), "{report}");
         }
         Ok(())
     }
@@ -261,23 +260,23 @@ fn check_streams(taps: [Vec<Tap>; 2]) -> Result<()> {
 }
 
 /// Data on both sides, two processes, writers on both sides.
-fn both_ways(families: [Family; 2]) -> Result<()> {
-    let Some(mut rig) = Rig::start(families, 0)? else {
+/// `loaded`: which side has data of every kind, that the other one knows, too.
+fn both_ways(families: [Family; 2], common: Family, loaded: usize) -> Result<()> {
+    let Some(mut rig) = Rig::start(families, common, 0)? else {
         return Ok(());
     };
-    let result = follow_both_ways(&mut rig);
+    let result = follow_both_ways(&mut rig, loaded);
     result.with_context(|| rig.told())
 }
 
-fn follow_both_ways(rig: &mut Rig) -> Result<()> {
+fn follow_both_ways(rig: &mut Rig, side: usize) -> Result<()> {
     let loaded = LoadOptions {
         keys: LOADED_KEYS,
         big_keys: false,
         ..LoadOptions::default()
     };
-    let oldest = usize::from(rig.clusters[1].masters()[0].version().family() == rig.family);
     load(
-        &mut Client::connect(&rig.clusters[oldest].all_nodes())?,
+        &mut Client::connect(&rig.clusters[side].all_nodes())?,
         &loaded,
     )?;
     rig.write(|_| Ok(()))?;
@@ -296,15 +295,15 @@ fn follow_both_ways(rig: &mut Rig) -> Result<()> {
 
 #[test]
 fn two_clusters_of_one_version_feed_each_other_without_echo() -> Result<()> {
-    both_ways([Family::Redis70, Family::Redis70])
+    both_ways([Family::Redis70, Family::Redis70], Family::Redis70, 0)
 }
 
 #[test]
 fn the_oldest_and_the_newest_feed_each_other_without_echo() -> Result<()> {
-    both_ways([Family::Redis60, Family::Valkey9])
+    both_ways([Family::Redis60, Family::Valkey9], Family::Redis60, 0)
 }
 
 #[test]
 fn redis_and_valkey_feed_each_other_without_echo() -> Result<()> {
-    both_ways([Family::Redis80, Family::Valkey81])
+    both_ways([Family::Redis80, Family::Valkey81], Family::Redis70, 1)
 }

@@ -1,26 +1,298 @@
-//! Which commands reach a server's stream with the casing of their verb.
+//! Which commands keep their mark: six servers execute every form of every command with a marked verb, and their streams are
+//! read. What the table calls kept must be found marked wherever it had an effect.
+
 #[path = "replay/forms.rs"]
-#[allow(dead_code)]
 mod forms;
 
 use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
-use lab::{
-    Command, Connection, Family, Server, ServerOptions, Tap, Version, version_or_skip, wait_until,
-};
+use forms::Kind;
+use lab::{Command, Connection, Family, Server, ServerOptions, Tap, version_or_skip, wait_until};
+use slotstream::command::{self, is_marked, keeps_mark, mark, mark_from};
+use slotstream::resp::scan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-const ROUNDS: usize = 30;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How often each form is executed, among all others on the same few keys.
+const ROUNDS: usize = 40;
+const KEYS: usize = 2;
+/// Commands after which a key is removed, so that what needs a new one has an effect, too.
+const COMMANDS_PER_LIFE: usize = 25;
 
-fn marked(verb: &[u8]) -> Vec<u8> {
-    let mut v = verb.to_ascii_uppercase();
-    v[0] = v[0].to_ascii_lowercase();
-    v
+/// Forms of kept commands that no server knows that was at hand.
+const UNSEEN: &[&str] = &[
+    "XADD @ KEEPREF MAXLEN = 2 %j f %v",
+    "XADD @ DELREF MAXLEN = 2 %j f %v",
+    "XADD @ ACKED MAXLEN = 2 %j f %v",
+];
+
+/// What a server's stream held for each form.
+type Seen = BTreeMap<&'static str, BTreeSet<String>>;
+
+/// The stream between two markers.
+struct Pipeline {
+    commands: Vec<Command>,
+    names: Vec<&'static str>,
+}
+
+impl Pipeline {
+    /// Adds a command, marked, under a name by which its effect is told.
+    fn add(&mut self, name: &'static str, words: &[Vec<u8>]) {
+        let number = self.names.len().to_string();
+        self.names.push(name);
+        self.commands
+            .push(Command::new(&["SET", "{marker}", &number]));
+        let mut words = words.to_vec();
+        mark(&mut words[0]);
+        self.commands.push(Command::new(&words));
+    }
+
+    /// Executes all, and reads what the stream holds of each.
+    fn run(mut self, connection: &mut Connection, tap: Tap) -> Result<Seen> {
+        self.commands
+            .push(Command::new(&["SET", "{marker}", "end"]));
+        for part in self.commands.chunks(500) {
+            connection.pipeline(part)?;
+        }
+        let is_end = |words: &Vec<Vec<u8>>| words.last().is_some_and(|word| word == b"end");
+        wait_until(PATIENCE, "the stream to be read", || {
+            Ok(tap.commands().last().is_some_and(is_end))
+        })?;
+        let mut seen = Seen::new();
+        let mut name = None;
+        for words in tap.stop()? {
+            if words.get(1).is_some_and(|key| key == b"{marker}") {
+                let number = String::from_utf8_lossy(&words[2]).parse::<usize>();
+                name = number.ok().map(|number| self.names[number]);
+            } else if let Some(name) = name.filter(|_| words[0] != b"ping") {
+                let verb = String::from_utf8_lossy(&words[0]).into_owned();
+                seen.entry(name).or_default().insert(verb);
+            }
+        }
+        Ok(seen)
+    }
+}
+
+/// Words of a form as the server gets them, on keys of their kind.
+fn on_keys(words: Vec<Vec<u8>>, kind: Kind) -> Vec<Vec<u8>> {
+    let blocks = words[0].starts_with(b"B") && !words[0].starts_with(b"BIT");
+    let wait_at = match words[0].ends_with(b"MPOP") {
+        true => 1,
+        false => words.len() - 1,
+    };
+    let words = words
+        .into_iter()
+        .enumerate()
+        .map(|(place, word)| match &word[..] {
+            [b'@', digit] => format!("{{k}}{kind:?}{}", *digit as char).into_bytes(),
+            // Not for as long as the form says.
+            b"1" if blocks && place == wait_at => b"0.01".to_vec(),
+            _ => word,
+        });
+    words.collect()
+}
+
+fn payloads(connection: &mut Connection) -> Result<Vec<(Kind, Vec<u8>)>> {
+    let values = [
+        (Kind::Str, "SET p 12"),
+        (Kind::Hash, "HSET p f 1 g 2 h a"),
+        (Kind::List, "RPUSH p x y z 1 2 x"),
+        (Kind::Set, "SADD p a b c"),
+        (Kind::SortedSet, "ZADD p 0 a 1 b 2 c 3 1"),
+        (Kind::Stream, "XADD p 2-0 f v"),
+    ];
+    let mut payloads = Vec::new();
+    for (kind, line) in values {
+        connection.call(&["DEL", "p"])?;
+        connection.call(&line.split(' ').collect::<Vec<_>>())?;
+        let payload = connection.call(&["DUMP", "p"])?;
+        payloads.push((kind, payload.bytes().context("a payload")?.to_vec()));
+    }
+    connection.call(&["DEL", "p"])?;
+    Ok(payloads)
+}
+
+/// All forms of commands on data.
+fn run_forms(family: Family) -> Result<Option<Seen>> {
+    let Some(version) = version_or_skip(family) else {
+        return Ok(None);
+    };
+    let server = Server::start(&version, ServerOptions::default())?;
+    let mut connection = server.connect()?;
+    // A key that ends by itself would end among the effects of another command.
+    connection.call(&["DEBUG", "SET-ACTIVE-EXPIRE", "0"])?;
+    let payloads = payloads(&mut connection)?;
+    let tap = Tap::attach(server.connect()?)?;
+    let mut random = Rng::with_seed(7);
+    let lasting = |(_, text): &(Kind, &str)| *text != "SET @ %v PXAT 1";
+    let forms: Vec<_> = forms::all().into_iter().filter(lasting).collect();
+    let mut order: Vec<_> = forms.iter().cycle().take(forms.len() * ROUNDS).collect();
+    random.shuffle(&mut order);
+    let mut pipeline = Pipeline {
+        commands: Vec::new(),
+        names: Vec::new(),
+    };
+    let mut words = forms::Words {
+        random: &mut random,
+        keys: KEYS,
+        payloads: &payloads,
+        newest_id: 0,
+    };
+    for (number, (kind, text)) in order.into_iter().enumerate() {
+        let kind = match kind {
+            Kind::Any => Kind::TYPES[words.random.usize(..Kind::TYPES.len())],
+            kind => *kind,
+        };
+        if number % COMMANDS_PER_LIFE == 0 {
+            let doomed = on_keys(words.of("DEL @"), kind);
+            pipeline
+                .commands
+                .push(Command::new(&["SET", "{marker}", "none"]));
+            pipeline.commands.push(Command::new(&doomed));
+        }
+        let made = words.of(text);
+        pipeline.add(text, &on_keys(made, kind));
+    }
+    Ok(Some(pipeline.run(&mut connection, tap)?))
+}
+
+/// Whether the table says that a form keeps its mark; its placeholders are as good as words here.
+fn is_kept(form: &str) -> bool {
+    let mut bytes = Vec::new();
+    let words: Vec<&[u8]> = form.split(' ').map(str::as_bytes).collect();
+    slotstream::resp::push_command(&mut bytes, &words);
+    let frame = scan(&bytes).expect("valid").expect("whole");
+    let command = command::find(&frame).expect("a command of the table");
+    keeps_mark(&frame, command)
 }
 
 #[test]
-fn measure() -> Result<()> {
+fn what_the_table_calls_kept_is_found_marked_in_every_stream() -> Result<()> {
+    let mut effective = BTreeSet::new();
+    let mut lost = BTreeSet::new();
+    let mut versions = 0;
+    for family in Family::ALL {
+        let Some(seen) = run_forms(family)? else {
+            continue;
+        };
+        versions += 1;
+        for (form, verbs) in seen {
+            effective.insert(form);
+            let unmarked: Vec<_> = verbs
+                .iter()
+                .filter(|verb| !is_marked(verb.as_bytes()))
+                .collect();
+            if !unmarked.is_empty() {
+                lost.insert(form);
+            }
+            ensure!(
+                !is_kept(form) || unmarked.is_empty(),
+                "{family}: {form} is called kept, and became {unmarked:?}"
+            );
+        }
+    }
+    let forms = forms::all().into_iter().map(|(_, form)| form);
+    let idle: Vec<_> = forms
+        .filter(|form| is_kept(form) && !effective.contains(form))
+        .collect();
+    println!("lost: {lost:?}");
+    ensure!(
+        versions < Family::ALL.len() || idle == UNSEEN,
+        "kept, and never seen to have an effect: {idle:?}"
+    );
+    Ok(())
+}
+
+/// What a server does with forms that are not of keys of one kind.
+const OTHERS: &[&str] = &[
+    "MOVE {k}moved 1",
+    "SWAPDB 0 2",
+    "FLUSHDB",
+    "FLUSHALL",
+    "FUNCTION LOAD REPLACE",
+    "FUNCTION DELETE",
+    "FUNCTION FLUSH",
+    "RESTORE-ASKING",
+];
+
+#[test]
+fn flushes_functions_and_databases_are_marked_too() -> Result<()> {
+    const LIBRARY: &str =
+        "#!lua name=marked\nredis.register_function('marked', function() return 1 end)";
+    for family in Family::ALL {
+        let Some(version) = version_or_skip(family) else {
+            continue;
+        };
+        let server = Server::start(&version, ServerOptions::default())?;
+        let mut connection = server.connect()?;
+        let payload = payloads(&mut connection)?.remove(0).1;
+        connection.call(&["SET", "{k}moved", "1"])?;
+        let tap = Tap::attach(server.connect()?)?;
+        let mut pipeline = Pipeline {
+            commands: Vec::new(),
+            names: Vec::new(),
+        };
+        for name in OTHERS {
+            let mut words: Vec<Vec<u8>> = name
+                .split(' ')
+                .map(|word| word.as_bytes().to_vec())
+                .collect();
+            match *name {
+                "FUNCTION LOAD REPLACE" => words.push(LIBRARY.into()),
+                "FUNCTION DELETE" => words.push(b"marked".to_vec()),
+                "RESTORE-ASKING" => {
+                    words.extend([b"{k}r".to_vec(), b"0".to_vec(), payload.clone()])
+                }
+                _ => {}
+            }
+            // Something to be flushed.
+            pipeline
+                .commands
+                .push(Command::new(&["SET", "{marker}", "none"]));
+            pipeline
+                .commands
+                .push(Command::new(&["SET", "{k}moved", "1"]));
+            pipeline.add(name, &words);
+        }
+        let seen = pipeline.run(&mut connection, tap)?;
+        for name in OTHERS {
+            let known = family.has_redis_7_commands() || !name.starts_with("FUNCTION");
+            ensure!(
+                known == seen.contains_key(name),
+                "{family}: {name}: {seen:?}"
+            );
+            let verbs = seen.get(name).into_iter().flatten();
+            let mut changes = verbs.filter(|verb| *verb != "SELECT");
+            ensure!(
+                changes.all(|verb| is_marked(verb.as_bytes())),
+                "{family}: {name}: {seen:?}"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_our_scripts_write_is_marked_and_no_time_that_has_passed_is_given() -> Result<()> {
+    let scripts: [(&str, &[&str]); 4] = [
+        (
+            "redis.call('SET', KEYS[1], 'v') redis.call('APPEND', KEYS[1], 'w')",
+            &["sET", "aPPEND"],
+        ),
+        (
+            "redis.call('SET', KEYS[1], 'v') redis.call('PEXPIREAT', KEYS[1], '1')",
+            &["sET", "uNLINK"],
+        ),
+        (
+            "redis.call('SET', KEYS[1], 'v') redis.pcall('PEXPIREAT', KEYS[1], '4000000000000')",
+            &["sET", "pEXPIREAT"],
+        ),
+        (
+            "redis.call(unpack({'HSET', KEYS[1], 'f', '1', 'g', '2'})) return redis.call('HGET', KEYS[1], 'f')",
+            &["hSET"],
+        ),
+    ];
     for family in Family::ALL {
         let Some(version) = version_or_skip(family) else {
             continue;
@@ -28,115 +300,32 @@ fn measure() -> Result<()> {
         let server = Server::start(&version, ServerOptions::default())?;
         let mut connection = server.connect()?;
         let tap = Tap::attach(server.connect()?)?;
-        let mut random = Rng::with_seed(1);
-        let mut payloads = Vec::new();
-        let mut script: Vec<(forms::Kind, &str)> = vec![
-            (forms::Kind::Str, "SET p 12"),
-            (forms::Kind::Hash, "HSET p f 1 g 2 h a"),
-            (forms::Kind::List, "RPUSH p x y z 1 2 x"),
-            (forms::Kind::Set, "SADD p a b c"),
-            (forms::Kind::SortedSet, "ZADD p 0 a 1 b 2 c 3 1"),
-            (forms::Kind::Stream, "XADD p 2-0 f v"),
-        ];
-        script.retain(|_| true);
-        for (kind, line) in script {
-            connection.call(&["DEL", "p"])?;
-            connection.call(&line.split(' ').collect::<Vec<_>>())?;
-            payloads.push((
-                kind,
-                connection.call(&["DUMP", "p"])?.bytes().unwrap().to_vec(),
-            ));
-        }
-        connection.call(&["DEL", "p"])?;
-        let forms = forms::all();
-        let mut order: Vec<usize> = (0..forms.len())
-            .cycle()
-            .take(forms.len() * ROUNDS)
-            .collect();
-        random.shuffle(&mut order);
-        let mut commands = Vec::new();
-        let mut words = forms::Words {
-            random: &mut random,
-            keys: 2,
-            payloads: &payloads,
-            newest_id: 0,
-        };
-        for (n, form) in order.iter().enumerate() {
-            let (kind, text) = forms[*form];
-            let kind = if kind == forms::Kind::Any {
-                forms::Kind::TYPES[words.random.usize(..7)]
-            } else {
-                kind
+        for (number, (script, verbs)) in scripts.iter().enumerate() {
+            let key = format!("key{number}");
+            let mut bytes = Vec::new();
+            slotstream::resp::push_command(
+                &mut bytes,
+                &[b"EVAL", script.as_bytes(), b"1", key.as_bytes()],
+            );
+            ensure!(mark_from(&mut bytes, 0), "a script keeps its marks");
+            let frame = scan(&bytes).ok().flatten().context("a command")?;
+            let words: Vec<&[u8]> = frame.args().collect();
+            let answer = connection
+                .call(&words)
+                .with_context(|| format!("{family}: {script}"))?;
+            ensure!(*verbs != ["hSET"] || answer.text() == "1", "{answer:?}");
+            let of_key =
+                |words: &Vec<Vec<u8>>| words.get(1).is_some_and(|word| word == key.as_bytes());
+            let found = || -> Vec<String> {
+                let commands = tap.commands().into_iter().filter(of_key);
+                commands
+                    .map(|words| String::from_utf8_lossy(&words[0]).into_owned())
+                    .collect()
             };
-            let mut args = words.of(text);
-            for arg in &mut args {
-                if arg.len() == 2 && arg[0] == b'@' {
-                    *arg = format!("{kind:?}{}", arg[1] as char).into_bytes();
-                }
-            }
-            if args[0][0] == b'B' && args[0][1] != b'I' {
-                for arg in &mut args {
-                    if arg == b"1" && false {
-                        *arg = b"0.01".to_vec();
-                    }
-                }
-                if args[0].ends_with(b"MPOP") || args[0] == b"BLMOVEM" {
-                    args[1] = if args[0] == b"BLMOVEM" {
-                        args[1].clone()
-                    } else {
-                        b"0.01".to_vec()
-                    };
-                } else {
-                    *args.last_mut().unwrap() = b"0.01".to_vec();
-                }
-            }
-            args[0] = marked(&args[0]);
-            if n % 25 == 0 {
-                commands.push(Command::new(&["SET", "marker", "none"]));
-                commands.push(Command::new(&[
-                    "DEL",
-                    &format!("{kind:?}{}", words.random.u8(0..2)),
-                ]));
-            }
-            commands.push(Command::new(&["SET", "marker", &n.to_string()]));
-            commands.push(Command::new(&args));
-        }
-        commands.push(Command::new(&["SET", "marker", "end"]));
-        for part in commands.chunks(500) {
-            connection.pipeline(part)?;
-        }
-        wait_until(Duration::from_secs(30), "the stream", || {
-            Ok(tap
-                .commands()
-                .last()
-                .is_some_and(|c| c.last().unwrap() == b"end"))
-        })?;
-        let mut seen: Vec<BTreeSet<String>> = vec![BTreeSet::new(); forms.len()];
-        let mut at = None;
-        for c in tap.stop()? {
-            if c[0] == b"SET" && c[1] == b"marker" {
-                at = std::str::from_utf8(&c[2])?.parse::<usize>().ok();
-                continue;
-            }
-            if c[0] == b"DEL" && c.len() == 2 && false {
-                continue;
-            }
-            let Some(n) = at else { continue };
-            seen[order[n]].insert(String::from_utf8_lossy(&c[0]).into_owned());
-        }
-        println!("=== {version}");
-        for (i, (_, text)) in forms.iter().enumerate() {
-            let verb = String::from_utf8(marked(text.split(' ').next().unwrap().as_bytes()))?;
-            let lost: Vec<_> = seen[i]
-                .iter()
-                .filter(|v| *v != &verb && *v != "DEL" || (verb.to_uppercase() == "DEL"))
-                .collect();
-            if seen[i].is_empty() {
-                println!("NOTHING {text}");
-            } else if !(seen[i].len() == 1 && seen[i].contains(&verb)) {
-                println!("LOST {text}: {:?}", seen[i]);
-            }
-            let _ = lost;
+            wait_until(PATIENCE, "what the script wrote", || {
+                Ok(found().len() >= verbs.len())
+            })?;
+            ensure!(found() == *verbs, "{family}: {script}: {:?}", found());
         }
     }
     Ok(())
