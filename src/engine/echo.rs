@@ -37,6 +37,33 @@ fn is_own_key(frame: &Frame<'_>, place: usize) -> bool {
     key.is_some_and(|key| of_place && is_bookkeeping(key))
 }
 
+/// What of a stream is no echo, nor in a transaction with one. What is no command is left at its end.
+pub(super) fn without_echoes(stream: &[u8]) -> Vec<u8> {
+    let mut own = Vec::with_capacity(stream.len());
+    // Where the open transaction begins in `own`, and whether it holds an echo.
+    let mut open: Option<(usize, bool)> = None;
+    let mut rest = stream;
+    while let Ok(Some(frame)) = scan(rest) {
+        rest = &rest[frame.bytes().len()..];
+        let is = |verb: &[u8]| frame.verb().eq_ignore_ascii_case(verb);
+        let echo = is_echo(&frame);
+        match &mut open {
+            None if echo => continue,
+            None if is(b"MULTI") => open = Some((own.len(), false)),
+            None => {}
+            Some((_, any)) => *any |= echo,
+        }
+        own.extend_from_slice(frame.bytes());
+        if is(b"EXEC")
+            && let Some((begin, true)) = open.take()
+        {
+            own.truncate(begin);
+        }
+    }
+    own.extend_from_slice(rest);
+    own
+}
+
 impl Lane {
     /// The command at the cursor, `length` bytes, is an echo.
     pub(super) fn drop_echo(&mut self, run: &mut Option<Run>, length: usize) {
@@ -68,5 +95,53 @@ impl Lane {
         let commands = u64::from(commands) - ends;
         self.status.echoes.fetch_add(commands, Relaxed);
         self.intake.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::push_command;
+
+    fn stream(lines: &[&str]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for line in lines {
+            let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
+            push_command(&mut out, &words);
+        }
+        out
+    }
+
+    #[test]
+    fn what_was_replicated_here_is_told_by_its_casing_or_by_its_key() {
+        let is = |line: &str| is_echo(&scan(&stream(&[line])).unwrap().unwrap());
+        for line in [
+            "sET k v",
+            "xGROUP CREATE s g 0",
+            "SET {06S}slotstream:w:default 1",
+            "XGROUP SETID {06S}slotstream:m:default:1 g 0",
+        ] {
+            assert!(is(line), "{line}");
+        }
+        for line in [
+            "SET k v",
+            "set k v",
+            "Set k v",
+            "ping",
+            "SET {06S}other v",
+            "SET k {06S}slotstream:w:default",
+        ] {
+            assert!(!is(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_goes_with_any_echo_in_it() {
+        let all = [
+            "SET a 1", "sET b 1", "MULTI", "SET c 1", "EXEC", "MULTI", "DEL d", "sET e 1", "EXEC",
+            "INCR f",
+        ];
+        let own = ["SET a 1", "MULTI", "SET c 1", "EXEC", "INCR f"];
+        assert_eq!(without_echoes(&stream(&all)), stream(&own));
     }
 }

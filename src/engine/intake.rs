@@ -353,4 +353,38 @@ mod tests {
         assert_eq!(last, stream[stream.len() - kept..]);
         assert_eq!(out(&intake, &chunks, from.0 - 1, 50).len(), 0);
     }
+
+    #[test]
+    fn what_is_marked_here_is_kept_as_the_source_sent_it() {
+        let mut chunks = Chunks::new(limits::CHUNK_BYTES, 2);
+        let mut intake = Intake::new(&mut chunks);
+        intake.begin(&mut chunks, Offset(100));
+        let command = b"*2\r\n$4\r\nINCR\r\n$3\r\nkey\r\n";
+        // One that the source has marked stays so.
+        let echo = b"*2\r\n$4\r\niNCR\r\n$3\r\nkey\r\n";
+        let mut stream = Vec::new();
+        while stream.len() < 3 * limits::CHUNK_BYTES {
+            stream.extend_from_slice(command);
+            stream.extend_from_slice(echo);
+            stream.extend_from_slice(command);
+        }
+        for pair in stream.chunks(3 * command.len()) {
+            feed(&mut intake, &mut chunks, pair);
+            intake.mark(&mut chunks, 8..12);
+            intake.scanned(command.len());
+            intake.close();
+            intake.scanned(echo.len());
+            intake.close();
+            intake.scanned(command.len());
+            intake.mark_open(&mut chunks);
+            assert_eq!(chunks.get(intake.open_range()), echo);
+            intake.close();
+        }
+        for (from, most) in [(0, stream.len()), (8, 1), (9, 100), (33, 40_000)] {
+            let mut room = vec![0; most];
+            let count = intake.copy_out(&chunks, Offset(100 + from as u64), &mut room);
+            assert_eq!(room[..count], stream[from..from + count], "from {from}");
+            assert!(count > 0);
+        }
+    }
 }
