@@ -1,10 +1,11 @@
 //! Two processes with `--mark`, one for each direction between two clusters whose clients write different keys: both end with the
 //! same data, and no command comes back to where it came from.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Client, Cluster, ClusterOptions, Commands, CompareOptions, Family, LoadOptions, ServerOptions,
-    Slotstream, Tap, WriterOptions, Writers, compare, load, version_or_skip, wait_until,
+    Client, Cluster, ClusterOptions, Commands, CompareOptions, Family, LoadOptions, Server,
+    ServerOptions, Slotstream, Tap, WriterOptions, Writers, compare, load, version_or_skip,
+    wait_until,
 };
 use slotstream::command::is_marked;
 use std::path::Path;
@@ -291,6 +292,57 @@ fn follow_both_ways(rig: &mut Rig, side: usize) -> Result<()> {
     rig.compare()?;
     rig.stand_still()?;
     check_streams(taps)
+}
+
+/// One process is killed and started again while both sides write, then a master of its source changes places with its replica.
+#[test]
+fn a_crash_and_a_failover_bring_no_echo_and_lose_nothing() -> Result<()> {
+    let families = [Family::Redis70, Family::Redis70];
+    let Some(mut rig) = Rig::start(families, Family::Redis70, 1)? else {
+        return Ok(());
+    };
+    let result = crash_and_fail_over(&mut rig);
+    result.with_context(|| rig.told())
+}
+
+fn crash_and_fail_over(rig: &mut Rig) -> Result<()> {
+    for way in [0, 1] {
+        rig.run(way)?;
+        rig.settle()?;
+    }
+    // That master is going to be a replica.
+    let [mut taps, others] = rig.taps()?;
+    drop(taps.remove(0));
+    for way in [0, 1] {
+        rig.write(|rig| {
+            if let Some(mut sync) = rig.syncs[way].take() {
+                sync.kill();
+            }
+            rig.run(way)
+        })?;
+    }
+    rig.write(|rig| {
+        let nodes = rig.clusters[0].nodes();
+        let id = nodes[0].connect()?.call(&["CLUSTER", "MYID"])?.text();
+        let is_its = |server: &&Server| -> Result<bool> {
+            let list = server.connect()?.call(&["CLUSTER", "NODES"])?.text();
+            let mut lines = list.lines();
+            Ok(lines.any(|line| line.contains("myself") && line.contains(&id)))
+        };
+        for replica in &nodes[3..] {
+            if is_its(&replica)? {
+                replica.connect()?.call(&["CLUSTER", "FAILOVER"])?;
+                return wait_until(PATIENCE, "the failover", || {
+                    Ok(replica.info("replication", "role")? == "master")
+                });
+            }
+        }
+        bail!("the first master has no replica")
+    })?;
+    rig.settle()?;
+    rig.stand_still()?;
+    rig.compare()?;
+    check_streams([taps, others])
 }
 
 #[test]

@@ -25,6 +25,7 @@ const GENERATION: Generation = Generation {
 };
 mod deadlines;
 mod grouping;
+mod marks;
 mod mending;
 mod moving;
 mod replaced;
