@@ -73,6 +73,20 @@ impl Rig {
         Ok(())
     }
 
+    /// Data of every kind, and the functions that writers call.
+    fn load(&self, side: usize) -> Result<()> {
+        let loaded = LoadOptions {
+            keys: LOADED_KEYS,
+            big_keys: false,
+            ..LoadOptions::default()
+        };
+        load(
+            &mut Client::connect(&self.clusters[side].all_nodes())?,
+            &loaded,
+        )?;
+        Ok(())
+    }
+
     /// Before anything runs nothing is removed: 6.0 has no words for pending entries of a stream that were deleted since.
     fn writers(&mut self, side: usize) -> Result<Writers> {
         self.seed += 1;
@@ -271,15 +285,7 @@ fn both_ways(families: [Family; 2], common: Family, loaded: usize) -> Result<()>
 }
 
 fn follow_both_ways(rig: &mut Rig, side: usize) -> Result<()> {
-    let loaded = LoadOptions {
-        keys: LOADED_KEYS,
-        big_keys: false,
-        ..LoadOptions::default()
-    };
-    load(
-        &mut Client::connect(&rig.clusters[side].all_nodes())?,
-        &loaded,
-    )?;
+    rig.load(side)?;
     rig.write(|_| Ok(()))?;
     for way in [0, 1] {
         rig.run(way)?;
@@ -306,6 +312,7 @@ fn a_crash_and_a_failover_bring_no_echo_and_lose_nothing() -> Result<()> {
 }
 
 fn crash_and_fail_over(rig: &mut Rig) -> Result<()> {
+    rig.load(0)?;
     for way in [0, 1] {
         rig.run(way)?;
         rig.settle()?;
