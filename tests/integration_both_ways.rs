@@ -352,6 +352,47 @@ fn crash_and_fail_over(rig: &mut Rig) -> Result<()> {
     check_streams([taps, others])
 }
 
+/// A process was away for longer than its source remembers: it copies everything over what is there, which must not be written
+/// meanwhile, and removes nothing.
+#[test]
+fn a_later_full_copy_merges_too() -> Result<()> {
+    let families = [Family::Redis70, Family::Redis70];
+    let Some(mut rig) = Rig::start(families, Family::Redis70, 0)? else {
+        return Ok(());
+    };
+    let result = copy_again(&mut rig);
+    result.with_context(|| rig.told())
+}
+
+fn copy_again(rig: &mut Rig) -> Result<()> {
+    rig.load(0)?;
+    for way in [0, 1] {
+        rig.run(way)?;
+        rig.settle()?;
+    }
+    if let Some(mut sync) = rig.syncs[1].take() {
+        sync.kill();
+    }
+    for server in rig.clusters[1].masters() {
+        let mut connection = server.connect()?;
+        connection.call(&["CONFIG", "SET", "repl-backlog-size", "16384"])?;
+    }
+    rig.write(|_| Ok(()))?;
+    rig.settle()?;
+    rig.run(1)?;
+    rig.settle()?;
+    let status = rig.syncs[1].as_ref().context("it runs")?.status()?;
+    let lanes = status["lanes"].as_array().context("lanes")?;
+    ensure!(
+        lanes
+            .iter()
+            .all(|lane| lane["resume"]["step"] == "full_copy"),
+        "{status}"
+    );
+    rig.stand_still()?;
+    rig.compare()
+}
+
 #[test]
 fn two_clusters_of_one_version_feed_each_other_without_echo() -> Result<()> {
     both_ways([Family::Redis70, Family::Redis70], Family::Redis70, 0)

@@ -139,6 +139,15 @@ impl Lane {
         status.stale_checked.store(0, Relaxed);
         status.stale_removed.store(0, Relaxed);
         match self.config.existing {
+            Existing::Keep if self.config.mark => {
+                if !(self.config.first_copy && status.full_syncs.load(Relaxed) == 1) {
+                    status.count(ErrorCount::UnsweptCopy);
+                    status.set_message(
+                        "what the target's own clients write before this copy has ended may be set back to what the source has, \
+                         and keys that the source removed in the meantime stay (--mark)",
+                    );
+                }
+            }
             Existing::Keep if status.full_syncs.load(Relaxed) > 1 => {
                 status.count(ErrorCount::UnsweptCopy);
                 status.set_message(
