@@ -83,11 +83,17 @@ pub fn is_to_be_marked(frame: &Frame<'_>) -> bool {
     let Some(command) = find(frame) else {
         return true;
     };
-    match command.kind {
-        Kind::NoEffect | Kind::Select | Kind::Ping | Kind::Replconf => false,
-        Kind::Multi | Kind::Exec | Kind::Discard | Kind::Container => false,
-        _ => true,
-    }
+    !matches!(
+        command.kind,
+        Kind::NoEffect
+            | Kind::Select
+            | Kind::Ping
+            | Kind::Replconf
+            | Kind::Multi
+            | Kind::Exec
+            | Kind::Discard
+            | Kind::Container
+    )
 }
 
 /// What stands before our scripts: they call every command with the mark, and remove what they would give a time that has

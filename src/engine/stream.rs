@@ -193,7 +193,11 @@ impl Lane {
                 return Ok(());
             }
             let verb = frame.verb_range();
-            let found = classify(
+            let Found {
+                step,
+                watched,
+                once,
+            } = classify(
                 &frame,
                 &self.targets,
                 &self.router,
@@ -201,11 +205,6 @@ impl Lane {
                 self.rebuild.watched,
                 self.scanned,
             )?;
-            let Found {
-                step,
-                watched,
-                once,
-            } = found;
             if self.scanned < self.targets.marks.skip_until
                 && self.router.open.is_none()
                 && is_applied(&mut self.targets, &step, self.scanned.advanced(length))
