@@ -29,7 +29,7 @@ pub struct Intake {
     /// Offset of the chunk's first byte.
     origin: Offset,
     acknowledged: Offset,
-    /// Places in the chunk of verbs that were marked there.
+    /// Places in the chunk of verbs that were marked there, rising: four bytes for each command that was handed over.
     marked: Vec<u32>,
     /// Filled before, oldest first: the stream from where the first begins to the chunk's origin.
     former: VecDeque<Former>,

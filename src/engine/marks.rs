@@ -4,37 +4,23 @@ use std::collections::BTreeMap;
 
 use super::serial::{EXEC, MULTI};
 use crate::checkpoint::{Generation, LinkName, Mark, Owed, Watermark, watermark_key};
-use crate::command::{find, is_to_be_marked, keeps_mark};
+use crate::command::mark_from;
 use crate::position::Offset;
-use crate::resp::{push_command, scan};
+use crate::resp::push_command;
 use crate::slot::{Slot, SlotSet};
 
-/// Has commands from `start` on that would lose their mark travel in a transaction with some that keep it, and leave nothing
-/// behind. Gives how many commands that adds: none if no mark would be lost. Scripts see to theirs themselves.
-pub(super) fn hold_together(
-    out: &mut Vec<u8>,
-    start: usize,
-    token: impl FnOnce() -> Vec<u8>,
-) -> usize {
-    let mut rest = &out[start..];
-    let mut kept = true;
-    while let Ok(Some(frame)) = scan(rest) {
-        rest = &rest[frame.bytes().len()..];
-        let loses = || find(&frame).is_none_or(|command| !keeps_mark(&frame, command));
-        let is_script = frame.verb().eq_ignore_ascii_case(b"EVAL");
-        kept &= !is_to_be_marked(&frame) || is_script || !loses();
-    }
-    if kept {
-        return 0;
-    }
-    let token = token();
+/// Has the marked commands from `start` on, of which some will lose their mark, travel in a transaction with such as keep it and
+/// leave nothing behind: they set and remove the key `token`. Gives how many commands that adds.
+pub(super) fn hold_together(out: &mut Vec<u8>, start: usize, token: &[u8]) -> usize {
     let whole = out[start..].starts_with(MULTI);
     match whole {
         true => out.truncate(out.len() - EXEC.len()),
         false => _ = out.splice(start..start, MULTI.iter().copied()),
     }
-    push_command(out, &[b"SET", &token, b""]);
-    push_command(out, &[b"UNLINK", &token]);
+    let own = out.len();
+    push_command(out, &[b"SET", token, b""]);
+    push_command(out, &[b"UNLINK", token]);
+    mark_from(out, own);
     out.extend_from_slice(EXEC);
     if whole { 2 } else { 4 }
 }

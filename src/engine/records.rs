@@ -533,6 +533,31 @@ impl Lane {
         !self.config.mark || self.awaits_record || records.is_some_and(untold)
     }
 
+    /// Whether records of this moment would differ in more than offsets from those that are there.
+    fn tells_otherwise(&mut self) -> bool {
+        let Some(mut records) = self.records.take() else {
+            return false;
+        };
+        records.nodes.resize(self.targets.len(), Written::default());
+        let drafts = match self.targets.routes_are_certain() {
+            true => self.draft(&mut records, Offset::default(), false),
+            false => Vec::new(),
+        };
+        let differs = |(index, draft): &(usize, Written)| {
+            let written = &records.nodes[*index];
+            let without_offsets = |record: &Option<Record>| {
+                let mut record = record.clone()?;
+                (record.position.offset, record.high) = Default::default();
+                Some(record)
+            };
+            let same = without_offsets(&written.record) == without_offsets(&draft.record);
+            written.slot != draft.slot || !same
+        };
+        let differs = drafts.iter().any(differs);
+        self.records = Some(records);
+        differs
+    }
+
     /// How many bytes are yet to be handed over. What a source says while nobody writes is none.
     fn waiting(&self) -> usize {
         let mut rest = self.intake.rest(&self.chunks);
@@ -561,7 +586,8 @@ impl Lane {
             records.pace.end_interval(came_to, self.commands);
         }
         let mut step = records.pace.take_step(came_to, waiting);
-        if !news && (step > 0 || records.high <= came_to) {
+        let lower = step == 0 && records.high > came_to;
+        if !news && !lower && !(tick.is_some() && self.tells_otherwise()) {
             return;
         }
         if !self.settled {

@@ -416,13 +416,13 @@ impl Targets {
             &mut self.staging
         };
         let place = self.marks.place_of(slot);
-        let wrapped = self.mark && !of_stream;
-        let link = &self.marks.link;
-        let (range, frames) = append_staged(chunks, staging, self.mark, |out| {
+        let (mark, link) = (self.mark, &self.marks.link);
+        let (range, frames) = append_staged(chunks, staging, false, |out| {
             let start = out.len();
             let frames = write(out);
-            match wrapped && frames > 0 {
-                true => frames + hold_together(out, start, || token_key(link, place)),
+            // What is of the stream is guarded instead.
+            match mark && !command::mark_from(out, start) && !of_stream && frames > 0 {
+                true => frames + hold_together(out, start, &token_key(link, place)),
                 false => frames,
             }
         });
