@@ -352,6 +352,62 @@ fn crash_and_fail_over(rig: &mut Rig) -> Result<()> {
     check_streams([taps, others])
 }
 
+/// What the target has it keeps in a first copy, whether a value travels whole (here a string) or by its elements (a set, between
+/// these versions), and nothing that was built meanwhile is left.
+#[test]
+fn a_first_copy_overwrites_nothing() -> Result<()> {
+    let [Some(newer), Some(older)] = [Family::Valkey9, Family::Redis60].map(version_or_skip) else {
+        return Ok(());
+    };
+    let source = Server::start(&newer, ServerOptions::default())?;
+    let target = Server::start(&older, ServerOptions::default())?;
+    let write = |server: &Server, lines: &[&str]| -> Result<()> {
+        let mut connection = server.connect()?;
+        for line in lines {
+            connection.call(&line.split(' ').collect::<Vec<_>>())?;
+        }
+        Ok(())
+    };
+    write(
+        &source,
+        &[
+            "SET k a",
+            "SADD s a b",
+            "SET new a",
+            "SADD news a b",
+            "PEXPIRE news 500000",
+        ],
+    )?;
+    write(&target, &["SET k b", "SADD s c", "SET own b"])?;
+    let arguments = ["--mark", "--once"];
+    let mut sync = Slotstream::start(
+        program(),
+        &source.endpoint(),
+        &target.endpoint(),
+        &arguments,
+    )?;
+    let (status, output) = sync.wait_for_exit(PATIENCE)?;
+    ensure!(status.success(), "{output}");
+    let mut connection = target.connect()?;
+    for (question, answer) in [
+        ("GET k", "b"),
+        ("GET new", "a"),
+        ("GET own", "b"),
+        ("SCARD s", "1"),
+        ("SCARD news", "2"),
+        ("EXISTS {06S}slotstream:m:default:1000001", "0"),
+    ] {
+        let words: Vec<&str> = question.split(' ').collect();
+        let got = connection.call(&words)?.text();
+        ensure!(got == answer, "{question}: {got}\n{output}");
+    }
+    let ttl = connection.call(&["PTTL", "news"])?.integer();
+    ensure!(ttl > Some(100_000) && ttl <= Some(500_000), "{ttl:?}");
+    let left = connection.call(&["KEYS", "*slotstream:m:*"])?;
+    ensure!(left.array().is_empty(), "{left:?}");
+    Ok(())
+}
+
 /// A process was away for longer than its source remembers: it copies everything over what is there, which must not be written
 /// meanwhile, and removes nothing.
 #[test]

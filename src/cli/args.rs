@@ -133,8 +133,8 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "keep")]
     on_existing: ExistingArg,
 
-    /// Mark what is written, and leave out what the source was written so: for two processes, one for each direction, between
-    /// deployments whose clients write different keys. Keys of the target are never removed because the source lacks them
+    /// For two processes, one for each direction, between deployments whose clients write different keys: mark what is written, and
+    /// leave out what the other one has written. No key is removed because the source lacks it, and a first copy overwrites none
     #[arg(long)]
     mark: bool,
 

@@ -7,6 +7,11 @@
 //!
 //! Decoding pauses while the lane's buffers are full of commands without an answer, and goes on as answers come:
 //! so a snapshot of any size passes in bounded memory, at the pace of the slowest target.
+//!
+//! With `--mark` the target has writers of its own. What a first copy finds there stays: whole values are restored without
+//! `REPLACE`, others are built under a key of ours and renamed where the name is free. Later copies write over what is there, since
+//! most of that is their own of before. Keys with a lease came from the other direction, and are never copied. Keys of this program
+//! are no data in any snapshot.
 
 use std::sync::atomic::Ordering::Relaxed;
 

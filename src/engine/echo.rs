@@ -13,6 +13,12 @@
 //!
 //! What is dropped counts as applied like any other command. No record is written for it alone: the other direction would read
 //! that record, and tell of it in its own, for ever. Only [`crate::limits::UNTOLD_BYTES`] make one.
+//!
+//! This ends loops, and settles no conflict: clients of the two sides have to write different keys. What a side does to the
+//! other's keys by itself is a write like any other: an eviction, the end of a key by its own clock (the other side may renew it
+//! in that moment), the values that a mend, a slot that moves or a later full copy takes from it. A first copy overwrites nothing
+//! (see [`super::copy`]), so that both directions can begin beside each other; but it may bring back a key that its owner removes
+//! in these moments.
 
 use std::sync::atomic::Ordering::Relaxed;
 

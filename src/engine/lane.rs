@@ -18,6 +18,7 @@
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
 //! | `rebuild` | the stream: commands that the target gets in another form |
+//! | `echo` | the stream: what was replicated into the source, and is dropped |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
 //! | `spooling` | what is received while the target does not keep up |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |

@@ -130,3 +130,30 @@ impl Marks {
         self.passed.remove(&place);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_loses_its_mark_is_held_together_with_what_keeps_it() {
+        let lost: &[&[u8]] = &[b"XCLAIM", b"s", b"g", b"c", b"0", b"1-1"];
+        let mut out = b"before".to_vec();
+        push_command(&mut out, lost);
+        assert!(!mark_from(&mut out, 6));
+        assert_eq!(hold_together(&mut out, 6, b"t"), 4);
+        let mut expected = [b"before", MULTI].concat();
+        push_command(&mut expected, &[b"xCLAIM", b"s", b"g", b"c", b"0", b"1-1"]);
+        push_command(&mut expected, &[b"sET", b"t", b""]);
+        push_command(&mut expected, &[b"uNLINK", b"t"]);
+        expected.extend_from_slice(EXEC);
+        assert_eq!(out, expected);
+        // A transaction stays one.
+        let mut whole = MULTI.to_vec();
+        push_command(&mut whole, lost);
+        whole.extend_from_slice(EXEC);
+        mark_from(&mut whole, 0);
+        assert_eq!(hold_together(&mut whole, 0, b"t"), 2);
+        assert_eq!(whole, expected[6..]);
+    }
+}
