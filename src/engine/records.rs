@@ -587,7 +587,8 @@ impl Lane {
         }
         let mut step = records.pace.take_step(came_to, waiting);
         let lower = step == 0 && records.high > came_to;
-        if !news && !lower && !(tick.is_some() && self.tells_otherwise()) {
+        let worth_it = news || lower || (tick.is_some() && self.tells_otherwise());
+        if !worth_it {
             return;
         }
         if !self.settled {
