@@ -172,8 +172,19 @@ fn what_the_table_calls_kept_is_found_marked_in_every_stream() -> Result<()> {
     let mut effective = BTreeSet::new();
     let mut lost = BTreeSet::new();
     let mut versions = 0;
-    for family in Family::ALL {
-        let Some(seen) = run_forms(family)? else {
+    // Blocking commands wait: the servers do so beside each other.
+    let seen: Vec<(Family, Option<Seen>)> = std::thread::scope(|scope| {
+        let threads = Family::ALL.map(|family| (family, scope.spawn(move || run_forms(family))));
+        let joined = threads
+            .into_iter()
+            .map(|(family, thread)| match thread.join() {
+                Ok(seen) => Ok((family, seen?)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+        joined.collect::<Result<_>>()
+    })?;
+    for (family, seen) in seen {
+        let Some(seen) = seen else {
             continue;
         };
         versions += 1;
@@ -194,6 +205,8 @@ fn what_the_table_calls_kept_is_found_marked_in_every_stream() -> Result<()> {
     }
     let forms = forms::all().into_iter().map(|(_, form)| form);
     let idle: Vec<_> = forms
+        // A pending entry is rarely there: another test sees to that.
+        .filter(|form| !form.starts_with("XACK "))
         .filter(|form| is_kept(form) && !effective.contains(form))
         .collect();
     println!("lost: {lost:?}");
@@ -204,7 +217,7 @@ fn what_the_table_calls_kept_is_found_marked_in_every_stream() -> Result<()> {
     Ok(())
 }
 
-/// What a server does with forms that are not of keys of one kind.
+/// Forms that are not of keys of one kind, or need more than a key.
 const OTHERS: &[&str] = &[
     "MOVE {k}moved 1",
     "SWAPDB 0 2",
@@ -214,13 +227,14 @@ const OTHERS: &[&str] = &[
     "FUNCTION DELETE",
     "FUNCTION FLUSH",
     "RESTORE-ASKING",
+    "XACK {k}s g 1-1",
     "SCRIPT LOAD",
     "PUBLISH channel message",
     "SPUBLISH channel message",
 ];
 
 #[test]
-fn flushes_functions_and_databases_are_marked_too() -> Result<()> {
+fn flushes_functions_messages_and_what_needs_preparing_are_marked_too() -> Result<()> {
     const LIBRARY: &str =
         "#!lua name=marked\nredis.register_function('marked', function() return 1 end)";
     for family in Family::ALL {
@@ -257,6 +271,16 @@ fn flushes_functions_and_databases_are_marked_too() -> Result<()> {
             pipeline
                 .commands
                 .push(Command::new(&["SET", "{k}moved", "1"]));
+            if name.starts_with("XACK") {
+                for line in [
+                    "XADD {k}s 1-1 f v",
+                    "XGROUP CREATE {k}s g 0",
+                    "XREADGROUP GROUP g c STREAMS {k}s >",
+                ] {
+                    let words: Vec<&str> = line.split(' ').collect();
+                    pipeline.commands.push(Command::new(&words));
+                }
+            }
             pipeline.add(name, &words);
         }
         let seen = pipeline.run(&mut connection, tap)?;
