@@ -203,6 +203,11 @@ impl Chunks {
         &self.chunks[range.chunk.0 as usize].bytes[range.start as usize..range.end as usize]
     }
 
+    /// The bytes of a range, to be changed by whoever knows that nobody has sent them.
+    pub fn get_mut(&mut self, range: Range) -> &mut [u8] {
+        &mut self.chunks[range.chunk.0 as usize].bytes[range.start as usize..range.end as usize]
+    }
+
     /// The chunk's memory in bytes.
     pub fn size(&self, id: ChunkId) -> usize {
         self.chunks[id.0 as usize].bytes.capacity()

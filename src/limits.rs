@@ -539,3 +539,12 @@ pub const MAX_REWRITES: usize = MAX_MASTERS;
 
 /// How many nodes beside the seed are tried for a second view of a cluster. One that is down costs a timeout.
 pub const SECOND_OPINIONS: usize = 2;
+// Marks of origin.
+
+/// The number of the key that is set and removed in one transaction; those of mended values are below.
+pub const TOKEN_NUMBER: usize = 1_000_000;
+
+/// The number of the key under which a copy builds a value by elements.
+pub const PART_NUMBER: usize = 1_000_001;
+
+const _: () = assert!(MEND_KEYS <= TOKEN_NUMBER);

@@ -33,8 +33,8 @@ mod toy;
 mod watermark;
 
 pub use names::{
-    LinkName, LinkNameError, Writer, bookkeeping_of, epoch_key, is_bookkeeping, mend_key,
-    record_key, watermark_key, writer_name,
+    LinkName, LinkNameError, Writer, bookkeeping_of, epoch_key, is_bookkeeping, mend_key, part_key,
+    record_key, token_key, watermark_key, writer_name,
 };
 pub use record::{Former, Record, RecordError, State};
 pub use recovery::{Bookkeeping, CopyReason, Found, Resume, Start};

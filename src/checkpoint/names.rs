@@ -68,6 +68,16 @@ pub fn mend_key(link: &LinkName, slot: Slot, number: usize) -> Vec<u8> {
     key
 }
 
+/// A key in `slot` that is set and removed in one transaction, where all else of that would lose its mark.
+pub fn token_key(link: &LinkName, slot: Slot) -> Vec<u8> {
+    mend_key(link, slot, limits::TOKEN_NUMBER)
+}
+
+/// A key in `slot` under which a value of a copy is built by elements, if it is to get its name only where that is free.
+pub fn part_key(link: &LinkName, slot: Slot) -> Vec<u8> {
+    mend_key(link, slot, limits::PART_NUMBER)
+}
+
 fn key(kind: char, link: &LinkName, slot: Slot) -> Vec<u8> {
     format!("{{{}}}{MARK}{kind}:{link}", shortest_tag(slot)).into_bytes()
 }

@@ -150,6 +150,11 @@ pub struct SyncArgs {
     #[arg(long, value_enum, default_value = "keep")]
     on_existing: ExistingArg,
 
+    /// For two processes, one for each direction, between deployments whose clients write different keys: mark what is written, and
+    /// leave out what the other one has written. No key is removed because the source lacks it, and a first copy overwrites none
+    #[arg(long)]
+    mark: bool,
+
     /// Where numbered databases go: FROM:TO,... with * for all others and drop for nowhere, for example 1:0,*:drop
     #[arg(long, value_name = "FROM:TO,...")]
     db_map: Option<DatabaseMap>,
@@ -346,6 +351,10 @@ impl SyncArgs {
             let text = format!("--cores names core {twice} twice; name each once");
             return Err(Fault::new(FaultKind::Usage, text));
         }
+        if self.mark && matches!(self.on_existing, ExistingArg::Replace) {
+            let text = "--mark is for a target with writers of its own, and --on-existing replace would remove what they wrote; leave one out";
+            return Err(Fault::new(FaultKind::Usage, text));
+        }
         let spool_directory = self
             .spool_dir
             .or_else(|| state_directory(self.link.as_str(), is_root(), &variable));
@@ -369,6 +378,7 @@ impl SyncArgs {
                 ExistingArg::Refuse => OnExisting::Refuse,
                 ExistingArg::Replace => OnExisting::Replace,
             },
+            mark: self.mark,
             on_divergence: match self.on_divergence {
                 DivergenceArg::Mend => OnDivergence::Mend,
                 DivergenceArg::Stop => OnDivergence::Stop,
@@ -539,6 +549,10 @@ mod tests {
             (
                 " --source redis://a --target redis://b --on-existing maybe",
                 "invalid value",
+            ),
+            (
+                " --source redis://a --target redis://b --mark --on-existing replace",
+                "leave one out",
             ),
             (
                 " --source redis://a --target redis://b --link a:b",

@@ -34,6 +34,10 @@ pub fn text(shared: &Shared, now: Instant) -> String {
         "commands",
         format!("{} replayed", HumanCount(sum(|lane| &lane.commands))),
     );
+    let echoes = sum(|lane| &lane.echoes);
+    if echoes > 0 {
+        line("echoes", format!("{} dropped", HumanCount(echoes)));
+    }
     line(
         "bytes",
         format!("{} written", HumanBytes(sum(|lane| &lane.bytes))),

@@ -6,7 +6,7 @@
 
 use super::keys::KeySpec;
 use super::rewrite::Watch;
-use super::{Command, Kind, Safety};
+use super::{Command, Kind, Origin, Safety};
 use crate::limits;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -61,6 +61,7 @@ impl Learned {
             keys,
             safety: Safety::UNSAFE,
             watch: Watch::NEVER,
+            origin: Origin::Lost,
             subcommands: &[],
         };
         Ok(self.by_verb.entry(name).insert_entry(command).into_mut())

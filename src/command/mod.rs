@@ -17,6 +17,7 @@
 //! | `keys` | where the keys of a command stand, and their slot |
 //! | `split` | one command over several slots as one command per slot, where that is exact |
 //! | `safety` | whether applying a suffix of the stream again gives the same data |
+//! | `origin` | whether a verb's casing tells that a write was replicated, and which commands keep it |
 //! | `rewrite` | commands put into the words of another version |
 //! | `database` | `SELECT`, `SWAPDB`, `MOVE`, `COPY ... DB` |
 //! | `learned` | commands that only the source knows |
@@ -27,6 +28,7 @@ mod database;
 mod keys;
 mod learned;
 mod lookup;
+mod origin;
 pub mod rewrite;
 mod safety;
 mod split;
@@ -38,6 +40,9 @@ pub use database::{
 pub use keys::{KeyError, KeySpec, Keys, Positions, SlotOf, keys, one_slot};
 pub use learned::{Learned, LearnedFull};
 pub use lookup::lookup;
+pub use origin::{
+    Origin, is_marked, is_to_be_marked, keeps_mark, mark, mark_from, without_prologue,
+};
 pub use safety::{Replay, Safety, replay, replay_safe};
 pub use split::{SplitError, split_by_slot};
 pub use table::COMMANDS;
@@ -57,6 +62,8 @@ pub struct Command {
     pub safety: Safety,
     /// When it must be looked at before it goes to a target.
     pub watch: Watch,
+    /// Whether a mark on its verb is found in the target's stream.
+    pub origin: Origin,
     /// Of a container (`XGROUP`): its subcommands. Empty otherwise.
     pub subcommands: &'static [Command],
 }

@@ -5,12 +5,13 @@
 //! replay is in the module `safety`. Left to be learned: commands of loadable modules, and `HIMPORT` (Redis 8.10), which
 //! depends on state of its connection.
 
+use super::origin;
 use super::rewrite::{
     Features, Lack, Rewriting, Rule, Verdict, Watch, hashes, lifetimes, restore, streams,
     structures,
 };
 use super::safety;
-use super::{Command, FunctionOp, Kind, Replay, Safety, ScriptOp, SlotOp};
+use super::{Command, FunctionOp, Kind, Origin, Replay, Safety, ScriptOp, SlotOp};
 use crate::command::KeySpec;
 use crate::resp::Frame;
 use std::borrow::Cow;
@@ -69,6 +70,7 @@ const fn row(name: &'static str, kind: Kind, keys: KeySpec, safety: Safety) -> C
         keys,
         safety,
         watch: Watch::NEVER,
+        origin: Origin::Kept,
         subcommands: &[],
     }
 }
@@ -113,6 +115,7 @@ const fn container(name: &'static str, subcommands: &'static [Command]) -> Comma
         keys: None,
         safety: Safety::UNSAFE,
         watch: Watch::NEVER,
+        origin: Origin::Kept,
         subcommands,
     }
 }
@@ -146,6 +149,18 @@ impl Command {
             unless_number: false,
             rule: Rule::Lacks(lack),
         };
+        self
+    }
+
+    /// Its verb does not always reach the target's stream as it was sent.
+    const fn renamed(mut self) -> Command {
+        self.origin = Origin::Lost;
+        self
+    }
+
+    /// The same, where `rule` says so.
+    const fn kept_when(mut self, rule: fn(&Frame<'_>) -> bool) -> Command {
+        self.origin = Origin::When(rule);
         self
     }
 
@@ -245,9 +260,11 @@ pub static COMMANDS: &[Command] = &[
     steer("publish", Kind::Publish),
     row("spublish", Kind::ShardPublish, One, Safety::SAFE).without(V7_0, Lack::ShardedChannels),
     // Scripts and functions.
-    row("eval", Kind::Eval, counted(2), Safety::UNSAFE),
-    row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE),
-    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE).without(V7_0, Lack::Functions),
+    row("eval", Kind::Eval, counted(2), Safety::UNSAFE).renamed(),
+    row("evalsha", Kind::Eval, counted(2), Safety::UNSAFE).renamed(),
+    row("fcall", Kind::Eval, counted(2), Safety::UNSAFE)
+        .without(V7_0, Lack::Functions)
+        .renamed(),
     container("function", &FUNCTION),
     container("script", &SCRIPT),
     // Slots.
@@ -259,40 +276,60 @@ pub static COMMANDS: &[Command] = &[
         Safety::When(safety::restore),
     )
     .newer(ALWAYS.and(DEADLINE), 3, restore::restore),
-    slots("trimslots", SlotOp::TrimSlots),
-    slots("sflush", SlotOp::SlotFlush),
+    slots("trimslots", SlotOp::TrimSlots).renamed(),
+    slots("sflush", SlotOp::SlotFlush).renamed(),
     // Keys of any type.
     safe("del", ALL),
     safe("unlink", ALL),
-    when("delex", safety::delex).newer(Features::DELEX, 1, lifetimes::delete),
-    once("delifeq", One).newer(Features::DELIFEQ, 1, lifetimes::delete),
+    when("delex", safety::delex)
+        .newer(Features::DELEX, 1, lifetimes::delete)
+        .renamed(),
+    once("delifeq", One)
+        .newer(Features::DELIFEQ, 1, lifetimes::delete)
+        .renamed(),
     once("rename", PAIR).newer(DEADLINE, 2, lifetimes::rename),
     once("renamenx", PAIR).newer(DEADLINE, 2, lifetimes::rename),
     once("copy", PAIR).newer(V6_2.and(DEADLINE), 1, structures::copy),
     when("restore", safety::restore).newer(ALWAYS.and(DEADLINE), 3, restore::restore),
-    once("migrate", Migrate),
+    once("migrate", Migrate).renamed(),
     once("sort", SortStore),
-    once("expire", One).newer(
-        RELATIVE.and(DEADLINE).and(V7_0),
-        2,
-        lifetimes::expire::<S, AFTER>,
-    ),
-    once("pexpire", One).newer(
-        RELATIVE.and(DEADLINE).and(V7_0),
-        2,
-        lifetimes::expire::<MS, AFTER>,
-    ),
-    when("expireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expire::<S, AT>),
+    once("expire", One)
+        .newer(
+            RELATIVE.and(DEADLINE).and(V7_0),
+            2,
+            lifetimes::expire::<S, AFTER>,
+        )
+        .renamed(),
+    once("pexpire", One)
+        .newer(
+            RELATIVE.and(DEADLINE).and(V7_0),
+            2,
+            lifetimes::expire::<MS, AFTER>,
+        )
+        .renamed(),
+    when("expireat", safety::expire_at)
+        .newer(DEADLINE.and(V7_0), 2, lifetimes::expire::<S, AT>)
+        .renamed(),
     when("pexpireat", safety::expire_at).newer(DEADLINE.and(V7_0), 2, lifetimes::expire::<MS, AT>),
     safe("persist", One),
     // Strings.
-    when("set", safety::set).newer(SET_OPTIONS, 3, lifetimes::set),
+    when("set", safety::set)
+        .newer(SET_OPTIONS, 3, lifetimes::set)
+        .kept_when(origin::set),
     once("setnx", One),
-    once("setex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<S>),
-    once("psetex", One).newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<MS>),
-    safe("getset", One),
-    removal("getdel").newer(V6_2, 1, lifetimes::delete),
-    when("getex", safety::getex).newer(V6_2.and(DEADLINE), 1, lifetimes::getex),
+    once("setex", One)
+        .newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<S>)
+        .renamed(),
+    once("psetex", One)
+        .newer(RELATIVE.and(DEADLINE), 2, lifetimes::setex::<MS>)
+        .renamed(),
+    safe("getset", One).renamed(),
+    removal("getdel")
+        .newer(V6_2, 1, lifetimes::delete)
+        .renamed(),
+    when("getex", safety::getex)
+        .newer(V6_2.and(DEADLINE), 1, lifetimes::getex)
+        .renamed(),
     safe("mset", PAIRS),
     once("msetnx", PAIRS),
     row(
@@ -308,35 +345,48 @@ pub static COMMANDS: &[Command] = &[
         Features::MSETEX.and(RELATIVE).and(DEADLINE),
         1,
         lifetimes::msetex,
-    ),
+    )
+    .renamed(),
     once("append", One),
     safe("setrange", One),
     once("incr", One),
     once("decr", One),
     once("incrby", One),
     once("decrby", One),
-    once("incrbyfloat", One),
-    once("increx", One).without(Features::REDIS_8_6, Lack::Command),
+    once("incrbyfloat", One).renamed(),
+    once("increx", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
     safe("setbit", One),
     when("bitfield", safety::bitfield),
     once("bitop", FROM_SECOND).newer(Features::REDIS_8_2, 1, structures::bitop),
     once("pfadd", One),
     once("pfmerge", ALL),
-    once("pfcount", ALL),
-    once("pfdebug", SECOND),
+    once("pfcount", ALL).renamed(),
+    once("pfdebug", SECOND).renamed(),
     // Hashes.
     safe("hset", One),
     safe("hmset", One),
-    once("hsetnx", One),
+    once("hsetnx", One).renamed(),
     removal("hdel"),
-    removal("hgetdel").newer(Features::HGETDEL, 1, hashes::hgetdel),
-    when("hgetex", safety::hgetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hgetex),
+    removal("hgetdel")
+        .newer(Features::HGETDEL, 1, hashes::hgetdel)
+        .renamed(),
+    when("hgetex", safety::hgetex)
+        .newer(Features::HSETEX.and(DEADLINE), 1, hashes::hgetex)
+        .renamed(),
     when("hsetex", safety::hsetex).newer(Features::HSETEX.and(DEADLINE), 1, hashes::hsetex),
-    once("hincrby", One),
-    once("hincrbyfloat", One),
-    once("hexpire", One).newer(FIELD_DEADLINE, 1, hashes::expire::<S, AFTER>),
-    once("hpexpire", One).newer(FIELD_DEADLINE, 1, hashes::expire::<MS, AFTER>),
-    when("hexpireat", safety::hash_expire_at).newer(FIELD_DEADLINE, 1, hashes::expire::<S, AT>),
+    once("hincrby", One).renamed(),
+    once("hincrbyfloat", One).renamed(),
+    once("hexpire", One)
+        .newer(FIELD_DEADLINE, 1, hashes::expire::<S, AFTER>)
+        .renamed(),
+    once("hpexpire", One)
+        .newer(FIELD_DEADLINE, 1, hashes::expire::<MS, AFTER>)
+        .renamed(),
+    when("hexpireat", safety::hash_expire_at)
+        .newer(FIELD_DEADLINE, 1, hashes::expire::<S, AT>)
+        .renamed(),
     when("hpexpireat", safety::hash_expire_at).newer(FIELD_DEADLINE, 1, hashes::expire::<MS, AT>),
     safe("hpersist", One).newer(Features::FIELD_TTL, 1, hashes::hpersist),
     // Lists.
@@ -351,19 +401,29 @@ pub static COMMANDS: &[Command] = &[
     once("ltrim", One),
     once("linsert", One),
     once("lmove", PAIR).newer(V6_2, 1, structures::lmove),
-    once("blmove", PAIR).newer(V6_2, 1, structures::lmove),
-    once("lmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
-    once("blmovem", PAIR).without(Features::REDIS_8_6, Lack::Command),
+    once("blmove", PAIR)
+        .newer(V6_2, 1, structures::lmove)
+        .renamed(),
+    once("lmovem", PAIR)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("blmovem", PAIR)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
     once("rpoplpush", PAIR),
-    once("brpoplpush", PAIR),
-    once("blpop", ALL_BUT_LAST),
-    once("brpop", ALL_BUT_LAST),
-    once("lmpop", counted(1)).without(V7_0, Lack::Command),
-    once("blmpop", counted(2)).without(V7_0, Lack::Command),
+    once("brpoplpush", PAIR).renamed(),
+    once("blpop", ALL_BUT_LAST).renamed(),
+    once("brpop", ALL_BUT_LAST).renamed(),
+    once("lmpop", counted(1))
+        .without(V7_0, Lack::Command)
+        .renamed(),
+    once("blmpop", counted(2))
+        .without(V7_0, Lack::Command)
+        .renamed(),
     // Sets.
     safe("sadd", One),
     removal("srem"),
-    once("spop", One),
+    once("spop", One).renamed(),
     once("smove", PAIR),
     once("sinterstore", ALL),
     once("sunionstore", ALL),
@@ -378,45 +438,73 @@ pub static COMMANDS: &[Command] = &[
     once("zremrangebylex", One),
     once("zpopmin", One),
     once("zpopmax", One),
-    once("bzpopmin", ALL_BUT_LAST),
-    once("bzpopmax", ALL_BUT_LAST),
-    once("zmpop", counted(1)).without(V7_0, Lack::Command),
-    once("bzmpop", counted(2)).without(V7_0, Lack::Command),
+    once("bzpopmin", ALL_BUT_LAST).renamed(),
+    once("bzpopmax", ALL_BUT_LAST).renamed(),
+    once("zmpop", counted(1))
+        .without(V7_0, Lack::Command)
+        .renamed(),
+    once("bzmpop", counted(2))
+        .without(V7_0, Lack::Command)
+        .renamed(),
     once("zunionstore", DestinationAndCounted),
     once("zinterstore", DestinationAndCounted),
     once("zdiffstore", DestinationAndCounted).newer(V6_2, 1, structures::zdiffstore),
     once("zrangestore", PAIR).newer(V6_2, 1, structures::zrangestore),
-    when("geoadd", safety::geoadd),
+    when("geoadd", safety::geoadd).renamed(),
     once("geosearchstore", PAIR).newer(V6_2, 1, structures::geosearchstore),
     once("georadius", GeoStore { options_at: 6 }).newer(V6_2, 6, structures::georadius),
     once("georadiusbymember", GeoStore { options_at: 5 }).newer(V6_2, 6, structures::georadius),
     // Streams.
     when("xadd", safety::xadd).newer_before_number(ALWAYS, 5, streams::xadd),
     when("xdel", safety::xdel),
-    once("xdelex", One).without(Features::REDIS_8_2, Lack::Command),
+    once("xdelex", One)
+        .without(Features::REDIS_8_2, Lack::Command)
+        .renamed(),
     once("xtrim", One).newer(ALWAYS, 1, streams::xtrim),
     once("xsetid", One).newer(V7_0, 3, streams::xsetid),
-    once("xcfgset", One).without(Features::REDIS_8_6, Lack::Command),
-    once("xidmprecord", One).without(Features::REDIS_8_6, Lack::Command),
-    once("xnack", One).without(Features::REDIS_8_6, Lack::Command),
+    once("xcfgset", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("xidmprecord", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("xnack", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
     safe("xack", One),
-    once("xackdel", One).without(Features::REDIS_8_2, Lack::Command),
-    once("xclaim", One),
-    once("xautoclaim", One),
-    once("xreadgroup", Streams),
+    once("xackdel", One)
+        .without(Features::REDIS_8_2, Lack::Command)
+        .renamed(),
+    once("xclaim", One).renamed(),
+    once("xautoclaim", One).renamed(),
+    once("xreadgroup", Streams).renamed(),
     container("xgroup", &XGROUP),
     // Vector sets: a graph that is built with random choices.
     once("vadd", One).without(Features::VECTOR_SETS, Lack::VectorSets),
     once("vrem", One).without(Features::VECTOR_SETS, Lack::VectorSets),
     once("vsetattr", One).without(Features::VECTOR_SETS, Lack::VectorSets),
     // Arrays (Redis 8.8). What sets by index may be safe as well, but no server of that version was at hand to try.
-    once("arset", One).without(Features::REDIS_8_6, Lack::Command),
-    once("armset", One).without(Features::REDIS_8_6, Lack::Command),
-    once("ardel", One).without(Features::REDIS_8_6, Lack::Command),
-    once("ardelrange", One).without(Features::REDIS_8_6, Lack::Command),
-    once("arinsert", One).without(Features::REDIS_8_6, Lack::Command),
-    once("arring", One).without(Features::REDIS_8_6, Lack::Command),
-    once("arseek", One).without(Features::REDIS_8_6, Lack::Command),
+    once("arset", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("armset", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("ardel", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("ardelrange", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("arinsert", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("arring", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
+    once("arseek", One)
+        .without(Features::REDIS_8_6, Lack::Command)
+        .renamed(),
     // Reads.
     read("touch", ALL),
     read("exists", ALL),

@@ -73,7 +73,7 @@ pub fn check_deployments(
     }
     refuse_missing_slots(target)?;
     check_databases(options, source, target)?;
-    check_existing(options.on_existing, target, &mut notices)?;
+    check_existing(options, target, &mut notices)?;
     check_supported(options.on_unsupported, source, target, &mut notices)?;
     notice_eviction(target, &mut notices);
     Ok(notices)
@@ -170,15 +170,22 @@ fn check_databases(
 }
 
 fn check_existing(
-    on_existing: OnExisting,
+    options: &SyncOptions,
     target: &Deployment,
     notices: &mut Notices,
 ) -> Result<(), Fault> {
     let keys = target.keys();
-    match (keys, on_existing) {
+    match (keys, options.on_existing) {
         (0, _) => Ok(()),
         // An earlier start of the same link was allowed.
         _ if target.bookkeeping.records => Ok(()),
+        (_, OnExisting::Keep) if options.mark => {
+            notices.push(format!(
+                "the target holds {keys} keys already: they are kept, and where the source has a key of the same name, the \
+                 target's value stays (--mark)"
+            ));
+            Ok(())
+        }
         (_, OnExisting::Keep) => {
             notices.push(format!(
                 "the target holds {keys} keys already: they are kept, and overwritten where the source has a key of the \
@@ -414,6 +421,7 @@ mod tests {
             spool_directory: None,
             spool_max: 0,
             on_existing,
+            mark: false,
             on_divergence: OnDivergence::Stop,
             on_unsupported: OnUnsupported::Stop,
             skip_unknown: false,
@@ -484,6 +492,10 @@ mod tests {
         target.servers[0].1.keyspace = vec![(0, 5), (2, 6)];
         let notices = run(&single("a"), &target).expect("kept");
         assert!(notices[0].contains("11 keys"), "{notices:?}");
+        let mut marking = options(OnExisting::Keep, "");
+        marking.mark = true;
+        let notices = check_deployments(&marking, &single("a"), &target).expect("kept");
+        assert!(notices[0].contains("target's value stays"), "{notices:?}");
         let replaced = check_deployments(&options(OnExisting::Replace, ""), &single("a"), &target);
         assert!(replaced.expect("allowed")[0].contains("REMOVED"));
         let refused = check_deployments(&options(OnExisting::Refuse, ""), &single("a"), &target);

@@ -26,6 +26,7 @@
 //! | `lanes[].slots.to_copy` | slots that came from another source master and are not copied yet |
 //! | `lanes[].slots.copied`, `.keys`, `.bytes` | slots that were copied so, their keys, and the size of the values |
 //! | `lanes[].commands` | commands of the stream acknowledged by the target |
+//! | `lanes[].echoes` | commands of the stream dropped because they had been replicated into the source (`--mark`) |
 //! | `lanes[].bytes` | bytes sent to the target, snapshot and stream |
 //! | `lanes[].errors` | events by kind, only those that occurred |
 //! | `lanes[].full_syncs`, `lanes[].partial_syncs` | how often the source sent a snapshot, or resumed |
@@ -77,6 +78,7 @@ pub struct LaneReport {
     pub mends: u64,
     pub slots: SlotsReport,
     pub commands: u64,
+    pub echoes: u64,
     pub bytes: u64,
     pub errors: BTreeMap<&'static str, u64>,
     pub full_syncs: u64,
@@ -177,6 +179,7 @@ impl LaneReport {
                 bytes: lane.slot_bytes_copied.load(Relaxed),
             },
             commands: lane.commands.load(Relaxed),
+            echoes: lane.echoes.load(Relaxed),
             bytes: lane.bytes.load(Relaxed),
             errors: lane.errors(),
             full_syncs: lane.full_syncs.load(Relaxed),
@@ -225,7 +228,7 @@ mod tests {
                 "snapshot": {"bytes_done": 0, "bytes_total": 0, "keys": 0},
                 "stale": {"checked": 0, "removed": 0}, "leases": 0, "mends": 0,
                 "slots": {"to_copy": 0, "copied": 0, "keys": 0, "bytes": 0},
-                "commands": 0, "bytes": 0, "errors": {"moved": 1},
+                "commands": 0, "echoes": 0, "bytes": 0, "errors": {"moved": 1},
                 "full_syncs": 0, "partial_syncs": 0, "message": "",
             }],
         });

@@ -7,16 +7,22 @@
 //!
 //! Decoding pauses while the lane's buffers are full of commands without an answer, and goes on as answers come:
 //! so a snapshot of any size passes in bounded memory, at the pace of the slowest target.
+//!
+//! With `--mark` the target has writers of its own. What a first copy finds there stays: whole values are restored without
+//! `REPLACE`, others are built under a key of ours and renamed where the name is free. Later copies write over what is there, since
+//! most of that is their own of before. Keys with a lease came from the other direction, and are never copied. Keys of this program
+//! are no data in any snapshot.
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::{Lane, LaneConfig, SourceLink};
-use super::lease::Leases;
+use super::lease::{GRACE_MS, Leases};
 use super::options::Destination;
 use super::status::{ErrorCount, LaneStatus};
 use super::stream::Router;
 use super::sweep::Sweep;
 use super::targets::Targets;
+use crate::checkpoint::{is_bookkeeping, part_key};
 use crate::chunk::Chunks;
 use crate::command::rewrite::{
     Deadlines, Features, Lack, lack_behind, with_altered_deadlines, without_lost_deadlines,
@@ -268,19 +274,27 @@ impl Writing<'_> {
         if let Some(sweep) = &mut self.sweep {
             sweep.note(database, value.key);
         }
+        if self.config.mark && value.expire_at_ms.is_some_and(|at_ms| at_ms >= GRACE_MS) {
+            return Ok(());
+        }
         value.expire_at_ms = value
             .expire_at_ms
             .map(|at_ms| self.deadlines.of_key(value.key, at_ms));
         let slot = self.slot_of(value.key);
+        let keeps = self.keeps_existing();
         self.targets
-            .stage(self.chunks, slot, self.at, database, |out| {
-                value.write_restore(out)
+            .stage(self.chunks, slot, self.at, database, |out| match keeps {
+                true => value.write_restore_new(out),
+                false => value.write_restore(out),
             });
         Ok(())
     }
 
     fn part(&mut self, part: Part<'_>) -> Result<(), Fault> {
         if self.is_of_others(part.key) {
+            return Ok(());
+        }
+        if self.config.mark && part.expire_at_ms.is_some_and(|at_ms| at_ms >= GRACE_MS) {
             return Ok(());
         }
         let (mut part, lost) = without_lost_deadlines(part, self.format);
@@ -301,22 +315,38 @@ impl Writing<'_> {
         {
             sweep.note(database, part.key);
         }
-        let slot = self.slot_of(part.key);
         part.expire_at_ms = part
             .expire_at_ms
             .filter(|_| part.is_last)
             .map(|at_ms| self.deadlines.of_key(part.key, at_ms));
+        let (slot, name) = (self.slot_of(part.key), part.key);
+        let kept = self.keeps_existing().then(|| {
+            let slot = self.targets.marks.place_of(slot);
+            part_key(&self.targets.marks.link, slot)
+        });
         let part = with_altered_deadlines(part, self.deadlines, self.field_deadlines);
+        let part = Part {
+            key: kept.as_deref().unwrap_or(name),
+            ..part
+        };
         let mut written = Ok(0);
         let format = &self.format;
         self.targets
             .stage(self.chunks, slot, self.at, database, |out| {
                 written = part.write_commands(out, format);
-                *written.as_ref().unwrap_or(&0)
+                let count = *written.as_ref().unwrap_or(&0);
+                match &kept {
+                    Some(key) if part.is_last && count > 0 => {
+                        push_command(out, &[b"RENAMENX", key, name]);
+                        push_command(out, &[b"UNLINK", key]);
+                        count + 2
+                    }
+                    _ => count,
+                }
             });
         match written {
             Ok(_) => Ok(()),
-            Err(problem) => self.config.leave_out_of_key(self.status, problem, part.key),
+            Err(problem) => self.config.leave_out_of_key(self.status, problem, name),
         }
     }
 
@@ -332,9 +362,20 @@ impl Writing<'_> {
         slot
     }
 
-    /// Whether a key is in a slot that the lane does not write, or that is copied by itself later.
+    /// Whether keys of the target stay that have the name of one of the source: of the first copy of one of two directions. Only
+    /// who writes these keys knows which is the newer value, and what the other direction has brought here is mostly older. What
+    /// broke off is made again over what is there.
+    fn keeps_existing(&self) -> bool {
+        let first = self.config.first_copy && self.status.full_syncs.load(Relaxed) == 1;
+        first && self.config.mark
+    }
+
+    /// Whether a key is no data, or is in a slot that the lane does not write, or that is copied by itself later.
     #[inline]
     fn is_of_others(&self, key: &[u8]) -> bool {
+        if key.first() == Some(&b'{') && is_bookkeeping(key) {
+            return true;
+        }
         let is_ours = |slot| self.config.slots.contains(slot) && !self.to_copy.contains(slot);
         self.config.source_has_slots && !is_ours(slot_of(key))
     }

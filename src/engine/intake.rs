@@ -16,8 +16,10 @@
 use std::collections::VecDeque;
 
 use crate::chunk::{ChunkId, Chunks, Range};
+use crate::command;
 use crate::limits;
 use crate::position::Offset;
+use crate::resp::scan;
 
 #[derive(Debug)]
 pub struct Intake {
@@ -27,6 +29,8 @@ pub struct Intake {
     /// Offset of the chunk's first byte.
     origin: Offset,
     acknowledged: Offset,
+    /// Places in the chunk of verbs that were marked there, rising: four bytes for each command that was handed over.
+    marked: Vec<u32>,
     /// Filled before, oldest first: the stream from where the first begins to the chunk's origin.
     former: VecDeque<Former>,
 }
@@ -37,6 +41,7 @@ struct Former {
     begin: Offset,
     /// What follows in the chunk was carried to the next.
     length: usize,
+    marked: Vec<u32>,
 }
 
 impl Intake {
@@ -47,6 +52,7 @@ impl Intake {
             cursor: 0,
             origin: Offset::default(),
             acknowledged: Offset::default(),
+            marked: Vec::new(),
             former: VecDeque::new(),
         }
     }
@@ -91,20 +97,31 @@ impl Intake {
         }
     }
 
-    /// Copies the stream from offset `from` on, as far as it is still there and there is room; gives how much.
+    /// Copies the stream from offset `from` on, as far as it is still there and there is room; gives how much. Verbs that were
+    /// marked here are not marked in it.
     pub fn copy_out(&self, chunks: &Chunks, from: Offset, room: &mut [u8]) -> usize {
         let former = self.former.iter().map(|former| {
             let bytes = &chunks.bytes(former.chunk)[..former.length];
-            (former.begin, bytes)
+            (former.begin, bytes, &former.marked)
         });
-        let current = (self.origin, chunks.bytes(self.chunk));
+        let current = (self.origin, chunks.bytes(self.chunk), &self.marked);
         let mut copied = 0;
-        for (begin, bytes) in former.chain(std::iter::once(current)) {
+        for (begin, bytes, marked) in former.chain(std::iter::once(current)) {
             let at = from.advanced(copied);
             if begin <= at && at < begin.advanced(bytes.len()) {
-                let bytes = &bytes[at.since(begin) as usize..];
+                let start = at.since(begin) as usize;
+                let bytes = &bytes[start..];
                 let count = bytes.len().min(room.len() - copied);
-                room[copied..copied + count].copy_from_slice(&bytes[..count]);
+                let room = &mut room[copied..copied + count];
+                room.copy_from_slice(&bytes[..count]);
+                let first = marked.partition_point(|&place| (place as usize) < start);
+                let marked = marked[first..].iter();
+                for place in marked.map(|&place| place as usize - start) {
+                    let Some(letter) = room.get_mut(place) else {
+                        break;
+                    };
+                    letter.make_ascii_uppercase();
+                }
                 copied += count;
             }
         }
@@ -148,8 +165,10 @@ impl Intake {
                     chunk: self.chunk,
                     begin: self.origin,
                     length: self.open,
+                    marked: std::mem::take(&mut self.marked),
                 });
             }
+            self.marked.clear();
             self.chunk = next;
             self.move_origin();
         }
@@ -176,6 +195,31 @@ impl Intake {
     /// The place of the scan within the chunk.
     pub fn cursor(&self) -> u32 {
         self.cursor as u32
+    }
+
+    /// Marks the verb that stands so far behind the scan. What is handed over is marked in place, and noted, since what is kept
+    /// of the stream must stay what the source sent: a mark in it would be taken for one of the source's.
+    #[inline]
+    pub fn mark(&mut self, chunks: &mut Chunks, verb: std::ops::Range<usize>) {
+        let place = self.cursor + verb.start;
+        let range = self.range(place as u32, (self.cursor + verb.end) as u32);
+        command::mark(chunks.get_mut(range));
+        self.marked.push(place as u32);
+    }
+
+    /// Marks all commands of the open unit, as far as it is scanned.
+    pub fn mark_open(&mut self, chunks: &mut Chunks) {
+        let end = std::mem::replace(&mut self.cursor, self.open);
+        while self.cursor < end {
+            let rest = &chunks.bytes(self.chunk)[self.cursor..end];
+            let frame = scan(rest).ok().flatten().expect("scanned before");
+            let length = frame.bytes().len();
+            if command::is_to_be_marked(&frame) {
+                let verb = frame.verb_range();
+                self.mark(chunks, verb);
+            }
+            self.cursor += length;
+        }
     }
 
     /// Moves the scan on by `bytes`; they stay part of the open unit.
@@ -308,5 +352,39 @@ mod tests {
         let last = out(&intake, &chunks, from.0, stream.len());
         assert_eq!(last, stream[stream.len() - kept..]);
         assert_eq!(out(&intake, &chunks, from.0 - 1, 50).len(), 0);
+    }
+
+    #[test]
+    fn what_is_marked_here_is_kept_as_the_source_sent_it() {
+        let mut chunks = Chunks::new(limits::CHUNK_BYTES, 2);
+        let mut intake = Intake::new(&mut chunks);
+        intake.begin(&mut chunks, Offset(100));
+        let command = b"*2\r\n$4\r\nINCR\r\n$3\r\nkey\r\n";
+        // One that the source has marked stays so.
+        let echo = b"*2\r\n$4\r\niNCR\r\n$3\r\nkey\r\n";
+        let mut stream = Vec::new();
+        while stream.len() < 3 * limits::CHUNK_BYTES {
+            stream.extend_from_slice(command);
+            stream.extend_from_slice(echo);
+            stream.extend_from_slice(command);
+        }
+        for pair in stream.chunks(3 * command.len()) {
+            feed(&mut intake, &mut chunks, pair);
+            intake.mark(&mut chunks, 8..12);
+            intake.scanned(command.len());
+            intake.close();
+            intake.scanned(echo.len());
+            intake.close();
+            intake.scanned(command.len());
+            intake.mark_open(&mut chunks);
+            assert_eq!(chunks.get(intake.open_range()), echo);
+            intake.close();
+        }
+        for (from, most) in [(0, stream.len()), (8, 1), (9, 100), (33, 40_000)] {
+            let mut room = vec![0; most];
+            let count = intake.copy_out(&chunks, Offset(100 + from as u64), &mut room);
+            assert_eq!(room[..count], stream[from..from + count], "from {from}");
+            assert!(count > 0);
+        }
     }
 }

@@ -18,6 +18,7 @@
 //! | `copy` | the snapshot: decode, build, send |
 //! | `stream` | the stream: scan, classify, route |
 //! | `rebuild` | the stream: commands that the target gets in another form |
+//! | `echo` | the stream: what was replicated into the source, and is dropped |
 //! | `hold` | what needs the lane to stand still: flushes, unknown commands |
 //! | `spooling` | what is received while the target does not keep up |
 //! | `lease`, `settle` | deadlines that are held back while the target is behind |
@@ -101,6 +102,10 @@ pub struct LaneConfig {
     pub database_map: DatabaseMap,
     pub existing: Existing,
     pub on_divergence: OnDivergence,
+    /// The other direction runs, too: what is written is marked, and what the source's stream has of that kind is dropped.
+    pub mark: bool,
+    /// Nothing of this link was on the target when the lane began.
+    pub first_copy: bool,
     /// Leave out what belongs to modules that the target lacks.
     pub skip_unknown: bool,
     /// The source had keys for this target.
@@ -191,6 +196,8 @@ pub struct Lane {
     pub(super) records: Option<Records>,
     /// Nothing from here on is sent before the records say so.
     pub(super) route_until: Offset,
+    /// The stream stands at a command for that reason.
+    pub(super) awaits_record: bool,
     cut: Vec<usize>,
     pub(super) stopping: bool,
     /// Another process will go on: deadlines stay held back.
@@ -265,6 +272,7 @@ impl Lane {
             records: (config.generations.clone()).map(|generations| {
                 Records::new(config.link.clone(), generations, config.generation)
             }),
+            awaits_record: false,
             cut: Vec::new(),
             stopping: false,
             keep_leases: false,
@@ -274,6 +282,7 @@ impl Lane {
             status,
             config,
         };
+        lane.targets.mark = lane.config.mark;
         lane.targets.fenced = lane.records.is_some();
         lane.targets
             .note_runs(&std::mem::take(&mut lane.config.runs));
@@ -689,6 +698,9 @@ impl Lane {
         // Also while the source is away: what was received holds, as long as the history does.
         if self.copied && self.taken_up.is_none() && !self.start_over {
             self.stream_on()?;
+        }
+        if self.awaits_record && self.config.mark {
+            self.record_on(None);
         }
         // A client of the source may be waiting, or the lane for everything to be answered.
         self.targets.serial.hurry = self.ack_wanted.is_some()

@@ -2,10 +2,28 @@
 
 use std::collections::BTreeMap;
 
+use super::serial::{EXEC, MULTI};
 use crate::checkpoint::{Generation, LinkName, Mark, Owed, Watermark, watermark_key};
+use crate::command::mark_from;
 use crate::position::Offset;
 use crate::resp::push_command;
 use crate::slot::{Slot, SlotSet};
+
+/// Has the marked commands from `start` on, of which some will lose their mark, travel in a transaction with such as keep it and
+/// leave nothing behind: they set and remove the key `token`. Gives how many commands that adds.
+pub(super) fn hold_together(out: &mut Vec<u8>, start: usize, token: &[u8]) -> usize {
+    let whole = out[start..].starts_with(MULTI);
+    match whole {
+        true => out.truncate(out.len() - EXEC.len()),
+        false => _ = out.splice(start..start, MULTI.iter().copied()),
+    }
+    let own = out.len();
+    push_command(out, &[b"SET", token, b""]);
+    push_command(out, &[b"UNLINK", token]);
+    mark_from(out, own);
+    out.extend_from_slice(EXEC);
+    if whole { 2 } else { 4 }
+}
 
 /// Watermarks are about slots. A single server is one slot, and there a lane has one, in the slot that is its anchor:
 /// so [`Marks::passed`] and [`Marks::owned`] name that slot then, for the lane as a whole.
@@ -125,5 +143,32 @@ impl Marks {
         self.owned.remove(place);
         self.owned_before.remove(place);
         self.passed.remove(&place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_loses_its_mark_is_held_together_with_what_keeps_it() {
+        let lost: &[&[u8]] = &[b"XCLAIM", b"s", b"g", b"c", b"0", b"1-1"];
+        let mut out = b"before".to_vec();
+        push_command(&mut out, lost);
+        assert!(!mark_from(&mut out, 6));
+        assert_eq!(hold_together(&mut out, 6, b"t"), 4);
+        let mut expected = [b"before", MULTI].concat();
+        push_command(&mut expected, &[b"xCLAIM", b"s", b"g", b"c", b"0", b"1-1"]);
+        push_command(&mut expected, &[b"sET", b"t", b""]);
+        push_command(&mut expected, &[b"uNLINK", b"t"]);
+        expected.extend_from_slice(EXEC);
+        assert_eq!(out, expected);
+        // A transaction stays one.
+        let mut whole = MULTI.to_vec();
+        push_command(&mut whole, lost);
+        whole.extend_from_slice(EXEC);
+        mark_from(&mut whole, 0);
+        assert_eq!(hold_together(&mut whole, 0, b"t"), 2);
+        assert_eq!(whole, expected[6..]);
     }
 }

@@ -14,6 +14,7 @@ mod arrivals;
 pub mod claims;
 mod copy;
 pub mod desk;
+mod echo;
 pub mod fence;
 mod hold;
 mod intake;

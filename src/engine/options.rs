@@ -26,6 +26,8 @@ pub struct SyncOptions {
     /// `HOST:PORT` of the status page.
     pub status_address: Option<String>,
     pub on_existing: OnExisting,
+    /// The other direction runs, too: see [`crate::command::Origin`].
+    pub mark: bool,
     pub on_divergence: OnDivergence,
     pub on_unsupported: OnUnsupported,
     /// Leave out what belongs to modules that the target lacks, and count it; else it is a fault.

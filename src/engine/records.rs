@@ -92,6 +92,8 @@ pub(super) struct Records {
     nodes: Vec<Written>,
     promise: Option<Promise>,
     next_ms: u64,
+    /// How many commands had been handed over when that was last looked at, and where the stream stood then.
+    handed_over: (u64, Offset),
     pace: Pace,
     /// The last records of a lane that ends are written.
     ending: bool,
@@ -155,6 +157,7 @@ impl Records {
             nodes: Vec::new(),
             promise: None,
             next_ms: 0,
+            handed_over: (0, Offset::default()),
             pace: Pace::beginning_at(Offset::default()),
             ending: false,
             blocked: false,
@@ -183,6 +186,7 @@ impl Records {
         self.databases = vec![(at, 0)];
         self.pace = Pace::beginning_at(at);
         self.high = Offset::default();
+        self.handed_over.1 = at;
         self.told = None;
         self.promise = None;
         self.nodes.clear();
@@ -216,6 +220,7 @@ impl Records {
     /// The stream goes on from `at`, where this database is selected.
     pub fn stand_at(&mut self, at: Offset, database: u32) {
         self.databases = vec![(at, database)];
+        self.handed_over.1 = at;
     }
 
     /// The database that is selected at `at`.
@@ -240,6 +245,7 @@ impl LaneConfig {
             Start::First => {
                 self.claimed_before = false;
                 status.set_resume(ResumeStep::FirstCopy, first_copy);
+                self.first_copy = true;
                 (None, None)
             }
             Start::Copy {
@@ -436,10 +442,18 @@ impl Lane {
     /// Writes records when it is time, and takes note of those that are answered. `tick`: the time, at a tick.
     pub(super) fn record_on(&mut self, tick: Option<u64>) {
         self.take_promise();
-        let waiting = self.waiting();
+        let waiting = match self.config.mark && !self.awaits_record {
+            // Perhaps there are only echoes.
+            true => 0,
+            false => self.waiting(),
+        };
+        let routed = self.routed();
         let Some(records) = &mut self.records else {
             return;
         };
+        if records.handed_over.0 != self.commands {
+            records.handed_over = (self.commands, routed);
+        }
         records.blocked &= tick.is_none();
         let attached = self.copied || matches!(self.link, SourceLink::Copying(_));
         if records.promise.is_some() || records.blocked || self.history.is_none() || !attached {
@@ -462,8 +476,45 @@ impl Lane {
                 self.write_records(routed, true);
             }
         } else if near || due || behind {
-            self.records_due(tick, waiting);
+            let news = behind || self.has_news();
+            self.records_due(tick.filter(|_| due || news), waiting, news);
         }
+    }
+
+    /// Whether records have more to tell than that echoes were passed over.
+    fn has_news(&self) -> bool {
+        let untold = |records: &Records| {
+            let told = records.told.is_none_or(|told| told < records.handed_over.1);
+            told || records.next_ms == 0 || records.nodes.iter().any(|node| node.unsure)
+        };
+        let records = self.records.as_ref();
+        let waits = self.awaits_record || self.wants_renewal();
+        !self.config.mark || waits || records.is_some_and(untold)
+    }
+
+    /// Whether records of this moment would differ in more than offsets from those that are there.
+    fn tells_otherwise(&mut self) -> bool {
+        let Some(mut records) = self.records.take() else {
+            return false;
+        };
+        records.nodes.resize(self.targets.len(), Written::default());
+        let drafts = match self.targets.routes_are_certain() {
+            true => self.draft(&mut records, Offset::default(), false),
+            false => Vec::new(),
+        };
+        let differs = |(index, draft): &(usize, Written)| {
+            let written = &records.nodes[*index];
+            let without_offsets = |record: &Option<Record>| {
+                let mut record = record.clone()?;
+                (record.position.offset, record.high) = Default::default();
+                Some(record)
+            };
+            let same = without_offsets(&written.record) == without_offsets(&draft.record);
+            written.slot != draft.slot || !same
+        };
+        let differs = drafts.iter().any(differs);
+        self.records = Some(records);
+        differs
     }
 
     /// How many bytes are yet to be handed over. What a source says while nobody writes is none.
@@ -483,7 +534,8 @@ impl Lane {
         0
     }
 
-    fn records_due(&mut self, tick: Option<u64>, waiting: usize) {
+    /// `news`: whether there is anything to tell but that the high-water offset may be lower.
+    fn records_due(&mut self, tick: Option<u64>, waiting: usize, news: bool) {
         let Some(records) = &mut self.records else {
             return;
         };
@@ -493,6 +545,11 @@ impl Lane {
             records.pace.end_interval(came_to, self.commands);
         }
         let mut step = records.pace.take_step(came_to, waiting);
+        let lower = step == 0 && records.high > came_to;
+        let worth_it = news || lower || (tick.is_some() && self.tells_otherwise());
+        if !worth_it {
+            return;
+        }
         if !self.settled {
             step = step.max(limits::COPYING_HIGH_STEP_BYTES);
         }

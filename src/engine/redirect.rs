@@ -64,6 +64,12 @@ impl Targets {
             chunks.release(unit.range.chunk);
             return Err(Fault::from_reply(Side::Target, &who, text));
         }
+        // Of a first copy, which leaves keys alone that the target has.
+        if self.mark && unit.begin == unit.end && text.starts_with("BUSYKEY") {
+            self.status.count(ErrorCount::KeptExisting);
+            chunks.release(unit.range.chunk);
+            return Ok(());
+        }
         if let Some(count) = counted_as(&kind) {
             self.status.count(count);
         }

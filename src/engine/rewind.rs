@@ -24,8 +24,10 @@
 //! it reaches to the high-water offset, and no farther than the source's stream came when the next process asked (unless that was lost
 //! before it could ask). A shared offset at or behind that needs no snapshot.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::echo::without_echoes;
 use super::hold::Hold;
 use super::lane::Lane;
 use super::options::Destination;
@@ -132,7 +134,12 @@ impl Lane {
         let map = &self.config.database_map;
         let kind = self.targets.topology.kind;
         let mut source = rewind.database;
-        let mut rest = stream;
+        // Of what came from the target the source has no better value: the other direction brings it there again.
+        let own = match self.config.mark {
+            true => Cow::Owned(without_echoes(stream)),
+            false => Cow::Borrowed(stream),
+        };
+        let mut rest = &own[..];
         while let Ok(Some(frame)) = scan(rest) {
             rest = &rest[frame.bytes().len()..];
             let unknown = "what it lost holds a command whose keys are not known";

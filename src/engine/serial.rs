@@ -36,7 +36,7 @@ use crate::slot::Slot;
 use crate::target::{Form, Guard, Unit};
 
 pub(super) const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
-const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
+pub(super) const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
 /// No place in [`Serial::lines`].
 const NONE: u16 = u16::MAX;
@@ -377,7 +377,10 @@ impl Targets {
     /// Whether a command must not be applied twice, as far as is known.
     pub(super) fn must_not_repeat(&self, frame: &Frame<'_>) -> bool {
         let command = command::find(frame).or_else(|| self.learned.get(frame.verb()));
-        command.is_none_or(|command| command::replay(frame, command) != Replay::Same)
+        command.is_none_or(|command| {
+            let loses_mark = self.mark && !command::keeps_mark(frame, command);
+            loses_mark || command::replay(frame, command) != Replay::Same
+        })
     }
 
     /// Sends a unit that needs a guard, when it may go.
@@ -569,6 +572,9 @@ impl Targets {
         self.marks.write(slot, end, owed, tail);
         if elsewhere {
             push_command(tail, &[b"SELECT", first.database.to_string().as_bytes()]);
+        }
+        if self.mark {
+            command::mark_from(tail, 0);
         }
         tail.extend_from_slice(EXEC);
         let around = if elsewhere { 5 } else { 3 };

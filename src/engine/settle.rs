@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::lane::{Lane, SourceLink};
 use super::lease::{Due, GRACE_MS, Owner, Unknown};
 use super::listing::Listing;
+use crate::command;
 use crate::fault::Fault;
 use crate::limits;
 use crate::position::Offset;
@@ -92,7 +93,7 @@ pub(super) struct Walk {
 /// Whether a command is one of ours that settles leases.
 pub(super) fn is_settling(frame: &Frame<'_>) -> bool {
     let scripts = [SCRIPT, FIELDS_SCRIPT];
-    let script = frame.arg(1).unwrap_or_default();
+    let script = command::without_prologue(frame.arg(1).unwrap_or_default());
     scripts.iter().any(|ours| ours.as_bytes() == script)
 }
 

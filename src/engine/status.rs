@@ -151,10 +151,14 @@ pub enum ErrorCount {
     SkippedModule,
     /// Commands dropped because their slot is on its way between source masters: it is copied from the one that gets it.
     OfMovingSlot,
+    /// Removals without a mark in transactions that were replicated into the source, dropped with them.
+    LocalRemovals,
+    /// Values of a first copy that were not written, since the target had the key.
+    KeptExisting,
 }
 
 /// How many kinds [`ErrorCount`] has.
-const ERROR_KINDS: usize = 22;
+const ERROR_KINDS: usize = 24;
 
 impl ErrorCount {
     const ALL: [ErrorCount; ERROR_KINDS] = [
@@ -180,6 +184,8 @@ impl ErrorCount {
         ErrorCount::UnsweptCopy,
         ErrorCount::SkippedModule,
         ErrorCount::OfMovingSlot,
+        ErrorCount::LocalRemovals,
+        ErrorCount::KeptExisting,
     ];
 
     /// The name used by the status page and the summary.
@@ -207,6 +213,8 @@ impl ErrorCount {
             ErrorCount::UnsweptCopy => "unswept_copy",
             ErrorCount::SkippedModule => "skipped_module",
             ErrorCount::OfMovingSlot => "of_moving_slot",
+            ErrorCount::LocalRemovals => "local_removals",
+            ErrorCount::KeptExisting => "kept_existing",
         }
     }
 }
@@ -277,6 +285,8 @@ pub struct LaneStatus {
     pub slot_bytes_copied: AtomicU64,
     /// Commands of the stream acknowledged by the target.
     pub commands: AtomicU64,
+    /// Commands of the stream dropped because they had been replicated into the source.
+    pub echoes: AtomicU64,
     /// Bytes sent to the target, snapshot and stream.
     pub bytes: AtomicU64,
     /// Full syncs begun.
@@ -318,6 +328,7 @@ impl LaneStatus {
             slot_keys_copied: AtomicU64::new(0),
             slot_bytes_copied: AtomicU64::new(0),
             commands: AtomicU64::new(0),
+            echoes: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             full_syncs: AtomicU64::new(0),
             partial_syncs: AtomicU64::new(0),

@@ -13,6 +13,7 @@
 
 use std::collections::BTreeSet;
 
+use super::echo;
 use super::hold::Hold;
 use super::lane::{Lane, LaneConfig};
 use super::lookup::LookupQuestion;
@@ -36,7 +37,7 @@ pub(super) struct Router {
     database: u32,
     /// Where its commands go; `None` if they are dropped.
     pub target_database: Option<u32>,
-    open: Option<Open>,
+    pub open: Option<Open>,
     /// Commands before this offset are taken one by one although they stand in a transaction.
     apart_until: Offset,
     /// Keys of the command at this offset, as the source told them.
@@ -48,8 +49,8 @@ pub(super) struct Router {
 
 /// A transaction without its `EXEC`.
 #[derive(Debug, Clone, Copy)]
-struct Open {
-    frames: u32,
+pub(super) struct Open {
+    pub frames: u32,
     slot: Option<Slot>,
     /// It touches more than one slot of a cluster.
     several: bool,
@@ -61,6 +62,8 @@ struct Open {
     once: bool,
     /// It holds a command of a slot that the lane does not write.
     moving: bool,
+    /// It holds a command that was replicated into the source.
+    pub echo: bool,
 }
 
 /// Neighbouring commands for one connection.
@@ -156,6 +159,7 @@ impl Lane {
         if self.router.last_mapped.is_none() {
             self.select(self.router.database)?;
         }
+        self.awaits_record = false;
         // A transaction that is open may be gone through again, command by command.
         self.targets.marks.come_to(self.routed());
         let mut run = None;
@@ -180,13 +184,20 @@ impl Lane {
                 }
             };
             let length = frame.bytes().len();
-            if self.scanned.advanced(length) > self.route_until {
-                // That is no write to wait for.
-                if self.router.open.is_some() || !is_talk(&frame) {
-                    return Ok(());
-                }
+            if self.config.mark && echo::is_echo(&frame) {
+                self.drop_echo(run, length);
+                continue;
             }
-            let found = classify(
+            if self.scanned.advanced(length) > self.route_until && self.needs_record(&frame) {
+                self.awaits_record = true;
+                return Ok(());
+            }
+            let verb = frame.verb_range();
+            let Found {
+                step,
+                watched,
+                once,
+            } = classify(
                 &frame,
                 &self.targets,
                 &self.router,
@@ -194,11 +205,6 @@ impl Lane {
                 self.rebuild.watched,
                 self.scanned,
             )?;
-            let Found {
-                step,
-                watched,
-                once,
-            } = found;
             if self.scanned < self.targets.marks.skip_until
                 && self.router.open.is_none()
                 && is_applied(&mut self.targets, &step, self.scanned.advanced(length))
@@ -224,12 +230,27 @@ impl Lane {
                 && self.router.open.is_none()
                 && self.router.target_database.is_some()
             {
+                if self.config.mark {
+                    self.intake.mark(&mut self.chunks, verb);
+                }
                 self.extend_run(run, slot, length, once);
                 continue;
             }
             self.special(run, step, length, once)?;
         }
         Ok(())
+    }
+
+    /// Whether a command may not be handed over before a record has told of it. What a source says while nobody writes needs
+    /// none, and of a transaction it is seen at its end whether it is an echo.
+    fn needs_record(&self, frame: &Frame<'_>) -> bool {
+        let is = |verb: &[u8]| frame.verb().eq_ignore_ascii_case(verb);
+        match &self.router.open {
+            Some(open) if self.config.mark => !open.echo && is(b"EXEC"),
+            None if self.config.mark && is(b"MULTI") => false,
+            Some(_) => true,
+            None => !is_talk(frame),
+        }
     }
 
     /// The command at the cursor is applied already.
@@ -403,6 +424,7 @@ impl Lane {
                     watched: false,
                     once: false,
                     moving: false,
+                    echo: false,
                 });
                 self.keep_open(length);
             }
@@ -437,7 +459,7 @@ impl Lane {
     }
 
     /// Takes the command at the cursor into the open transaction.
-    fn keep_open(&mut self, length: usize) {
+    pub(super) fn keep_open(&mut self, length: usize) {
         self.intake.scanned(length);
         self.scanned = self.scanned.advanced(length);
     }
@@ -454,6 +476,11 @@ impl Lane {
     }
 
     fn send_anywhere(&mut self, length: usize, once: bool) {
+        if self.config.mark {
+            self.intake.scanned(length);
+            self.intake.mark_open(&mut self.chunks);
+            self.intake.reopen();
+        }
         let mut unit = self.unit_at_cursor(length, 1, Form::Command);
         // In a cluster it belongs to no slot.
         if once && self.targets.is_single() {
@@ -631,6 +658,10 @@ impl Lane {
         let length = self.intake.open_bytes();
         let begin = Offset(self.scanned.0 - length as u64);
         let data = open.frames - 1;
+        if open.echo {
+            self.drop_echoes(data);
+            return Ok(());
+        }
         if data == 0 {
             self.intake.close();
             return Ok(());
@@ -677,6 +708,9 @@ impl Lane {
             self.status.count(ErrorCount::Skipped);
             self.intake.close();
             return Ok(());
+        }
+        if self.config.mark {
+            self.intake.mark_open(&mut self.chunks);
         }
         let range = self.intake.open_range();
         self.chunks.hold(range.chunk);
@@ -746,7 +780,8 @@ fn classify(
         });
     };
     let watched = command.watch.wants(lacking, frame);
-    let once = !command::replay_safe(frame, command);
+    let once = !command::replay_safe(frame, command)
+        || (config.mark && !command::keeps_mark(frame, command));
     let found = |step| Found {
         step,
         watched,

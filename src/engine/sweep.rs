@@ -141,6 +141,15 @@ impl Lane {
         // Keys of an earlier copy, or of another lane that had some of the slots.
         let holds_ours = status.full_syncs.load(Relaxed) > 1 || self.motion.came_before_copy;
         match self.config.existing {
+            Existing::Keep if self.config.mark => {
+                if !(self.config.first_copy && status.full_syncs.load(Relaxed) == 1) {
+                    status.count(ErrorCount::UnsweptCopy);
+                    status.set_message(
+                        "what the target's own clients write before this copy has ended may be set back to what the source has, \
+                         and keys that the source removed in the meantime stay (--mark)",
+                    );
+                }
+            }
             Existing::Keep if holds_ours => {
                 status.count(ErrorCount::UnsweptCopy);
                 status.set_message(

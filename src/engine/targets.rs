@@ -13,14 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::fence::Fence;
-use super::marks::Marks;
+use super::marks::{Marks, hold_together};
 use super::mending::Mends;
 use super::options::{Grouping, OnDivergence};
 use super::parked::Parked;
 use super::retry::Gate;
 use super::serial::{MULTI, Serial};
 use super::status::{ErrorCount, LaneStatus};
-use crate::checkpoint::Generation;
+use crate::checkpoint::{Generation, token_key};
 use crate::chunk::{ChunkId, Chunks, Range};
 use crate::command::{self, Learned, SlotOf};
 use crate::fault::{Fault, FaultKind, Policy, Side};
@@ -108,6 +108,8 @@ pub struct Targets {
     /// Slots of commands whose keys only the source could tell, by where they begin in the stream.
     pub told: BTreeMap<Offset, Slot>,
     pub(super) mends: Mends,
+    /// Whatever is sent tells by its casing that it was replicated.
+    pub(super) mark: bool,
     pub(super) status: Arc<LaneStatus>,
     pub(super) hint: bool,
     /// A flush could not be applied where it was sent: it must be planned again.
@@ -163,6 +165,7 @@ impl Targets {
             learned: Learned::default(),
             told: BTreeMap::new(),
             mends: Mends::new(on_divergence),
+            mark: false,
             status,
             hint: false,
             flush_displaced: false,
@@ -323,7 +326,7 @@ impl Targets {
         like: Unit,
         write: impl FnOnce(&mut Vec<u8>) -> usize,
     ) -> Unit {
-        let (range, frames) = append_staged(chunks, &mut self.staging, write);
+        let (range, frames) = append_staged(chunks, &mut self.staging, self.mark, write);
         Unit {
             range,
             form,
@@ -347,7 +350,7 @@ impl Targets {
         commands: &[u8],
         frames: usize,
     ) -> Unit {
-        let (range, frames) = append_staged(chunks, &mut self.staging, |out| {
+        let (range, frames) = append_staged(chunks, &mut self.staging, self.mark, |out| {
             out.extend_from_slice(commands);
             frames
         });
@@ -412,7 +415,17 @@ impl Targets {
         } else {
             &mut self.staging
         };
-        let (range, frames) = append_staged(chunks, staging, write);
+        let place = self.marks.place_of(slot);
+        let (mark, link) = (self.mark, &self.marks.link);
+        let (range, frames) = append_staged(chunks, staging, false, |out| {
+            let start = out.len();
+            let frames = write(out);
+            // What is of the stream is guarded instead.
+            match mark && !command::mark_from(out, start) && !of_stream && frames > 0 {
+                true => frames + hold_together(out, start, &token_key(link, place)),
+                false => frames,
+            }
+        });
         if frames == 0 {
             chunks.release(range.chunk);
             return;
@@ -751,10 +764,18 @@ fn writer_fault(who: &str, error: WriterError) -> Fault {
 fn append_staged(
     chunks: &mut Chunks,
     staging: &mut Option<ChunkId>,
+    mark: bool,
     write: impl FnOnce(&mut Vec<u8>) -> usize,
 ) -> (Range, usize) {
     let chunk = staging_chunk(chunks, staging);
-    let appended = chunks.append(chunk, write);
+    let appended = chunks.append(chunk, |out| {
+        let start = out.len();
+        let frames = write(out);
+        if mark {
+            command::mark_from(out, start);
+        }
+        frames
+    });
     keep_staging(chunks, staging);
     appended
 }

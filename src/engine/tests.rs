@@ -25,6 +25,7 @@ const GENERATION: Generation = Generation {
 };
 mod deadlines;
 mod grouping;
+mod marks;
 mod mending;
 mod moving;
 mod replaced;
@@ -114,6 +115,8 @@ fn config() -> LaneConfig {
         spooled: None,
         ack: Default::default(),
         grouping: Default::default(),
+        mark: false,
+        first_copy: false,
         record_interval_ms: limits::RECORD_INTERVAL_MS,
     }
 }

@@ -40,13 +40,25 @@ impl Value<'_> {
     /// commands, which is 1. Change `expire_at_ms` first to write another deadline.
     #[inline]
     pub fn write_restore(&self, out: &mut Vec<u8>) -> usize {
+        self.write_restore_as(out, true)
+    }
+
+    /// The same without `REPLACE`: refused with `BUSYKEY` where the key exists.
+    pub fn write_restore_new(&self, out: &mut Vec<u8>) -> usize {
+        self.write_restore_as(out, false)
+    }
+
+    #[inline]
+    fn write_restore_as(&self, out: &mut Vec<u8>, replace: bool) -> usize {
         out.reserve(self.key.len() + self.serialized.len() + 160);
         // RESTORE knows one of the two; snapshots hold at most one as well.
         let usage = self.idle_seconds.is_some() || self.frequency.is_some();
         // What is always the same goes out in one piece: this is the path of every key.
-        out.extend_from_slice(match usage {
-            true => b"*8\r\n$7\r\nRESTORE\r\n",
-            false => b"*6\r\n$7\r\nRESTORE\r\n",
+        out.extend_from_slice(match (usage, replace) {
+            (true, true) => b"*8\r\n$7\r\nRESTORE\r\n",
+            (false, true) => b"*6\r\n$7\r\nRESTORE\r\n",
+            (true, false) => b"*7\r\n$7\r\nRESTORE\r\n",
+            (false, false) => b"*5\r\n$7\r\nRESTORE\r\n",
         });
         let mut command = CommandWriter::within(out);
         command.arg(self.key);
@@ -56,9 +68,10 @@ impl Value<'_> {
         }
         command.head(self.metadata.len() + 1 + self.serialized.len() + FOOTER_BYTES);
         self.write_payload(command.buffer());
-        command
-            .buffer()
-            .extend_from_slice(b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n");
+        command.buffer().extend_from_slice(match replace {
+            true => b"\r\n$7\r\nREPLACE\r\n$6\r\nABSTTL\r\n",
+            false => b"\r\n$6\r\nABSTTL\r\n",
+        });
         if let Some(frequency) = self.frequency {
             command.arg(b"FREQ").number(frequency);
         } else if let Some(seconds) = self.idle_seconds {
@@ -163,6 +176,10 @@ mod tests {
         with_frequency.write_restore(&mut out);
         assert!(out.starts_with(b"*8\r\n"));
         assert!(out.ends_with(b"$4\r\nFREQ\r\n$3\r\n255\r\n"));
+        let mut out = Vec::new();
+        value().write_restore_new(&mut out);
+        assert!(out.starts_with(b"*5\r\n") && out.ends_with(b"\r\n$6\r\nABSTTL\r\n"));
+        assert!(!out.windows(7).any(|part| part == b"REPLACE"));
         let mut out = Vec::new();
         value().write_restore(&mut out);
         assert!(out.starts_with(b"*6\r\n$7\r\nRESTORE\r\n$1\r\nk\r\n$1\r\n0\r\n$17\r\n"));

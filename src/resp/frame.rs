@@ -55,6 +55,12 @@ impl<'a> Frame<'a> {
         &self.bytes[start as usize..(start + len) as usize]
     }
 
+    /// Where the name stands within [`Frame::bytes`].
+    pub fn verb_range(&self) -> std::ops::Range<usize> {
+        let (start, len) = self.heads[0];
+        start as usize..(start + len) as usize
+    }
+
     /// Argument `index` (0 is the verb). Constant time for the first four, a walk for later ones.
     pub fn arg(&self, index: usize) -> Option<&'a [u8]> {
         if index >= self.argc() {

@@ -471,6 +471,8 @@ impl Supervisor {
             spooled,
             ack: options.ack,
             grouping: Grouping::default(),
+            mark: options.mark,
+            first_copy: false,
             record_interval_ms: options.checkpoint_every_ms,
         };
         config.begin(start, single, &status);
@@ -500,6 +502,8 @@ fn existing(plan: &SyncPlan, claim: &Claim) -> Existing {
     let records = &claim.bookkeeping.records;
     let ours = !records.is_empty() && records.iter().all(|found| found.record.exclusive);
     match plan.options.on_existing {
+        // The target has writers of its own.
+        _ if plan.options.mark => Existing::Keep,
         OnExisting::Replace => Existing::Replace,
         // Another lane of this link found the target empty: what is there came from here.
         _ if ours => Existing::Replace,

@@ -214,6 +214,8 @@ impl World {
             spooled: None,
             ack: Default::default(),
             grouping: cluster.grouping,
+            mark: false,
+            first_copy: false,
             record_interval_ms: limits::RECORD_INTERVAL_MS,
         };
         cluster.lane = slots;

@@ -12,6 +12,7 @@
 //! - [`compare`]: two deployments of any shape, key by key.
 //! - [`proxy`]: a TCP proxy that pauses, cuts, delays, slows down and loses.
 //! - [`slotstream`]: runs the program itself and watches its status page.
+//! - [`tap`]: a server's stream, command by command.
 //! - [`torture`]: crashes it over and over, and shows that nothing is lost or done twice.
 //! - [`quickstart`]: a first look at the program, for a newcomer at a terminal.
 //!
@@ -29,6 +30,7 @@ pub mod quickstart;
 pub mod resp;
 pub mod server;
 pub mod slotstream;
+pub mod tap;
 pub mod torture;
 pub mod version;
 pub mod wait;
@@ -42,6 +44,7 @@ pub use proxy::Proxy;
 pub use resp::{Command, Connection, Value};
 pub use server::{Server, ServerOptions};
 pub use slotstream::Slotstream;
+pub use tap::Tap;
 pub use version::{Family, Version, skipped, version, version_or_skip, versions};
 pub use wait::wait_until;
 pub use writers::{Commands, WriterOptions, WriterReport, Writers};

@@ -3,7 +3,7 @@
 use crate::Result;
 use anyhow::{Context, bail};
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
@@ -68,6 +68,40 @@ fn encode<A: AsRef<[u8]>>(arguments: &[A]) -> Vec<u8> {
         encoded.extend_from_slice(b"\r\n");
     }
     encoded
+}
+
+/// The first command of these bytes and its length, if it is whole.
+fn decode(bytes: &[u8]) -> Result<Option<(Vec<Vec<u8>>, usize)>> {
+    let mut at = 0;
+    let Some(count) = number_after(bytes, &mut at, b'*')? else {
+        return Ok(None);
+    };
+    let mut words = Vec::with_capacity(count);
+    for _ in 0..count {
+        let Some(length) = number_after(bytes, &mut at, b'$')? else {
+            return Ok(None);
+        };
+        let Some(word) = bytes.get(at..at + length + 2) else {
+            return Ok(None);
+        };
+        words.push(word[..length].to_vec());
+        at += length + 2;
+    }
+    Ok(Some((words, at)))
+}
+
+/// The number of the line at `at`, which begins with `kind`; moves behind that line.
+fn number_after(bytes: &[u8], at: &mut usize, kind: u8) -> Result<Option<usize>> {
+    let rest = bytes.get(*at..).unwrap_or_default();
+    let Some(end) = rest.iter().position(|byte| *byte == b'\n') else {
+        return Ok(None);
+    };
+    let line = std::str::from_utf8(&rest[..end])?.trim_end();
+    let Some(number) = line.strip_prefix(char::from(kind)) else {
+        bail!("a stream holds {line:?} where a command should go on");
+    };
+    *at += end + 1;
+    Ok(Some(number.parse()?))
 }
 
 /// A reply.
@@ -257,6 +291,50 @@ impl Connection {
         Ok(bytes)
     }
 
+    /// Reads what a master answers to `PSYNC ? -1`, and its snapshot away; gives the offset of the stream that follows.
+    pub fn begin_stream(&mut self) -> Result<u64> {
+        let answer = self.read_line_after_keepalives()?;
+        let text = String::from_utf8_lossy(&answer).into_owned();
+        let Some(offset) = text.strip_prefix("+FULLRESYNC ") else {
+            bail!("{} offered no full sync: {text}", self.address);
+        };
+        let offset = offset.rsplit(' ').next().unwrap_or_default().parse()?;
+        let header = self.read_line_after_keepalives()?;
+        let header = String::from_utf8_lossy(&header).into_owned();
+        let length: usize = header.trim_start_matches('$').parse()?;
+        while self.incoming.len() - self.consumed < length {
+            self.fill()?;
+        }
+        self.consumed += length;
+        Ok(offset)
+    }
+
+    fn read_line_after_keepalives(&mut self) -> Result<Vec<u8>> {
+        loop {
+            let line = self.read_line()?;
+            if !line.is_empty() {
+                return Ok(line);
+            }
+        }
+    }
+
+    /// The next command of a stream and its length in bytes; `None` if it has not come within the connection's patience.
+    pub fn read_streamed(&mut self) -> Result<Option<(Vec<Vec<u8>>, usize)>> {
+        loop {
+            if let Some((words, length)) = decode(&self.incoming[self.consumed..])? {
+                self.consumed += length;
+                return Ok(Some((words, length)));
+            }
+            if let Err(error) = self.fill() {
+                let kind = error.downcast_ref::<std::io::Error>().map(|io| io.kind());
+                match kind {
+                    Some(ErrorKind::WouldBlock | ErrorKind::TimedOut) => return Ok(None),
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+
     fn fill(&mut self) -> Result<()> {
         if self.consumed > 0 {
             self.incoming.drain(..self.consumed);
@@ -291,6 +369,19 @@ mod tests {
             }
         });
         Connection::open(&address).unwrap()
+    }
+
+    #[test]
+    fn a_stream_is_read_behind_its_snapshot() {
+        let mut connection = connection_to_a_server_that_sends(
+            b"\n\n+FULLRESYNC abc 42\r\n\n$4\r\nREDI*2\r\n$3\r\nDEL\r\n$1\r\n\n\r\n*1\r\n$4\r\nping\r\n",
+        );
+        assert_eq!(connection.begin_stream().unwrap(), 42);
+        let (words, length) = connection.read_streamed().unwrap().unwrap();
+        assert_eq!((words, length), (vec![b"DEL".to_vec(), b"\n".to_vec()], 20));
+        let (words, _) = connection.read_streamed().unwrap().unwrap();
+        assert_eq!(words, [b"ping".to_vec()]);
+        assert!(connection.read_streamed().is_err(), "it was closed");
     }
 
     #[test]

@@ -20,6 +20,7 @@ pub struct Mix {
     family: Family,
     kinds: Commands,
     random: Rng,
+    letter: char,
     groups: usize,
     cold_groups: usize,
     loaded: Vec<Kind>,
@@ -91,6 +92,7 @@ impl Mix {
             family,
             kinds: options.commands,
             random,
+            letter: options.letter,
             groups: options.key_groups.max(1),
             cold_groups: options.cold_groups,
             loaded: Kind::of(family, loaded.is_some_and(|loaded| loaded.vector_sets)),
@@ -108,7 +110,7 @@ impl Mix {
         }
         if self.tied_keys > 0 && self.random.u8(0..4) == 0 {
             let mut group = Group {
-                tag: format!("{{w{}}}", self.random.usize(0..self.groups)),
+                tag: format!("{{{}{}}}", self.letter, self.random.usize(0..self.groups)),
                 short_lives: self.short_lives,
                 random: &mut self.random,
                 commands,
@@ -119,7 +121,7 @@ impl Mix {
             cold @ 1.. if self.random.u8(0..4) == 0 => {
                 format!("{{c{}}}", self.random.usize(0..cold))
             }
-            _ => format!("{{w{}}}", self.random.usize(0..self.groups)),
+            _ => format!("{{{}{}}}", self.letter, self.random.usize(0..self.groups)),
         };
         let choice = self.random.u8(0..25);
         let mut group = Group {
@@ -155,7 +157,11 @@ impl Mix {
     /// One command that waits for what others push.
     pub fn next_blocking(&mut self) -> Command {
         let mut commands = Vec::new();
-        let tag = format!("{{w{}}}", self.random.usize(0..self.groups.min(10)));
+        let tag = format!(
+            "{{{}{}}}",
+            self.letter,
+            self.random.usize(0..self.groups.min(10))
+        );
         let newer = self.family.has_redis_7_commands();
         let mut group = Group {
             tag,

@@ -13,6 +13,7 @@ use crate::Result;
 use crate::client::{Client, Endpoint};
 use crate::load::LoadOptions;
 use crate::resp::Command;
+use crate::version::Family;
 use anyhow::anyhow;
 use fastrand::Rng;
 use forgiving::Sender;
@@ -49,6 +50,10 @@ pub struct WriterOptions {
     pub commands_per_second: u64,
     /// Sets of keys with a hash tag each: fewer of them means more commands on the same key.
     pub key_groups: usize,
+    /// What their tags begin with: others write other keys.
+    pub letter: char,
+    /// Whose commands are written, if not all that the servers know.
+    pub family: Option<Family>,
     /// More of them, to which every fourth round of commands goes: many keys that are seldom written.
     pub cold_groups: usize,
     /// With what [`crate::load`] filled the target: some commands go to those keys.
@@ -72,6 +77,8 @@ impl Default for WriterOptions {
             threads: 2,
             commands_per_second: 2_000,
             key_groups: 300,
+            letter: 'w',
+            family: None,
             cold_groups: 0,
             loaded: None,
             short_lives: true,
@@ -149,7 +156,11 @@ impl Writers {
         let first = usize::from(options.commands != Commands::All);
         for index in first..=options.threads {
             let mut client = Client::connect(target)?;
-            let mix = Mix::new(client.family()?, random.fork(), options);
+            let family = match options.family {
+                Some(family) => family,
+                None => client.family()?,
+            };
+            let mix = Mix::new(family, random.fork(), options);
             let way = match options.forgiving {
                 true => Way::Forgiving(Sender::connect(target)?),
                 false => Way::Strict(client),
