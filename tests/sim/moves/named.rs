@@ -318,7 +318,7 @@ fn a_crash_while_a_slot_is_frozen_does_no_harm() {
 }
 
 #[test]
-fn a_crash_while_a_slot_is_copied_has_its_lane_copied_again() {
+fn a_crash_while_a_slot_is_copied_has_it_copied_again() {
     let mut sim = sim();
     sim.shards.move_all(SLOT_A, TAKER, false);
     sim.show();
@@ -333,6 +333,7 @@ fn a_crash_while_a_slot_is_copied_has_its_lane_copied_again() {
     sim.crash();
     sim.plan.answer_ms = 1;
     sim.settle_and_compare();
+    assert!(sim.copied() > 0);
 }
 
 #[test]
