@@ -52,6 +52,8 @@ pub(super) struct Motion {
 #[derive(Debug)]
 struct Leaving {
     slots: SlotSet,
+    /// Those of which records of the lane's generation may be about.
+    written: SlotSet,
     /// What the connections carried when nothing of the slots waited outside them any more; none before. What waits gets a
     /// number only when it is handed to a connection.
     fence: Option<Vec<(usize, u64)>>,
@@ -84,10 +86,10 @@ impl Motion {
         self.claimed_before = true;
     }
 
-    /// What has to be confirmed to have left.
+    /// What was written of slots that are not confirmed to have left.
     pub fn leaving(&self) -> SlotSet {
         let leaving = self.leaving.iter();
-        leaving.fold(SlotSet::new(), |all, leaving| all.union(&leaving.slots))
+        leaving.fold(SlotSet::new(), |all, leaving| all.union(&leaving.written))
     }
 
     /// Slots are copied.
@@ -165,9 +167,17 @@ impl Lane {
         if self.config.slots.is_empty() {
             deadlines.forget_unknown();
         }
-        self.disown(slots);
-        let slots = slots.clone();
-        self.motion.leaving.push(Leaving { slots, fence: None });
+        // Of its own it has written nothing before it has a history; of others a former process has.
+        let written = match self.history.is_some() {
+            true => slots.clone(),
+            false => slots.difference(&ours),
+        };
+        self.disown(&written);
+        self.motion.leaving.push(Leaving {
+            slots: slots.clone(),
+            written,
+            fence: None,
+        });
         if let Some(records) = &mut self.records {
             records.write_soon();
         }

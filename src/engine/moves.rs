@@ -87,15 +87,27 @@ impl Moves {
     }
 
     /// Slots that records of this lane list although it does not write them any more, at the start of a process: nobody may
-    /// write them before it has left them.
-    pub fn hold_back(&mut self, roster: &mut Roster, lane: u32, slots: &SlotSet, now_ms: u64) {
+    /// write them before it has left them. Gives those that wait for it: a lane of which they are half or more copies everything
+    /// at once, and does not wait.
+    pub fn hold_back(
+        &mut self,
+        roster: &mut Roster,
+        lane: u32,
+        slots: &SlotSet,
+        now_ms: u64,
+    ) -> SlotSet {
+        let mut waiting = SlotSet::new();
         for place in roster.places_mut().filter(|place| place.lane != lane) {
             let listed = place.slots.intersection(slots);
-            place.slots = place.slots.difference(&listed);
-            for slot in listed.iter() {
-                self.frozen.insert(slot, State::left_by(Some(lane), now_ms));
+            if listed.len() * 2 < place.slots.len() {
+                place.slots = place.slots.difference(&listed);
+                waiting = waiting.union(&listed);
             }
         }
+        for slot in waiting.iter() {
+            self.frozen.insert(slot, State::left_by(Some(lane), now_ms));
+        }
+        waiting
     }
 
     /// What a lane has not confirmed to have left.
@@ -327,7 +339,11 @@ mod tests {
     fn a_slot_that_records_of_another_lane_list_is_held_back_at_the_start() {
         let mut world = World::new(&cluster(AFTER, &[]));
         let slots: SlotSet = "99".parse().expect("slots");
-        world.moves.hold_back(&mut world.roster, 0, &slots, 0);
+        let all = SlotSet::all();
+        let waiting = world.moves.hold_back(&mut world.roster, 0, &all, 0);
+        assert!(waiting.is_empty(), "too many");
+        let waiting = world.moves.hold_back(&mut world.roster, 0, &slots, 0);
+        assert_eq!(waiting, slots);
         assert_eq!(
             (world.slots(0), world.slots(1)),
             ("0-98".into(), "100-16383".into())

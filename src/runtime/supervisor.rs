@@ -213,23 +213,14 @@ impl Supervisor {
             let Start::Resume(resume) = self.start_of(opening, known) else {
                 continue;
             };
-            let lane = opening.status.id;
-            let listed = self
-                .roster
-                .places()
-                .iter()
-                .filter(|place| place.lane != lane);
-            let listed = listed.fold(SlotSet::new(), |all, place| {
-                all.union(&place.slots.intersection(&resume.foreign))
-            });
-            if listed.is_empty() {
-                continue;
+            let (lane, foreign) = (opening.status.id, resume.foreign);
+            let (moves, roster) = (&mut self.moves, &mut self.roster);
+            let waiting = moves.hold_back(roster, lane, &foreign, now_ms);
+            if !waiting.is_empty() {
+                info!(
+                    "source: slots {waiting} moved meanwhile; what the target has of them stands still"
+                );
             }
-            info!(
-                "source: slots {listed} moved meanwhile; what the target has of them stands still"
-            );
-            self.moves
-                .hold_back(&mut self.roster, lane, &listed, now_ms);
         }
         for opening in &mut self.openings {
             if let Some(place) = self.roster.place(opening.status.id) {
