@@ -834,6 +834,7 @@ impl Lane {
         if !self.settled && matches!(self.link, SourceLink::Streaming) && applied {
             self.settled = true;
             self.ack_now = true;
+            self.tell_soon();
             self.settling.copy_left_unknown = self.rebuild.deadlines.unknown().is_some();
         }
         let state = self.state_of_stream();

@@ -178,9 +178,7 @@ impl Lane {
             written,
             fence: None,
         });
-        if let Some(records) = &mut self.records {
-            records.write_soon();
-        }
+        self.tell_soon();
     }
 
     /// Slots that the lane has left for good: nothing of them is on its way, and no record lists them.

@@ -422,9 +422,7 @@ impl Lane {
                 "slots {slots} have come from another source master; their {keys} keys are copied"
             ));
         }
-        if let Some(records) = &mut self.records {
-            records.write_soon();
-        }
+        self.tell_soon();
     }
 
     /// These values are on their way: what was held is looked at, and other keys follow.

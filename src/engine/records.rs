@@ -198,7 +198,7 @@ impl Records {
     }
 
     /// Something has changed that records should tell of.
-    pub fn write_soon(&mut self) {
+    fn write_soon(&mut self) {
         self.next_ms = 0;
     }
 
@@ -312,6 +312,13 @@ impl Lane {
             self.rebuild
                 .deadlines
                 .assume_unknown(self.config.format.knows_field_expiry());
+        }
+    }
+
+    /// What records say of the lane's slots is not true any more: a crash or a failover now would cost more than it must.
+    pub(super) fn tell_soon(&mut self) {
+        if let Some(records) = &mut self.records {
+            records.write_soon();
         }
     }
 

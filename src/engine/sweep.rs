@@ -308,6 +308,7 @@ impl Lane {
         let answered = |last| targets.acknowledged(routed) > last || targets.is_idle();
         if sweep.last.is_some_and(answered) {
             self.sweep = None;
+            self.tell_soon();
         }
     }
 }
