@@ -614,7 +614,7 @@ impl Toy {
         };
         let renewing = lane.marks != lane.generation;
         if renewing || !lane.renewed_for.contains(slot) {
-            let is_settled = lane.former.is_none() || lane.told_by_all() >= Some(lane.settled_at);
+            let is_settled = lane.told_by_all() >= Some(lane.settled_at);
             if !renewing && !is_settled {
                 return;
             }
@@ -677,7 +677,7 @@ impl Toy {
         let former = lane.marks;
         lane.marks = lane.generation;
         lane.owned_before = std::mem::take(&mut lane.owned);
-        lane.settled_at = end;
+        lane.settled_at = lane.settled_at.max(end);
         for (master, key) in written {
             self.write(master, |content| {
                 content.records.remove(&(key, former));

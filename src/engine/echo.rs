@@ -48,6 +48,8 @@ pub(super) fn without_echoes(stream: &[u8]) -> Vec<u8> {
     let mut own = Vec::with_capacity(stream.len());
     // Where the open transaction begins in `own`, and whether it holds an echo.
     let mut open: Option<(usize, bool)> = None;
+    // The database that it leaves selected goes on to hold.
+    let mut select: Vec<u8> = Vec::new();
     let mut rest = stream;
     while let Ok(Some(frame)) = scan(rest) {
         rest = &rest[frame.bytes().len()..];
@@ -60,10 +62,15 @@ pub(super) fn without_echoes(stream: &[u8]) -> Vec<u8> {
             Some((_, any)) => *any |= echo,
         }
         own.extend_from_slice(frame.bytes());
-        if is(b"EXEC")
-            && let Some((begin, true)) = open.take()
-        {
-            own.truncate(begin);
+        if is(b"SELECT") {
+            select = frame.bytes().to_vec();
+        }
+        if is(b"EXEC") {
+            let select = std::mem::take(&mut select);
+            if let Some((begin, true)) = open.take() {
+                own.truncate(begin);
+                own.extend_from_slice(&select);
+            }
         }
     }
     own.extend_from_slice(rest);
@@ -88,19 +95,25 @@ impl Lane {
         }
     }
 
-    /// The transaction before the scan holds an echo.
-    pub(super) fn drop_echoes(&mut self, commands: u32) {
+    /// The transaction before the scan holds an echo. Gives the database that it leaves selected, if it selects any: what follows is
+    /// in that one.
+    pub(super) fn drop_echoes(&mut self, commands: u32) -> Option<u32> {
+        let mut selected = None;
         let mut rest = self.chunks.get(self.intake.open_range());
         let mut ends = 0;
         while let Ok(Some(frame)) = scan(rest) {
             rest = &rest[frame.bytes().len()..];
             let verb = frame.verb();
             ends += u64::from(verb == b"DEL" || verb == b"UNLINK");
+            if verb.eq_ignore_ascii_case(b"SELECT") {
+                selected = command::database_of_select(&frame).ok();
+            }
         }
         self.status.count_many(ErrorCount::LocalRemovals, ends);
         let commands = u64::from(commands) - ends;
         self.status.echoes.fetch_add(commands, Relaxed);
         self.intake.close();
+        selected
     }
 }
 
@@ -149,5 +162,10 @@ mod tests {
         ];
         let own = ["SET a 1", "MULTI", "SET c 1", "EXEC", "INCR f"];
         assert_eq!(without_echoes(&stream(&all)), stream(&own));
+        let others = [
+            "MULTI", "SELECT 1", "iNCR k", "SELECT 0", "sET w 1", "EXEC", "SET x 1",
+        ];
+        let left = ["SELECT 0", "SET x 1"];
+        assert_eq!(without_echoes(&stream(&others)), stream(&left));
     }
 }

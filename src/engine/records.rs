@@ -181,6 +181,7 @@ impl Records {
     pub fn begin_anew(&mut self, at: Offset) {
         self.superseded = Some(self.generation);
         self.generation = self.next_generation();
+        self.settled_at = Offset::default();
         self.former = None;
         self.predecessor = None;
         self.databases = vec![(at, 0)];
@@ -612,7 +613,8 @@ impl Lane {
         if self.renewed(generation) {
             let routed = self.routed();
             if let Some(records) = &mut self.records {
-                records.settled_at = routed;
+                // Watermarks of a former process may lie farther ahead.
+                records.settled_at = records.settled_at.max(routed);
             }
         } else if told >= Some(settled) {
             self.targets.marks.settle();

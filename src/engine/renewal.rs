@@ -102,7 +102,7 @@ impl Targets {
 impl Records {
     /// Whether nothing is open that the generation before the present one is needed for.
     pub fn may_renew(&self) -> bool {
-        let settled = self.former.is_none() || self.told >= Some(self.settled_at);
+        let settled = self.told >= Some(self.settled_at);
         self.was_written && self.superseded.is_none() && settled
     }
 

@@ -659,8 +659,10 @@ impl Lane {
         let begin = Offset(self.scanned.0 - length as u64);
         let data = open.frames - 1;
         if open.echo {
-            self.drop_echoes(data);
-            return Ok(());
+            return match self.drop_echoes(data) {
+                Some(database) => self.select(database),
+                None => Ok(()),
+            };
         }
         if data == 0 {
             self.intake.close();

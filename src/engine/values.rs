@@ -7,6 +7,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::lane::Lane;
+use super::lease::GRACE_MS;
 use crate::checkpoint::{self, mend_key};
 use crate::command::rewrite::{Deadlines, Lack};
 use crate::fault::Fault;
@@ -147,6 +148,11 @@ impl Lane {
         let mut last = Last::begin(database);
         let mut parts = false;
         for (number, ((of, key), taken)) in values.into_iter().enumerate() {
+            // Both ways: it is the other direction's lease, and its true deadline is here.
+            let at_ms = taken.as_ref().and_then(|taken| taken.expire_at_ms);
+            if self.config.mark && at_ms.is_some_and(|at_ms| at_ms >= GRACE_MS) {
+                continue;
+            }
             last.select(of);
             let Some(taken) = taken else {
                 last.push(&[b"UNLINK", &key]);

@@ -225,6 +225,7 @@ impl Supervisor {
         for opening in &mut self.openings {
             if let Some(place) = self.roster.place(opening.status.id) {
                 opening.slots.clone_from(&place.slots);
+                opening.leaving = self.moves.leaving(place.lane);
             }
         }
     }
